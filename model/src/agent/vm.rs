@@ -1,0 +1,141 @@
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, Timestamp, VmId};
+
+/// What a VM should be. The agent brings it there from whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Virtual CPUs, 1 to 128.
+    pub vcpus: u32,
+    /// Memory; at least 64 MiB, a whole number of MiB.
+    pub memory: ByteSize,
+    /// The disk; at least as large as its image. It grows to this size, and never shrinks.
+    pub disk: ByteSize,
+    /// What the disk is made from, once.
+    pub image: VmImage,
+    /// Network cards, in order. At most 8.
+    pub nics: Vec<Nic>,
+    /// What cloud-init reads at the first boot.
+    pub seed: VmSeed,
+    /// Should it run when this request is done?
+    pub power: WantedPower,
+}
+
+/// An image on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmImage {
+    /// SHA-256 of its file, 64 hex digits; its name on every node.
+    pub sha256: String,
+}
+
+/// A network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    /// `52:54:00:aa:bb:cc`, lower case, unique on the network.
+    pub mac: String,
+    /// Its addresses, told to the guest through cloud-init. Without one, the guest asks DHCP.
+    pub addresses: Vec<NicAddress>,
+}
+
+/// An address of a network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of the network's prefix, 0 to 32 or 128.
+    pub prefix: u8,
+    /// Where everything else goes.
+    pub gateway: Option<IpAddr>,
+}
+
+/// NoCloud data: what cloud-init reads from a small CD with the label `cidata`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSeed {
+    /// The host name.
+    pub hostname: String,
+    /// Lines for root's `authorized_keys`.
+    pub ssh_keys: Vec<String>,
+    /// Root's password as a crypt(3) SHA-512 hash; never the password itself.
+    pub root_password_hash: Option<String>,
+    /// The customer's own user data, passed on as it is beside ours.
+    pub user_data: Option<String>,
+    /// Name servers for the guest.
+    pub name_servers: Vec<IpAddr>,
+}
+
+/// Should it run?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WantedPower {
+    /// Running: started if it is off.
+    On,
+    /// Off: made, but not started; a running one is left as it is only by [`WantedPower::Keep`].
+    Off,
+    /// As it is; a new one stays off.
+    Keep,
+}
+
+/// What a VM does now, as the hypervisor tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Its CPUs run.
+    Running,
+    /// Its CPUs are held.
+    Paused,
+    /// It is off, or was never started.
+    Off,
+    /// Its last run ended in a crash.
+    Crashed,
+}
+
+/// A VM as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its number.
+    pub id: VmId,
+    /// What it does now.
+    pub state: VmState,
+    /// What it was last told to be; `None` while its making was cut off before that was written.
+    pub spec: Option<VmSpec>,
+    /// Since when it runs.
+    pub started: Option<Timestamp>,
+}
+
+/// `GET /v1/vms`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmList {
+    /// All VMs of this agent, by number.
+    pub vms: Vec<Vm>,
+}
+
+/// A change of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerVerb {
+    /// Start it; nothing if it runs.
+    Start,
+    /// Ask the system to stop (guest agent, else ACPI). Returns once asked; nothing if it is off.
+    Shutdown,
+    /// Ask the system to reboot. Returns once asked; `conflict` if it is off.
+    Reboot,
+    /// Press the reset button; `conflict` if it is off.
+    Reset,
+    /// Pull the plug; nothing if it is off.
+    PowerOff,
+}
+
+/// `POST /v1/vms/{id}/power`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PowerRequest {
+    /// What to do.
+    pub verb: PowerVerb,
+}

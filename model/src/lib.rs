@@ -1,0 +1,37 @@
+//! Every type that crosses a wire in Berth, and nothing that does I/O.
+//!
+//! | module | crosses |
+//! | --- | --- |
+//! | [`server`], [`action`], [`image`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`people`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens |
+//! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
+//! | [`agent`] | control plane and agent |
+//!
+//! Ids are `int64` numbers, times RFC 3339 with offset, money decimal strings. The crate
+//! builds for wasm; the app and the server share it so that a change of a type is a change
+//! of both, found by the compiler.
+
+pub mod action;
+pub mod agent;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod image;
+pub mod label;
+pub mod load;
+pub mod location;
+pub mod money;
+pub mod name;
+pub mod page;
+pub mod people;
+pub mod server;
+pub mod server_type;
+pub mod size;
+pub mod ssh_key;
+pub mod timestamp;
+
+pub use error::{ErrorBody, ErrorCode, FieldError};
+pub use id::*;
+pub use money::{Currency, Money};
+pub use size::ByteSize;
+pub use timestamp::Timestamp;

@@ -1,0 +1,356 @@
+//! Servers, in the shape of the Hetzner Cloud API v1 (`/servers`).
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::Action;
+use crate::image::Image;
+use crate::label::Labels;
+use crate::location::{Datacenter, Location};
+use crate::page::Meta;
+use crate::server_type::ServerType;
+use crate::{AddressId, ServerId, Timestamp};
+
+/// What a server does now. The words are the Hetzner Cloud API's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ServerStatus {
+    /// Being made; it has never run.
+    Initializing,
+    /// Told to start, not yet seen running.
+    Starting,
+    /// Seen running.
+    Running,
+    /// Told to stop, still running.
+    Stopping,
+    /// Seen stopped.
+    Off,
+    /// Being removed.
+    Deleting,
+    /// On its way to another node.
+    Migrating,
+    /// Getting a new disk.
+    Rebuilding,
+    /// Its node does not answer.
+    Unknown,
+}
+
+impl ServerStatus {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 9] = [
+        Self::Initializing,
+        Self::Starting,
+        Self::Running,
+        Self::Stopping,
+        Self::Off,
+        Self::Deleting,
+        Self::Migrating,
+        Self::Rebuilding,
+        Self::Unknown,
+    ];
+
+    /// The word on the wire.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Initializing => "initializing",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Off => "off",
+            Self::Deleting => "deleting",
+            Self::Migrating => "migrating",
+            Self::Rebuilding => "rebuilding",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl core::str::FromStr for ServerStatus {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|x| x.word() == s)
+            .ok_or_else(|| format!("“{s}” is not a status of a server."))
+    }
+}
+
+/// What must not happen to a server until it is switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerProtection {
+    /// It cannot be deleted.
+    pub delete: bool,
+    /// It cannot be rebuilt.
+    pub rebuild: bool,
+}
+
+/// A public IPv4 address of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PublicIpv4 {
+    /// Its number, once addresses are resources of their own.
+    pub id: Option<AddressId>,
+    /// The address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Ipv4))]
+    pub ip: Ipv4Addr,
+    /// Blocked by staff.
+    pub blocked: bool,
+    /// Reverse name.
+    pub dns_ptr: Option<String>,
+}
+
+/// A public IPv6 network of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PublicIpv6 {
+    /// Its number.
+    pub id: Option<AddressId>,
+    /// The network, `2001:db8::/64`.
+    pub ip: String,
+    /// Blocked by staff.
+    pub blocked: bool,
+    /// Reverse names.
+    pub dns_ptr: Vec<Ipv6Name>,
+}
+
+/// A reverse name of one IPv6 address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Ipv6Name {
+    /// The address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Ipv6))]
+    pub ip: Ipv6Addr,
+    /// Its name.
+    pub dns_ptr: String,
+}
+
+/// The public side of a server's network. What Berth does not offer yet is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PublicNet {
+    /// The IPv4 address.
+    pub ipv4: Option<PublicIpv4>,
+    /// The IPv6 network.
+    pub ipv6: Option<PublicIpv6>,
+    /// Floating addresses, by number.
+    pub floating_ips: Vec<i64>,
+    /// Firewalls that apply.
+    pub firewalls: Vec<AppliedFirewall>,
+}
+
+/// A firewall on a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AppliedFirewall {
+    /// Its number.
+    pub id: i64,
+    /// `applied` or `pending`.
+    pub status: String,
+}
+
+/// What a customer rents: a virtual machine with a type, an image and addresses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Server {
+    /// Stable for life.
+    pub id: ServerId,
+    /// Host name; unique in the project.
+    pub name: String,
+    /// What it does now.
+    pub status: ServerStatus,
+    /// When it was ordered.
+    pub created: Timestamp,
+    /// Its public addresses.
+    pub public_net: PublicNet,
+    /// Its private addresses; empty until private networks exist.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
+    pub private_net: Vec<NoSuchThing>,
+    /// Its shape.
+    pub server_type: ServerType,
+    /// Where it stands.
+    pub location: Location,
+    /// Where it stands, for older clients.
+    pub datacenter: Datacenter,
+    /// What it was made from.
+    pub image: Option<Image>,
+    /// The ISO in its drive; none until ISOs exist.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub iso: Option<NoSuchThing>,
+    /// Will the next boot be the rescue system?
+    pub rescue_enabled: bool,
+    /// Does an action hold it?
+    pub locked: bool,
+    /// Hours of the day in which backups are made.
+    pub backup_window: Option<String>,
+    /// Bytes sent this month.
+    pub outgoing_traffic: Option<u64>,
+    /// Bytes received this month.
+    pub ingoing_traffic: Option<u64>,
+    /// Bytes that may be sent each month.
+    pub included_traffic: u64,
+    /// What must not happen to it.
+    pub protection: ServerProtection,
+    /// The customer's own marks.
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+    /// Attached volumes, by number.
+    pub volumes: Vec<i64>,
+    /// Load balancers that send to it, by number.
+    pub load_balancers: Vec<i64>,
+    /// Size of the disk in GB (GiB).
+    pub primary_disk_size: u32,
+    /// Its placement group; none until they exist.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub placement_group: Option<NoSuchThing>,
+}
+
+/// Stands where the Hetzner Cloud API has a resource that this version of Berth cannot have:
+/// lists of it are empty, options of it are `null`. It has no values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoSuchThing {}
+
+/// `POST /v1/servers`. Fields that Berth does not know are refused by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ServerCreate {
+    /// Host name; 1 to 63 characters, unique in the project.
+    pub name: String,
+    /// Name or number of a server type.
+    pub server_type: NameOrId,
+    /// Name or number of an image.
+    pub image: NameOrId,
+    /// Name or number of a location. Without one, and without a datacenter, Berth chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<NameOrId>,
+    /// Name or number of a datacenter; not together with `location`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datacenter: Option<NameOrId>,
+    /// Names or numbers of SSH keys of the project. Without one, a root password is made and told once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<NameOrId>,
+    /// cloud-init user data, at most 32 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+    /// The customer's own marks.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+    /// Start it when it is made; `true` unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_after_create: Option<bool>,
+    /// Which public addresses it gets; IPv4 only in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_net: Option<PublicNetCreate>,
+}
+
+/// Which public addresses a new server gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct PublicNetCreate {
+    /// A public IPv4 address; `true` unless said otherwise.
+    #[serde(default = "yes")]
+    pub enable_ipv4: bool,
+    /// A public IPv6 network; not offered yet, so it is left out.
+    #[serde(default = "yes")]
+    pub enable_ipv6: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Longest cloud-init user data, in bytes (Hetzner Cloud API: 32 KiB).
+pub const USER_DATA_MAX_BYTES: usize = 32 * 1024;
+
+/// Clients name a resource by its number or its name: `1`, `"1"` or `"debian-12"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(untagged, expecting = "a name or a number")]
+pub enum NameOrId {
+    /// Its number.
+    Id(i64),
+    /// Its name, or its number as a text.
+    Name(String),
+}
+
+impl NameOrId {
+    /// The number, if this is one.
+    pub fn id(&self) -> Option<i64> {
+        match self {
+            Self::Id(id) => Some(*id),
+            Self::Name(name) => name.parse().ok(),
+        }
+    }
+
+    /// The text, as typed.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Id(id) => id.to_string(),
+            Self::Name(name) => name.clone(),
+        }
+    }
+}
+
+impl Default for NameOrId {
+    fn default() -> Self {
+        Self::Name(String::new())
+    }
+}
+
+impl From<&str> for NameOrId {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+/// `PUT /v1/servers/{id}`: what is left out stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ServerUpdate {
+    /// The new name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// All labels anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<std::collections::BTreeMap<String, String>>))]
+    pub labels: Option<Labels>,
+}
+
+/// `GET /v1/servers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerList {
+    /// This page's servers.
+    pub servers: Vec<Server>,
+    /// The page.
+    pub meta: Meta,
+}
+
+/// `GET /v1/servers/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerReply {
+    /// The server.
+    pub server: Server,
+}
+
+/// The answer to `POST /v1/servers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServerCreated {
+    /// The server, `initializing`.
+    pub server: Server,
+    /// The action that makes it.
+    pub action: Action,
+    /// Actions that follow by themselves.
+    pub next_actions: Vec<Action>,
+    /// Told once, and only when no SSH key was given.
+    pub root_password: Option<String>,
+}
