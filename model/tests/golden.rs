@@ -1,0 +1,414 @@
+//! The wire form of every type that crosses one, as files: a change of a type shows as a change
+//! of its file. `BERTH_GOLDEN=write cargo test -p berth-model` writes them anew.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use berth_model::action::*;
+use berth_model::agent::*;
+use berth_model::error::{ApiError, ErrorBody};
+use berth_model::event::*;
+use berth_model::image::*;
+use berth_model::load::*;
+use berth_model::location::*;
+use berth_model::page::{Meta, Pagination};
+use berth_model::people::*;
+use berth_model::server::*;
+use berth_model::server_type::*;
+use berth_model::ssh_key::*;
+use berth_model::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// `value` is written as in `tests/golden/{name}.json`, and that file reads back as `value`.
+fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.json"));
+    let written = serde_json::to_string_pretty(value).unwrap() + "\n";
+    if std::env::var("BERTH_GOLDEN").is_ok_and(|v| v == "write") {
+        std::fs::write(&path, &written).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert_eq!(written, kept, "{name}: the wire form changed");
+    assert_eq!(&serde_json::from_str::<T>(&kept).unwrap(), value, "{name}: the file reads back differently");
+}
+
+fn at(text: &str) -> Timestamp {
+    serde_json::from_value(serde_json::Value::String(text.into())).unwrap()
+}
+
+fn labels() -> BTreeMap<String, String> {
+    BTreeMap::from([("env".to_owned(), "prod".to_owned()), ("example.com/role".to_owned(), "web".to_owned())])
+}
+
+fn location() -> Location {
+    Location {
+        id: LocationId(1),
+        name: "rtm1".into(),
+        description: "Rotterdam".into(),
+        country: "NL".into(),
+        city: "Rotterdam".into(),
+        latitude: 51.92,
+        longitude: 4.48,
+        network_zone: "eu-west".into(),
+    }
+}
+
+fn meta() -> Meta {
+    Meta { pagination: Pagination::new(1, 25, 1) }
+}
+
+fn server_type() -> ServerType {
+    let eur = |micros| Price::untaxed(Money::micros(micros, Currency::EUR));
+    ServerType {
+        id: ServerTypeId(2),
+        name: "s2".into(),
+        description: "2 vCPU, 4 GB, 60 GB".into(),
+        category: "Shared CPU".into(),
+        cores: 2,
+        memory: 4.0,
+        disk: 60,
+        cpu_type: CpuKind::Shared,
+        storage_type: "local".into(),
+        architecture: "x86".into(),
+        prices: vec![LocationPrice {
+            location: "rtm1".into(),
+            price_hourly: eur(10_100),
+            price_monthly: eur(6_800_000),
+            included_traffic: 20_000_000_000_000,
+            price_per_tb_traffic: eur(1_000_000),
+        }],
+        locations: vec![ServerTypeLocation { id: LocationId(1), name: "rtm1".into(), deprecation: None }],
+        deprecated: false,
+        deprecation: None,
+        included_traffic: 20_000_000_000_000,
+    }
+}
+
+fn image() -> Image {
+    Image {
+        id: ImageId(3),
+        kind: ImageKind::System,
+        status: ImageStatus::Available,
+        name: Some("debian-12".into()),
+        description: "Debian 12".into(),
+        image_size: Some(0.15),
+        disk_size: 2.0,
+        created: at("2026-11-01T00:00:00Z"),
+        created_from: None,
+        bound_to: None,
+        os_flavor: "debian".into(),
+        os_version: Some("12".into()),
+        architecture: "x86".into(),
+        rapid_deploy: true,
+        protection: ImageProtection::default(),
+        deprecated: None,
+        deleted: None,
+        labels: BTreeMap::new(),
+    }
+}
+
+fn action() -> Action {
+    Action {
+        id: ActionId(40),
+        command: "create_server".into(),
+        status: ActionStatus::Error,
+        progress: 40,
+        started: at("2026-11-20T02:14:00Z"),
+        finished: Some(at("2026-11-20T02:14:09.5Z")),
+        resources: vec![ActionResource { id: 7, kind: ResourceKind::Server }],
+        error: Some(ActionError {
+            code: ErrorCode::PlacementError,
+            message: "No node in rtm1 has room.".into(),
+        }),
+        steps: vec![
+            ActionStep { title: "Choose a node".into(), state: StepState::Failed, took_ms: Some(120) },
+            ActionStep { title: "Reserve an address".into(), state: StepState::Waiting, took_ms: None },
+        ],
+    }
+}
+
+fn server() -> Server {
+    Server {
+        id: ServerId(7),
+        name: "web-1".into(),
+        status: ServerStatus::Running,
+        created: at("2026-11-20T02:14:00Z"),
+        public_net: PublicNet {
+            ipv4: Some(PublicIpv4 {
+                id: Some(AddressId(5)),
+                ip: "203.0.113.24".parse().unwrap(),
+                blocked: false,
+                dns_ptr: None,
+            }),
+            ..PublicNet::default()
+        },
+        private_net: vec![],
+        server_type: server_type(),
+        datacenter: Datacenter::of(&location()),
+        location: location(),
+        image: Some(image()),
+        iso: None,
+        rescue_enabled: false,
+        locked: false,
+        backup_window: None,
+        outgoing_traffic: Some(0),
+        ingoing_traffic: Some(0),
+        included_traffic: 20_000_000_000_000,
+        protection: ServerProtection::default(),
+        labels: labels(),
+        volumes: vec![],
+        load_balancers: vec![],
+        primary_disk_size: 60,
+        placement_group: None,
+    }
+}
+
+fn sample() -> LoadSample {
+    LoadSample {
+        at: at("2026-11-20T02:14:02Z"),
+        cpu_millicores: 460,
+        memory_used_bytes: 268_435_456,
+        disk_read_bytes_per_s: 4096,
+        disk_write_bytes_per_s: 8192,
+        disk_read_ops_per_s: 41,
+        disk_write_ops_per_s: 212,
+        net_in_bytes_per_s: 525_000,
+        net_out_bytes_per_s: 2_325_000,
+    }
+}
+
+#[test]
+fn resources_keep_their_wire_form() {
+    golden("server", &ServerReply { server: server() });
+    golden("server_list", &ServerList { servers: vec![server()], meta: meta() });
+    golden(
+        "server_created",
+        &ServerCreated {
+            server: server(),
+            action: action(),
+            next_actions: vec![],
+            root_password: Some("…".into()),
+        },
+    );
+    golden("action", &ActionReply { action: action() });
+    golden("action_list", &ActionList { actions: vec![action()], meta: meta() });
+    golden("image", &ImageReply { image: image() });
+    golden("image_list", &ImageList { images: vec![image()], meta: meta() });
+    golden("server_type", &ServerTypeReply { server_type: server_type() });
+    golden("server_type_list", &ServerTypeList { server_types: vec![server_type()], meta: meta() });
+    golden("location", &LocationReply { location: location() });
+    golden("location_list", &LocationList { locations: vec![location()], meta: meta() });
+    let key = SshKey {
+        id: SshKeyId(4),
+        name: "laptop".into(),
+        fingerprint: "b7:2f:30:a0:2f:6c:58:6c:21:04:58:61:ba:06:3b:2f".into(),
+        public_key: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== mara@laptop".into(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("ssh_key", &SshKeyReply { ssh_key: key.clone() });
+    golden("ssh_key_list", &SshKeyList { ssh_keys: vec![key], meta: meta() });
+    golden(
+        "load",
+        &LoadReply {
+            server: ServerId(7),
+            from: at("2026-11-20T02:04:02Z"),
+            to: at("2026-11-20T02:14:02Z"),
+            step_s: 2,
+            samples: vec![sample()],
+        },
+    );
+}
+
+#[test]
+fn requests_keep_their_wire_form() {
+    golden(
+        "server_create",
+        &ServerCreate {
+            name: "web-1".into(),
+            server_type: "s2".into(),
+            image: NameOrId::Id(3),
+            location: Some("rtm1".into()),
+            datacenter: None,
+            ssh_keys: vec![NameOrId::Id(4), "laptop".into()],
+            user_data: Some("#cloud-config\n".into()),
+            labels: labels(),
+            start_after_create: Some(true),
+            public_net: Some(PublicNetCreate { enable_ipv4: true, enable_ipv6: false }),
+        },
+    );
+    golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
+    golden(
+        "ssh_key_create",
+        &SshKeyCreate { name: "laptop".into(), public_key: "ssh-ed25519 …".into(), labels: labels() },
+    );
+    golden("ssh_key_update", &SshKeyUpdate { name: None, labels: Some(labels()) });
+    golden("sign_in", &SignIn { email: "mara@larkspur.example".into(), password: "correct horse".into() });
+    golden(
+        "sign_up",
+        &SignUp {
+            email: "mara@larkspur.example".into(),
+            name: "Mara Lindqvist".into(),
+            password: "correct horse".into(),
+        },
+    );
+    golden("password_change", &PasswordChange { current_password: "a".into(), new_password: "b".into() });
+    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite });
+}
+
+#[test]
+fn people_keep_their_wire_form() {
+    let user = User {
+        id: UserId(9),
+        email: "mara@larkspur.example".into(),
+        name: "Mara Lindqvist".into(),
+        role: Role::Customer,
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    let account = Account { id: AccountId(8), name: "Larkspur Labs".into() };
+    let project = Project { id: ProjectId(6), name: "production".into(), account };
+    golden("session", &Session { user, projects: vec![project], expires: at("2026-12-20T02:14:00Z") });
+    let token = Token {
+        id: TokenId(1),
+        name: "ci".into(),
+        access: TokenAccess::Read,
+        created: at("2026-11-20T02:14:00Z"),
+        last_used: None,
+    };
+    golden("token_list", &TokenList { tokens: vec![token.clone()] });
+    golden("token_created", &TokenCreated { token, secret: "x".repeat(64) });
+}
+
+#[test]
+fn errors_keep_their_wire_form() {
+    golden("error", &ErrorBody { error: ApiError::new(ErrorCode::NotFound, "There is no such server.") });
+    golden("error_fields", &ErrorBody { error: ApiError::field("labels.env", "A label's value is a text.") });
+}
+
+#[test]
+fn live_messages_keep_their_wire_form() {
+    golden("live_hello", &LiveHello { last_seq: Some(41) });
+    golden("live_watch", &LiveCommand::Watch { servers: vec![ServerId(7)] });
+    let event = |change| LiveMessage::Event(Event { seq: 42, at: at("2026-11-20T02:14:00Z"), change });
+    golden(
+        "live",
+        &vec![
+            LiveMessage::Welcome { seq: 44 },
+            LiveMessage::Reset { seq: 44 },
+            event(Change::Server { server: Box::new(server()) }),
+            event(Change::ServerGone { id: ServerId(7) }),
+            event(Change::Action { action: Box::new(action()) }),
+            LiveMessage::Load { server: ServerId(7), sample: sample() },
+        ],
+    );
+}
+
+#[test]
+fn the_agent_protocol_keeps_its_wire_form() {
+    let sha256 = "a".repeat(64);
+    let spec = VmSpec {
+        vcpus: 2,
+        memory: ByteSize::gib(4),
+        disk: ByteSize::gib(60),
+        image: VmImage { sha256: sha256.clone() },
+        nics: vec![Nic {
+            mac: "52:54:00:aa:bb:cc".into(),
+            addresses: vec![NicAddress {
+                ip: "203.0.113.24".parse().unwrap(),
+                prefix: 24,
+                gateway: Some("203.0.113.1".parse().unwrap()),
+            }],
+        }],
+        seed: VmSeed {
+            hostname: "web-1".into(),
+            ssh_keys: vec!["ssh-ed25519 AAAA… mara@laptop".into()],
+            root_password_hash: Some("$6$…".into()),
+            user_data: None,
+            name_servers: vec!["203.0.113.1".parse().unwrap()],
+        },
+        power: WantedPower::On,
+    };
+    golden("vm_spec", &spec);
+    let vm = Vm {
+        id: VmId(7),
+        state: VmState::Running,
+        spec: Some(spec),
+        started: Some(at("2026-11-20T02:14:00Z")),
+    };
+    golden("vm_list", &VmList { vms: vec![vm] });
+    golden("vm_power", &PowerRequest { verb: PowerVerb::PowerOff });
+    let file = ImageFile {
+        sha256,
+        file_size: ByteSize(157_286_400),
+        disk_size: ByteSize::gib(2),
+        used_by: vec![VmId(7)],
+    };
+    golden("vm_images", &ImageFileList { images: vec![file] });
+    let health = Health { healthy: false, faults: vec!["libvirt does not answer.".into()] };
+    let versions = Versions {
+        agent: "0.1.0".into(),
+        libvirt: "9.0.0".into(),
+        qemu: "7.2.22".into(),
+        kernel: "6.1.0".into(),
+    };
+    let facts = NodeFacts {
+        name: "n1".into(),
+        cores: 2,
+        memory: ByteSize::gib(24),
+        storage: ByteSize::gib(250),
+        storage_free: ByteSize::gib(80),
+        domain_type: DomainType::Qemu,
+        versions,
+    };
+    golden(
+        "node",
+        &Node { facts, health: health.clone(), certificate_expires: Some(at("2027-02-20T02:14:00Z")) },
+    );
+    let gone = VmEvent { vm: VmId(7), state: None, at: at("2026-11-20T02:14:00Z") };
+    let counters = CounterSample {
+        vm: VmId(7),
+        at: at("2026-11-20T02:14:02Z"),
+        cpu_ns: 1_000_000_000,
+        memory_used_bytes: 268_435_456,
+        disk_read_bytes: 1,
+        disk_write_bytes: 2,
+        disk_read_ops: 3,
+        disk_write_ops: 4,
+        net_in_bytes: 5,
+        net_out_bytes: 6,
+    };
+    golden(
+        "stream",
+        &vec![
+            StreamMessage::Hello { vms: vec![gone], health: health.clone() },
+            StreamMessage::Vm(VmEvent { state: Some(VmState::Off), ..gone }),
+            StreamMessage::Samples { samples: vec![counters] },
+            StreamMessage::Beat { health },
+        ],
+    );
+    golden("stream_watch", &StreamCommand::Watch { vms: vec![VmId(7)] });
+    golden(
+        "enrol",
+        &EnrolRequest {
+            token: "1.secret.ca".into(),
+            address: "https://10.0.0.5:7701".into(),
+            csr_pem: "-----".into(),
+        },
+    );
+    golden(
+        "enrol_reply",
+        &EnrolReply { node: NodeId(1), certificate_pem: "-----".into(), ca_pem: "-----".into() },
+    );
+    golden("certificate_request", &CertificateRequest { csr_pem: "-----".into() });
+    golden("certificate", &Certificate { certificate_pem: "-----".into() });
+}
+
+#[test]
+fn fields_that_nobody_knows_are_refused() {
+    let unknown = r#"{"name":"a","server_type":"s1","image":"tiny","color":"red"}"#;
+    let error = serde_json::from_str::<ServerCreate>(unknown).unwrap_err().to_string();
+    assert!(error.contains("color"), "{error}");
+    let unknown = r#"{"verb":"start","now":true}"#;
+    assert!(serde_json::from_str::<PowerRequest>(unknown).is_err());
+}
