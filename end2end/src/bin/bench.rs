@@ -1,0 +1,38 @@
+//! `cargo xtask bench [PART…]`: a table and `target/bench.json`.
+//!
+//! Every figure stands beside a peer or a physical limit measured in the same run, so that it means
+//! something on any machine.
+#![allow(clippy::print_stdout, reason = "the table is what this program is for")]
+
+use std::path::PathBuf;
+
+use berth_end2end::bench::{Row, create, event, first_load, list};
+
+/// Parts, by name.
+const PARTS: [&str; 4] = ["create", "event", "list", "first-load"];
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = wanted.iter().find(|w| !PARTS.contains(&w.as_str())) {
+        anyhow::bail!("there is no benchmark “{unknown}”; there are {}", PARTS.join(", "));
+    }
+    let runs = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
+    let mut rows: Vec<Row> = Vec::new();
+    if runs("create") {
+        rows.extend(create::measure().await?);
+    }
+    if runs("event") {
+        rows.extend(event::measure().await?);
+    }
+    if runs("list") {
+        rows.extend(list::measure().await?);
+    }
+    if runs("first-load") {
+        rows.extend(first_load::measure()?);
+    }
+    print!("{}", Row::table(&rows));
+    let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    std::fs::write(file.join("bench.json"), serde_json::to_vec_pretty(&rows)?)?;
+    Ok(())
+}
