@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::Row;
-use crate::process::run;
+use crate::{Installation, Options};
 
 /// What `browser/first-load.mjs` prints.
 #[derive(Debug, Deserialize)]
@@ -17,7 +17,7 @@ struct FirstLoad {
     document_bytes: f64,
     /// First paint with 4× CPU slowdown and Slow 4G.
     first_paint_ms: f64,
-    /// First paint of an empty document under the same conditions.
+    /// First paint of the smallest page there is, a few lines of text, under the same conditions.
     empty_first_paint_ms: f64,
 }
 
@@ -25,10 +25,15 @@ struct FirstLoad {
 ///
 /// # Errors
 /// When the app has not been built, or Chromium fails.
-pub fn measure() -> anyhow::Result<Vec<Row>> {
+pub async fn measure() -> anyhow::Result<Vec<Row>> {
+    let installation = Installation::start(Options::default()).await?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate stands in the workspace")?;
     let script: PathBuf = root.join("end2end/browser/first-load.mjs");
-    let out = run(Path::new("node"), &[script.to_str().context("a path in UTF-8")?], None)?;
+    let command =
+        tokio::process::Command::new("node").arg(script).env("BERTH_URL", installation.base(0)).output();
+    let output = command.await.context("starting node")?;
+    anyhow::ensure!(output.status.success(), "first-load.mjs: {}", String::from_utf8_lossy(&output.stderr));
+    let out = String::from_utf8(output.stdout)?;
     let load: FirstLoad = serde_json::from_str(out.lines().last().unwrap_or_default())?;
     Ok(vec![
         Row {
@@ -43,7 +48,7 @@ pub fn measure() -> anyhow::Result<Vec<Row>> {
             what: "first paint, 4x slower CPU, Slow 4G".into(),
             value: load.first_paint_ms,
             unit: "ms",
-            beside: "an empty document".into(),
+            beside: "robots.txt".into(),
             peer: load.empty_first_paint_ms,
             aim: String::new(),
         },

@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
         rows.extend(list::measure().await?);
     }
     if runs("first-load") {
-        rows.extend(first_load::measure()?);
+        rows.extend(first_load::measure().await?);
     }
     print!("{}", Row::table(&rows));
     let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
