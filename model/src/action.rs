@@ -20,6 +20,17 @@ pub enum ActionStatus {
     Error,
 }
 
+impl ActionStatus {
+    /// The word on the wire.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Success => "success",
+            Self::Error => "error",
+        }
+    }
+}
+
 impl core::str::FromStr for ActionStatus {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
@@ -42,6 +53,16 @@ pub enum ResourceKind {
     Server,
     /// An image.
     Image,
+}
+
+impl ResourceKind {
+    /// The word on the wire.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Image => "image",
+        }
+    }
 }
 
 /// A resource an action works on.

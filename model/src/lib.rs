@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`server`], [`action`], [`image`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens |
+//! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
 //! | [`agent`] | control plane and agent |
 //!
@@ -22,6 +23,7 @@ pub mod load;
 pub mod location;
 pub mod money;
 pub mod name;
+pub mod node;
 pub mod page;
 pub mod people;
 pub mod server;

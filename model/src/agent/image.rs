@@ -9,7 +9,7 @@ pub struct ImageFile {
     pub sha256: String,
     /// Size of the file.
     pub file_size: ByteSize,
-    /// Size of the disk it holds, as `qemu-img info` tells.
+    /// Size of the disk it holds, as its header tells.
     pub disk_size: ByteSize,
     /// VMs whose disk stands on it.
     pub used_by: Vec<crate::VmId>,

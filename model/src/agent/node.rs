@@ -4,6 +4,7 @@ use crate::{ByteSize, NodeId, Timestamp};
 
 /// What runs the guests' instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DomainType {
     /// The processor, through KVM.
@@ -18,6 +19,7 @@ pub enum DomainType {
 
 /// Versions of what the node runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Versions {
     /// The agent's.
     pub agent: String,
@@ -31,6 +33,7 @@ pub struct Versions {
 
 /// What the node is. Changes rarely.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeFacts {
     /// Its name, as set in the agent's configuration.
     pub name: String,
@@ -70,6 +73,7 @@ pub struct Node {
 
 /// `POST /v1/agents/enrol` on the control plane: an agent asks to join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnrolRequest {
     /// The one-time token that `berth node add` printed.
@@ -82,6 +86,7 @@ pub struct EnrolRequest {
 
 /// The answer to [`EnrolRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EnrolReply {
     /// The node's number in the control plane.
     pub node: NodeId,
