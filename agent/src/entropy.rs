@@ -1,0 +1,7 @@
+//! The only place of the agent that draws randomness, apart from the keys that rcgen makes.
+
+/// A number for a request that came without one.
+#[expect(clippy::disallowed_methods, reason = "this is the entropy module")]
+pub fn request_id() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}

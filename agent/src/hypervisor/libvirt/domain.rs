@@ -1,0 +1,376 @@
+//! The domain XML of a VM: the one place where it is made. Each part says why it is as it is.
+//!
+//! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
+//! each VM was last told to be. libvirt keeps the definition readable for root alone.
+
+use berth_model::VmId;
+use berth_model::agent::{DomainType, VmSpec};
+use serde::Serialize;
+
+use super::disk::Cache;
+use super::folder::Folder;
+use super::names;
+use super::network::GuestNetwork;
+use super::xml;
+
+/// The namespace of our metadata.
+pub const METADATA_URI: &str = "urn:berth:vm:1";
+
+/// Seconds between two reports of the guest's balloon driver on its memory.
+const BALLOON_PERIOD_S: u32 = 5;
+
+/// What a definition is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// The VM.
+    pub id: VmId,
+    /// How its domain is named.
+    pub prefix: &'a names::Prefix,
+    /// The node's name.
+    pub node: &'a str,
+    /// What runs it.
+    pub domain_type: DomainType,
+    /// What it should be.
+    pub spec: &'a VmSpec,
+    /// Where its files stand.
+    pub folder: &'a Folder,
+    /// What its network cards are plugged into.
+    pub network: &'a GuestNetwork,
+    /// How its disk is cached.
+    pub cache: Cache,
+}
+
+/// The definition.
+pub fn xml(plan: &Plan<'_>) -> String {
+    let Plan { spec, folder, .. } = *plan;
+    let name = plan.prefix.domain(plan.id);
+    let real = plan.domain_type != DomainType::Test;
+    xml::write(&Domain {
+        domain_type: match plan.domain_type {
+            DomainType::Kvm => "kvm",
+            DomainType::Qemu => "qemu",
+            DomainType::Test | DomainType::Simulator => "test",
+        },
+        uuid: names::uuid(&name),
+        metadata: Metadata {
+            vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
+        },
+        memory: Amount { unit: "KiB", value: spec.memory.bytes() / 1024 },
+        vcpu: spec.vcpus,
+        os: Os {
+            // The test driver knows another machine than QEMU does, so it chooses.
+            os_type: OsType { arch: real.then_some("x86_64"), machine: real.then_some("q35"), value: "hvm" },
+            boot: Device { dev: "hd" },
+        },
+        features: Features { acpi: Empty {}, apic: Empty {} },
+        cpu: match plan.domain_type {
+            // Not host-passthrough: a guest that knows the model can move to another node.
+            DomainType::Kvm => Some(Cpu { mode: "host-model" }),
+            // QEMU's default processor is one of 2003.
+            DomainType::Qemu => Some(Cpu { mode: "maximum" }),
+            DomainType::Test | DomainType::Simulator => None,
+        },
+        clock: Clock { offset: "utc" },
+        on_poweroff: "destroy",
+        on_reboot: "restart",
+        // As with hardware: what crashed stays down until somebody starts it.
+        on_crash: "destroy",
+        devices: Devices {
+            disk: vec![
+                Disk {
+                    driver: Driver {
+                        name: "qemu",
+                        format: "qcow2",
+                        cache: Some(plan.cache.name()),
+                        io: plan.cache.io(),
+                        // What the guest trims is given back to the node.
+                        discard: Some("unmap"),
+                    },
+                    source: File { file: xml::path(&folder.disk()) },
+                    ..Disk::virtio("vda")
+                },
+                // A disk, not a CD drive: a guest without a driver for SATA reads it too.
+                Disk {
+                    driver: Driver { name: "qemu", format: "raw", cache: None, io: None, discard: None },
+                    source: File { file: xml::path(&folder.seed()) },
+                    readonly: Some(Empty {}),
+                    ..Disk::virtio("vdb")
+                },
+            ],
+            interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
+            // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
+            serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
+            channel: Channel {
+                kind: "unix",
+                target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
+            },
+            // Keys made at the first boot need randomness at once.
+            rng: Rng { model: "virtio", backend: Backend { model: "random", value: "/dev/urandom" } },
+            memballoon: Balloon { model: "virtio", stats: Stats { period: BALLOON_PERIOD_S } },
+        },
+        name,
+    })
+}
+
+/// The spec in the text of our metadata element, as libvirt gives it back.
+pub fn spec_of_metadata(metadata: &str) -> Result<VmSpec, String> {
+    let text = xml::text_of(metadata)?;
+    serde_json::from_str(&text).map_err(|e| e.to_string())
+}
+
+#[derive(Serialize)]
+#[serde(rename = "domain")]
+struct Domain<'a> {
+    #[serde(rename = "@type")]
+    domain_type: &'static str,
+    name: String,
+    uuid: String,
+    metadata: Metadata<'a>,
+    memory: Amount,
+    vcpu: u32,
+    os: Os,
+    features: Features,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<Cpu>,
+    clock: Clock,
+    on_poweroff: &'static str,
+    on_reboot: &'static str,
+    on_crash: &'static str,
+    devices: Devices<'a>,
+}
+
+#[derive(Serialize)]
+struct Metadata<'a> {
+    #[serde(rename = "berth:vm")]
+    vm: MetadataVm<'a>,
+}
+
+#[derive(Serialize)]
+struct MetadataVm<'a> {
+    #[serde(rename = "@xmlns:berth")]
+    namespace: &'static str,
+    #[serde(rename = "@node")]
+    node: &'a str,
+    #[serde(rename = "$text")]
+    spec: String,
+}
+
+#[derive(Serialize)]
+struct Amount {
+    #[serde(rename = "@unit")]
+    unit: &'static str,
+    #[serde(rename = "$text")]
+    value: u64,
+}
+
+#[derive(Serialize)]
+struct Os {
+    #[serde(rename = "type")]
+    os_type: OsType,
+    boot: Device,
+}
+
+#[derive(Serialize)]
+struct OsType {
+    #[serde(rename = "@arch", skip_serializing_if = "Option::is_none")]
+    arch: Option<&'static str>,
+    #[serde(rename = "@machine", skip_serializing_if = "Option::is_none")]
+    machine: Option<&'static str>,
+    #[serde(rename = "$text")]
+    value: &'static str,
+}
+
+#[derive(Serialize)]
+struct Device {
+    #[serde(rename = "@dev")]
+    dev: &'static str,
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct Features {
+    acpi: Empty,
+    apic: Empty,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    #[serde(rename = "@offset")]
+    offset: &'static str,
+}
+
+#[derive(Serialize)]
+struct Devices<'a> {
+    disk: Vec<Disk>,
+    interface: Vec<Interface<'a>>,
+    serial: Serial,
+    channel: Channel,
+    rng: Rng,
+    memballoon: Balloon,
+}
+
+#[derive(Serialize)]
+struct Disk {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@device")]
+    device: &'static str,
+    driver: Driver,
+    source: File,
+    target: Target,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readonly: Option<Empty>,
+}
+
+impl Disk {
+    /// A virtio disk `dev`; the rest is to be filled in.
+    fn virtio(dev: &'static str) -> Self {
+        Self {
+            kind: "file",
+            device: "disk",
+            driver: Driver { name: "qemu", format: "raw", cache: None, io: None, discard: None },
+            source: File { file: String::new() },
+            target: Target { dev, bus: "virtio" },
+            readonly: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Driver {
+    #[serde(rename = "@name")]
+    name: &'static str,
+    #[serde(rename = "@type")]
+    format: &'static str,
+    #[serde(rename = "@cache", skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
+    #[serde(rename = "@io", skip_serializing_if = "Option::is_none")]
+    io: Option<&'static str>,
+    #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
+    discard: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct File {
+    #[serde(rename = "@file")]
+    file: String,
+}
+
+#[derive(Serialize)]
+struct Target {
+    #[serde(rename = "@dev")]
+    dev: &'static str,
+    #[serde(rename = "@bus")]
+    bus: &'static str,
+}
+
+#[derive(Serialize)]
+struct Interface<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    mac: Mac<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Source<'a>>,
+    model: Model,
+}
+
+impl<'a> Interface<'a> {
+    fn new(mac: &'a str, plan: &Plan<'a>) -> Self {
+        let (kind, source) = match plan.network {
+            // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
+            // need nothing, and it fails on a node where no dnsmasq ever ran.
+            GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => {
+                ("bridge", Some(Source { bridge }))
+            }
+            GuestNetwork::User => ("user", None),
+        };
+        Self { kind, mac: Mac { address: mac }, source, model: Model { kind: "virtio" } }
+    }
+}
+
+#[derive(Serialize)]
+struct Mac<'a> {
+    #[serde(rename = "@address")]
+    address: &'a str,
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    #[serde(rename = "@bridge")]
+    bridge: &'a str,
+}
+
+#[derive(Serialize)]
+struct Model {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Serial {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    log: Log,
+}
+
+#[derive(Serialize)]
+struct Log {
+    #[serde(rename = "@file")]
+    file: String,
+    #[serde(rename = "@append")]
+    append: &'static str,
+}
+
+#[derive(Serialize)]
+struct Channel {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    target: ChannelTarget,
+}
+
+#[derive(Serialize)]
+struct ChannelTarget {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@name")]
+    name: &'static str,
+}
+
+#[derive(Serialize)]
+struct Rng {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    backend: Backend,
+}
+
+#[derive(Serialize)]
+struct Backend {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    #[serde(rename = "$text")]
+    value: &'static str,
+}
+
+#[derive(Serialize)]
+struct Balloon {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    stats: Stats,
+}
+
+#[derive(Serialize)]
+struct Stats {
+    #[serde(rename = "@period")]
+    period: u32,
+}
+
+#[cfg(test)]
+mod tests;

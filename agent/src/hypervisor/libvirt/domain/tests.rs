@@ -1,0 +1,133 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use berth_model::ByteSize;
+use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, WantedPower};
+
+use super::*;
+use crate::hypervisor::libvirt::names::Prefix;
+
+fn spec() -> VmSpec {
+    VmSpec {
+        vcpus: 4,
+        memory: ByteSize::gib(8),
+        disk: ByteSize::gib(160),
+        image: VmImage { sha256: "ab".repeat(32) },
+        nics: vec![Nic {
+            mac: "52:54:00:00:00:07".to_owned(),
+            addresses: vec![NicAddress {
+                ip: "10.77.0.7".parse().unwrap(),
+                prefix: 24,
+                gateway: Some("10.77.0.1".parse().unwrap()),
+            }],
+        }],
+        seed: VmSeed {
+            hostname: "web-1".to_owned(),
+            ssh_keys: vec!["ssh-ed25519 AAAA <me> & \"you\"".to_owned()],
+            root_password_hash: Some("$6$salt$hash".to_owned()),
+            user_data: Some("#!/bin/sh\n# ]]> </berth:vm> \u{ffff} é 🚢 \u{1}\n".to_owned()),
+            name_servers: vec!["9.9.9.9".parse().unwrap()],
+        },
+        power: WantedPower::On,
+    }
+}
+
+struct Case {
+    golden: &'static str,
+    domain_type: DomainType,
+    spec: VmSpec,
+    network: GuestNetwork,
+    cache: Cache,
+}
+
+fn cases() -> Vec<Case> {
+    let bridge = "br0".to_owned();
+    let mut two_cards = spec();
+    two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), addresses: vec![] });
+    let mut bare = spec();
+    bare.vcpus = 1;
+    bare.memory = ByteSize::mib(64);
+    bare.nics.clear();
+    bare.seed.user_data = None;
+    let nat = GuestNetwork::Nat { bridge: "berth0".to_owned(), gateway: "10.77.0.1/24".parse().unwrap() };
+    vec![
+        Case {
+            golden: "kvm-nat",
+            domain_type: DomainType::Kvm,
+            spec: spec(),
+            network: nat,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "qemu-bridge-two-cards",
+            domain_type: DomainType::Qemu,
+            spec: two_cards,
+            network: GuestNetwork::Bridge { bridge },
+            cache: Cache::Writeback,
+        },
+        Case {
+            golden: "qemu-user",
+            domain_type: DomainType::Qemu,
+            spec: spec(),
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "test-no-card",
+            domain_type: DomainType::Test,
+            spec: bare,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+    ]
+}
+
+fn xml_of(case: &Case) -> String {
+    xml(&Plan {
+        id: VmId(7),
+        prefix: &Prefix::new("berth-").unwrap(),
+        node: "node <1> & \"co\"",
+        domain_type: case.domain_type,
+        spec: &case.spec,
+        folder: &Folder::at(PathBuf::from("/var/lib/berth-agent/vms/7")),
+        network: &case.network,
+        cache: case.cache,
+    })
+}
+
+fn golden(case: &Case) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case.golden).with_extension("xml")
+}
+
+/// `UPDATE_GOLDEN=1` writes the files anew, to be read before they are committed.
+#[test]
+fn domains_are_as_the_golden_files_say() {
+    for case in cases() {
+        let (path, xml) = (golden(&case), xml_of(&case));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &xml).unwrap();
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(expected == xml, "{} differs from what is made now:\n{xml}", path.display());
+    }
+}
+
+#[test]
+fn libvirts_schema_takes_every_golden_file() {
+    for case in cases() {
+        let checked = Command::new("virt-xml-validate").arg(golden(&case)).arg("domain").output();
+        let checked = checked.expect("virt-xml-validate is in Debian's package libvirt-clients");
+        let complaint = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(checked.status.success(), "{}: {complaint}", case.golden);
+    }
+}
+
+#[test]
+fn the_whole_spec_comes_back_from_the_metadata() {
+    for case in cases() {
+        let xml = xml_of(&case);
+        let from = xml.find("<berth:vm").unwrap();
+        let to = xml.find("</berth:vm>").unwrap() + "</berth:vm>".len();
+        assert_eq!(spec_of_metadata(&xml[from..to]), Ok(case.spec));
+    }
+}

@@ -1,0 +1,185 @@
+//! The three calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, statistics
+//! of all domains at once (its own leaks them), and a domain's state (its own hides an error).
+//!
+//! This is the only file of Berth with `unsafe` in it.
+#![allow(
+    unsafe_code,
+    reason = "libvirt is a C library; everything outside this file goes through safe calls"
+)]
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::Error;
+use virt::sys;
+
+/// Something happened in a domain's life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// The domain's name.
+    pub name: String,
+    /// A `VIR_DOMAIN_EVENT_*`.
+    pub event: u32,
+    /// What the event says beside it, by event.
+    pub detail: u32,
+}
+
+/// Hears of events. Runs on the thread of the event loop, and must not call libvirt.
+pub type Handler = Box<dyn Fn(Lifecycle) + Send + Sync>;
+
+/// Keeps a handler registered.
+pub struct Subscription {
+    connect: Connect,
+    callback: c_int,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // SAFETY: the connection is open as long as `self.connect` lives, and `callback` is an id it
+        // gave. libvirt frees the handler through `free_handler` once no call of it is under way.
+        unsafe { sys::virConnectDomainEventDeregisterAny(self.connect.as_ptr(), self.callback) };
+    }
+}
+
+/// Calls `handler` for each lifecycle event of any domain, as long as the subscription lives.
+pub fn subscribe(connect: &Connect, handler: Handler) -> Result<Subscription, Error> {
+    // A `Box<dyn Fn>` is two words; C keeps one. So it is boxed once more.
+    let opaque = Box::into_raw(Box::new(handler)).cast::<c_void>();
+    // SAFETY: all events share one callback type in C, and libvirt casts back to the type that belongs
+    // to the event's id (see VIR_DOMAIN_EVENT_CALLBACK); `on_lifecycle` has the type that belongs to
+    // VIR_DOMAIN_EVENT_ID_LIFECYCLE. Function pointers all have one size.
+    let callback = unsafe {
+        std::mem::transmute::<sys::virConnectDomainEventCallback, sys::virConnectDomainEventGenericCallback>(
+            Some(on_lifecycle),
+        )
+    };
+    let event = sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE as c_int;
+    // SAFETY: the connection is open; no domain means all; `opaque` stays valid until `free_handler`.
+    let id = unsafe {
+        sys::virConnectDomainEventRegisterAny(
+            connect.as_ptr(),
+            ptr::null_mut(),
+            event,
+            callback,
+            opaque,
+            Some(free_handler),
+        )
+    };
+    if id < 0 {
+        let error = Error::last_error();
+        // SAFETY: libvirt does not take what it refused, so the box is still ours alone.
+        unsafe { free_handler(opaque) };
+        return Err(error);
+    }
+    Ok(Subscription { connect: connect.clone(), callback: id })
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _connect: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    event: c_int,
+    detail: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    // SAFETY: `opaque` is the handler given in `subscribe`, which libvirt keeps until `free_handler`.
+    let handler = unsafe { &*opaque.cast::<Handler>() };
+    // SAFETY: libvirt lends the domain for the time of the call, and its name lives as long as it.
+    let name = unsafe { text(sys::virDomainGetName(domain)) };
+    let happened = Lifecycle { name, event: event.cast_unsigned(), detail: detail.cast_unsigned() };
+    // A panic must not unwind into C.
+    if catch_unwind(AssertUnwindSafe(|| handler(happened))).is_err() {
+        tracing::error!("the handler of libvirt's events panicked");
+    }
+    0
+}
+
+unsafe extern "C" fn free_handler(opaque: *mut c_void) {
+    // SAFETY: `opaque` was made from this box in `subscribe`, and libvirt calls this once.
+    drop(unsafe { Box::from_raw(opaque.cast::<Handler>()) });
+}
+
+/// Statistics of one domain, as libvirt names them: `cpu.time`, `block.0.rd.bytes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainStats {
+    /// The domain's name.
+    pub name: String,
+    /// What is a whole number and not negative; the rest is left out.
+    pub numbers: Vec<(String, u64)>,
+}
+
+/// Statistics of all domains that run or are held, in one call. A domain that is busy with something
+/// else is not waited for: some of its numbers are missing then.
+pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
+    let wanted = sys::VIR_DOMAIN_STATS_STATE
+        | sys::VIR_DOMAIN_STATS_CPU_TOTAL
+        | sys::VIR_DOMAIN_STATS_BALLOON
+        | sys::VIR_DOMAIN_STATS_INTERFACE
+        | sys::VIR_DOMAIN_STATS_BLOCK;
+    let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
+    let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+    // SAFETY: the connection is open, and `records` is a place for the list.
+    let count = unsafe {
+        sys::virConnectGetAllDomainStats(
+            connect.as_ptr(),
+            wanted as c_uint,
+            &raw mut records,
+            flags as c_uint,
+        )
+    };
+    let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
+    let stats = (0..count)
+        .map(|n| {
+            // SAFETY: libvirt made a list of `count` records, each with `nparams` parameters.
+            let (record, params) = unsafe {
+                let record = &**records.add(n);
+                let params = match usize::try_from(record.nparams) {
+                    Ok(len) if len > 0 => std::slice::from_raw_parts(record.params, len),
+                    _ => &[],
+                };
+                (record, params)
+            };
+            // SAFETY: the record holds its domain until the list is freed.
+            let name = unsafe { text(sys::virDomainGetName(record.dom)) };
+            DomainStats { name, numbers: params.iter().filter_map(number).collect() }
+        })
+        .collect();
+    // SAFETY: the list came from libvirt (it ends with a null pointer), and nothing of it is kept.
+    unsafe { sys::virDomainStatsRecordListFree(records) };
+    Ok(stats)
+}
+
+fn number(param: &sys::_virTypedParameter) -> Option<(String, u64)> {
+    // SAFETY: the union's part is the one that `type_` names.
+    let value = unsafe {
+        match param.type_.cast_unsigned() {
+            sys::VIR_TYPED_PARAM_INT => u64::try_from(param.value.i).ok(),
+            sys::VIR_TYPED_PARAM_UINT => Some(u64::from(param.value.ui)),
+            sys::VIR_TYPED_PARAM_LLONG => u64::try_from(param.value.l).ok(),
+            sys::VIR_TYPED_PARAM_ULLONG => Some(param.value.ul),
+            _ => None,
+        }
+    }?;
+    // SAFETY: `field` is an array that holds a string with its end.
+    Some((unsafe { text(param.field.as_ptr()) }, value))
+}
+
+/// A domain's state, a `VIR_DOMAIN_*`, and the reason, by state.
+pub fn state(domain: &Domain) -> Result<(u32, u32), Error> {
+    let (mut state, mut reason): (c_int, c_int) = (0, 0);
+    // SAFETY: the domain is held by its wrapper, and both places are ours.
+    let done = unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
+    if done < 0 { Err(Error::last_error()) } else { Ok((state.cast_unsigned(), reason.cast_unsigned())) }
+}
+
+/// # Safety
+/// `chars` is null, or a string with its end.
+unsafe fn text(chars: *const c_char) -> String {
+    if chars.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller promises.
+    unsafe { CStr::from_ptr(chars) }.to_string_lossy().into_owned()
+}

@@ -1,0 +1,420 @@
+//! VMs through libvirt.
+//!
+//! ```text
+//! put:    folder ─► disk ─► seed ─► define ─► power
+//! delete: destroy ─► undefine ─► disk ─► folder
+//! ```
+//!
+//! Each arrow is a step that finds its work done when it is told again, and a [fault point](crate::faults).
+//! Until `define` a VM is half-made: its folder is there, and no domain. Nothing is kept in memory that
+//! is not in libvirt or on disk: what each VM was told to be stands in its domain's metadata.
+//!
+//! # What the node needs
+//!
+//! libvirtd and virtlogd, with Debian's configuration as it is: QEMU runs as `libvirt-qemu`, and libvirt gives
+//! it the disk and the seed as a VM starts. So:
+//!
+//! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
+//! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
+//!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
+//! - the packages `qemu-utils` and `xorriso`.
+
+mod connection;
+mod counters;
+mod disk;
+mod domain;
+mod events;
+mod ffi;
+mod folder;
+mod names;
+mod network;
+mod ops;
+pub mod probe;
+mod seed;
+mod tool;
+mod xml;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use berth_model::agent::{
+    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+};
+use berth_model::{ByteSize, FieldError, VmId};
+use tokio::sync::broadcast;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::{Error, ErrorNumber};
+use virt::sys;
+
+use self::connection::Connection;
+use self::disk::{Cache, Images, Overlay};
+use self::events::Hub;
+use self::folder::{Folder, Folders};
+use self::names::Prefix;
+pub use self::network::GuestNetwork;
+use self::ops::{
+    is, metadata, note_start, on_disk, power_off, refused, reset, started, state, undefine, unless_off,
+    version,
+};
+use self::probe::{ProbeFiles, Verdict};
+use self::seed::Seed;
+use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::config::Accelerator;
+use crate::{clock, faults, spec};
+
+/// Where libvirt keeps a log of each QEMU it ran as root.
+const QEMU_LOGS: &str = "/var/log/libvirt/qemu";
+
+/// Which libvirt, and what VMs are made of.
+#[derive(Debug, Clone)]
+pub struct LibvirtConfig {
+    /// `qemu:///system`, or `test:///default` for libvirt's test driver.
+    pub uri: String,
+    /// Names of this agent's domains begin with it: `berth-`.
+    pub prefix: String,
+    /// The node's name, noted in each domain.
+    pub node_name: String,
+    /// Where VMs' folders stand.
+    pub data_dir: PathBuf,
+    /// Where image files stand, as `{sha256}.qcow2`.
+    pub images_dir: PathBuf,
+    /// What runs guests.
+    pub accelerator: Accelerator,
+    /// Kernel of the probe boot; the node's own if not set.
+    pub probe_kernel: Option<PathBuf>,
+    /// Initial RAM disk of the probe boot.
+    pub probe_initrd: Option<PathBuf>,
+    /// What guests' network cards are plugged into.
+    pub network: GuestNetwork,
+}
+
+/// libvirt as a [`Hypervisor`].
+pub struct Libvirt {
+    config: LibvirtConfig,
+    prefix: Prefix,
+    folders: Folders,
+    images: Images,
+    cache: Cache,
+    connection: Connection,
+    hub: Arc<Hub>,
+    verdict: OnceLock<Verdict>,
+    /// Two VMs that start at once must not both make the network.
+    network: Mutex<()>,
+}
+
+impl Libvirt {
+    /// Begins to keep a connection; libvirt need not be there yet. The error is for the operator.
+    pub fn open(config: LibvirtConfig) -> Result<Self, HypervisorError> {
+        let prefix = Prefix::new(&config.prefix).map_err(HypervisorError::Failed)?;
+        let wrong = |what: &str, e: &std::io::Error| {
+            HypervisorError::Failed(format!("{what} {}: {e}", config.data_dir.display()))
+        };
+        let folders =
+            Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
+        let hub = Arc::new(Hub::new(prefix.clone()));
+        let connection = Connection::keep(&config.uri, hub.clone())
+            .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
+        let images = Images::new(config.images_dir.clone());
+        let verdict = OnceLock::new();
+        Ok(Self {
+            config,
+            prefix,
+            folders,
+            images,
+            cache,
+            connection,
+            hub,
+            verdict,
+            network: Mutex::default(),
+        })
+    }
+
+    /// Why guests do not run on KVM, a sentence for the operator. Nothing if they do, if the configuration
+    /// chose, or as long as [`Hypervisor::facts`] did not find out. It is no fault: such a node works, slowly.
+    pub fn accelerator_remark(&self) -> Option<String> {
+        self.verdict.get()?.reason.clone()
+    }
+
+    /// Where the guest's serial console is logged.
+    pub fn console_log(&self, id: VmId) -> PathBuf {
+        self.folders.of(id).console()
+    }
+
+    fn is_test_driver(&self) -> bool {
+        self.config.uri.starts_with("test")
+    }
+
+    fn domain_type(&self, connect: &Connect) -> DomainType {
+        if self.is_test_driver() {
+            return DomainType::Test;
+        }
+        match self.config.accelerator {
+            Accelerator::Kvm => DomainType::Kvm,
+            Accelerator::Qemu => DomainType::Qemu,
+            Accelerator::Auto => self.verdict.get_or_init(|| self.find_verdict(connect)).domain_type,
+        }
+    }
+
+    fn find_verdict(&self, connect: &Connect) -> Verdict {
+        let LibvirtConfig { probe_kernel, probe_initrd, data_dir, .. } = &self.config;
+        let files = ProbeFiles::choose(probe_kernel.as_deref(), probe_initrd.as_deref());
+        let kvm_known = connect.domain_capabilities(None, Some("x86_64"), None, Some("kvm"), 0).is_ok();
+        let verdict = probe::verdict(files.as_ref(), &data_dir.join("accelerator.json"), kvm_known);
+        match &verdict.reason {
+            Some(reason) => tracing::warn!("{reason}"),
+            None => tracing::info!("a probe boot with KVM succeeded"),
+        }
+        verdict
+    }
+
+    fn domain(&self, connect: &Connect, id: VmId) -> Result<Option<Domain>, HypervisorError> {
+        match connect.lookup_domain_by_name(&self.prefix.domain(id)) {
+            Ok(domain) => Ok(Some(domain)),
+            Err(e) if is(&e, ErrorNumber::NoDomain) => Ok(None),
+            Err(e) => Err(refused("look for the VM", &e)),
+        }
+    }
+
+    /// The domain of a VM that has one; for one that is half-made, why it cannot be used.
+    fn whole_domain(&self, connect: &Connect, id: VmId) -> Result<Domain, HypervisorError> {
+        match self.domain(connect, id)? {
+            Some(domain) => Ok(domain),
+            None if self.folders.of(id).exists().map_err(on_disk)? => {
+                Err(HypervisorError::Conflict(format!("VM {id} is half-made; put it again.")))
+            }
+            None => Err(HypervisorError::NotFound(id)),
+        }
+    }
+
+    /// Brings the disk to the spec, after looking whether it can be brought there.
+    fn put_disk(
+        &self,
+        folder: &Folder,
+        spec: &VmSpec,
+        running: Option<&Domain>,
+    ) -> Result<(), HypervisorError> {
+        match Overlay::read(&folder.disk())? {
+            None => {
+                let image = self.images.find(&spec.image.sha256, spec.disk)?;
+                folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
+            }
+            Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// All that can be refused is refused here, before anything is touched.
+    fn check(&self, id: VmId, folder: &Folder, spec: &VmSpec) -> Result<(), HypervisorError> {
+        if id.0 <= 0 {
+            let messages = vec!["A VM's number is 1 or more.".to_owned()];
+            return Err(HypervisorError::Invalid(FieldError { name: "id".to_owned(), messages }));
+        }
+        spec::check(spec)?;
+        let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
+            disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
+            spec.disk.bytes() - overlay.size.bytes()
+        } else {
+            self.images.find(&spec.image.sha256, spec.disk)?;
+            spec.disk.bytes()
+        };
+        disk::check_room(&self.config.data_dir, ByteSize(more))
+    }
+
+    fn start(&self, connect: &Connect, domain: &Domain) -> Result<(), HypervisorError> {
+        {
+            let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+            self.config
+                .network
+                .ensure(connect, &self.prefix)
+                .map_err(|e| refused("start the guests' network", &e))?;
+        }
+        match state(domain)? {
+            VmState::Running => {}
+            VmState::Paused => domain.resume().map_err(|e| refused("resume the VM", &e))?,
+            VmState::Off | VmState::Crashed => match domain.create() {
+                // Somebody else was faster.
+                Err(_) if state(domain)? == VmState::Running => {}
+                created => created.map_err(|e| self.could_not_start(&e))?,
+            },
+        }
+        note_start(domain)
+    }
+
+    fn could_not_start(&self, e: &Error) -> HypervisorError {
+        let mut error = refused("start the VM", e);
+        if let HypervisorError::Failed(message) = &mut error
+            && message.contains("Permission denied")
+        {
+            message.push_str(&format!(
+                " (QEMU's user must be able to pass through every folder above {} and {}: chmod o+x.)",
+                self.config.data_dir.display(),
+                self.config.images_dir.display()
+            ));
+        }
+        error
+    }
+
+    /// libvirt leaves a log of QEMU behind, also of a domain that is gone.
+    fn remove_qemu_log(&self, id: VmId) -> std::io::Result<()> {
+        let name = self.prefix.domain(id);
+        folder::gone(std::fs::remove_file(format!("{QEMU_LOGS}/{name}.log")))
+    }
+
+    fn show(&self, id: VmId, domain: Option<&Domain>) -> Result<Vm, HypervisorError> {
+        let Some(domain) = domain else {
+            return Ok(Vm { id, state: VmState::Off, spec: None, started: None });
+        };
+        let state = state(domain)?;
+        let spec = match metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
+            None => None,
+            Some(text) => domain::spec_of_metadata(&text)
+                .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"))
+                .ok(),
+        };
+        let started = match state {
+            VmState::Running | VmState::Paused => started(domain)?,
+            VmState::Off | VmState::Crashed => None,
+        };
+        Ok(Vm { id, state, spec, started })
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn ping(&self) -> Result<(), HypervisorError> {
+        self.connection.get()?.lib_version().map(drop).map_err(|e| refused("say its version", &e))
+    }
+
+    fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
+        let connect = self.connection.get()?;
+        let domain_type = self.domain_type(&connect);
+        let mut versions =
+            Versions { libvirt: version(connect.lib_version().unwrap_or_default()), ..Versions::default() };
+        if domain_type != DomainType::Test {
+            versions.qemu = version(connect.hyp_version().unwrap_or_default());
+        }
+        Ok(HypervisorFacts { domain_type, versions })
+    }
+
+    fn list(&self) -> Result<Vec<Vm>, HypervisorError> {
+        let connect = self.connection.get()?;
+        // Folders first: a VM that is made meanwhile is found by its domain.
+        let mut vms: BTreeMap<VmId, Option<Domain>> =
+            self.folders.list().map_err(on_disk)?.into_iter().map(|id| (id, None)).collect();
+        for domain in connect.list_all_domains(0).map_err(|e| refused("list the VMs", &e))? {
+            if let Some(id) = domain.name().ok().and_then(|name| self.prefix.vm(&name)) {
+                vms.insert(id, Some(domain));
+            }
+        }
+        let show = |(id, domain): (VmId, Option<Domain>)| match self.show(id, domain.as_ref()) {
+            // Deleted since it was listed.
+            Err(HypervisorError::NotFound(_)) => None,
+            shown => Some(shown),
+        };
+        vms.into_iter().filter_map(show).collect()
+    }
+
+    fn get(&self, id: VmId) -> Result<Vm, HypervisorError> {
+        let domain = self.domain(&self.connection.get()?, id)?;
+        if domain.is_none() && !self.folders.of(id).exists().map_err(on_disk)? {
+            return Err(HypervisorError::NotFound(id));
+        }
+        self.show(id, domain.as_ref())
+    }
+
+    fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
+        let folder = self.folders.of(id);
+        self.check(id, &folder, spec)?;
+        let connect = self.connection.get()?;
+        let before = self.domain(&connect, id)?;
+        let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
+
+        folder.create().map_err(on_disk)?;
+        faults::point("put.after_folder")?;
+        self.put_disk(&folder, spec, running)?;
+        faults::point("put.after_disk")?;
+        Seed::new(id, spec).put(&folder)?;
+        faults::point("put.after_seed")?;
+        let xml = domain::xml(&domain::Plan {
+            id,
+            prefix: &self.prefix,
+            node: &self.config.node_name,
+            domain_type: self.domain_type(&connect),
+            spec,
+            folder: &folder,
+            network: &self.config.network,
+            cache: self.cache,
+        });
+        let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
+        faults::point("put.after_define")?;
+        match spec.power {
+            WantedPower::On => self.start(&connect, &domain)?,
+            WantedPower::Off => power_off(&domain)?,
+            WantedPower::Keep => {}
+        }
+        faults::point("put.after_power")?;
+        self.show(id, Some(&domain))
+    }
+
+    fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
+        let connect = self.connection.get()?;
+        let folder = self.folders.of(id);
+        let domain = self.domain(&connect, id)?;
+        if let Some(domain) = &domain {
+            power_off(domain)?;
+            faults::point("delete.after_destroy")?;
+            undefine(domain)?;
+            faults::point("delete.after_undefine")?;
+        }
+        if self.config.uri == "qemu:///system" {
+            self.remove_qemu_log(id).map_err(on_disk)?;
+        }
+        if folder.exists().map_err(on_disk)? {
+            folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
+            faults::point("delete.after_disk")?;
+            folder.remove().map_err(on_disk)?;
+            faults::point("delete.after_folder")?;
+            if domain.is_none() {
+                self.hub.tell_gone(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
+        let connect = self.connection.get()?;
+        let domain = self.whole_domain(&connect, id)?;
+        let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
+        match (verb, on) {
+            (PowerVerb::Start, _) => self.start(&connect, &domain)?,
+            (PowerVerb::PowerOff, _) => power_off(&domain)?,
+            (PowerVerb::Shutdown, false) => {}
+            // Without flags libvirt asks the guest agent if one is connected, and else presses the
+            // power button.
+            (PowerVerb::Shutdown, true) => unless_off(&domain, "shut the VM down", domain.shutdown())?,
+            (PowerVerb::Reboot, true) => domain.reboot(0).map_err(|e| refused("reboot the VM", &e))?,
+            (PowerVerb::Reset, true) => reset(&domain)?,
+            (PowerVerb::Reboot | PowerVerb::Reset, false) => {
+                return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
+            }
+        }
+        self.show(id, Some(&domain))
+    }
+
+    fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
+        let connect = self.connection.get()?;
+        let mut stats = ffi::stats_of_active(&connect).map_err(|e| refused("read the VMs' counters", &e))?;
+        if self.is_test_driver() {
+            stats.iter_mut().for_each(counters::fill_in_for_test_driver);
+        }
+        let at = clock::now();
+        let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
+        Ok(stats.iter().filter_map(sample).collect())
+    }
+
+    fn events(&self) -> broadcast::Receiver<VmEvent> {
+        self.hub.subscribe()
+    }
+}

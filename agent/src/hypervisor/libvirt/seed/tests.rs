@@ -1,0 +1,186 @@
+use berth_model::ByteSize;
+use berth_model::agent::{NicAddress, VmImage, WantedPower};
+
+use super::*;
+use crate::hypervisor::libvirt::folder::Folders;
+
+fn spec() -> VmSpec {
+    let nic = |mac: &str, addresses: &[(&str, u8, Option<&str>)]| Nic {
+        mac: mac.to_owned(),
+        addresses: addresses
+            .iter()
+            .map(|(ip, prefix, gateway)| NicAddress {
+                ip: ip.parse().unwrap(),
+                prefix: *prefix,
+                gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            })
+            .collect(),
+    };
+    VmSpec {
+        vcpus: 1,
+        memory: ByteSize::mib(128),
+        disk: ByteSize::gib(1),
+        image: VmImage { sha256: "0123456789abcdef".repeat(4) },
+        nics: vec![
+            nic(
+                "52:54:00:12:34:56",
+                &[
+                    ("10.77.0.5", 24, Some("10.77.0.1")),
+                    ("10.77.0.6", 24, Some("10.77.0.1")),
+                    ("fd00::5", 64, Some("fe80::1")),
+                ],
+            ),
+            nic("52:54:00:12:34:57", &[]),
+        ],
+        seed: VmSeed {
+            hostname: "web-1.example.org".to_owned(),
+            ssh_keys: vec![
+                "ssh-ed25519 AAAAC3Nz+/= me@home".to_owned(),
+                "ssh-rsa AAAA a: #b \"c\"".to_owned(),
+            ],
+            root_password_hash: Some("$6$salt$hash./".to_owned()),
+            user_data: None,
+            name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
+        },
+        power: WantedPower::On,
+    }
+}
+
+fn file(seed: &Seed, name: &str) -> Option<String> {
+    seed.files.iter().find(|(n, _)| *n == name).map(|(_, content)| content.clone())
+}
+
+#[test]
+fn without_user_data_ours_is_the_user_data() {
+    let seed = Seed::new(VmId(7), &spec());
+    assert_eq!(file(&seed, "vendor-data"), None);
+    let expected = r#"#cloud-config
+hostname: "web-1.example.org"
+manage_etc_hosts: localhost
+disable_root: false
+locale: false
+ssh_authorized_keys:
+  - ssh-ed25519 AAAAC3Nz+/= me@home
+  - "ssh-rsa AAAA a: #b \"c\""
+chpasswd:
+  expire: false
+  users:
+    - name: root
+      type: hash
+      password: "$6$salt$hash./"
+"#;
+    assert_eq!(file(&seed, "user-data").unwrap(), expected);
+    let expected = r#"instance-id: berth-7-0123456789ab
+local-hostname: "web-1.example.org"
+public-keys:
+  - ssh-ed25519 AAAAC3Nz+/= me@home
+  - "ssh-rsa AAAA a: #b \"c\""
+"#;
+    assert_eq!(file(&seed, "meta-data").unwrap(), expected);
+}
+
+#[test]
+fn the_customers_user_data_is_passed_on_as_it_is_beside_ours() {
+    let mut spec = spec();
+    let ours = file(&Seed::new(VmId(7), &spec), "user-data");
+    let theirs = "#!/bin/sh\r\necho '<&>' é \u{1}\n\n";
+    spec.seed.user_data = Some(theirs.to_owned());
+    let seed = Seed::new(VmId(7), &spec);
+    assert_eq!(file(&seed, "user-data").as_deref(), Some(theirs));
+    assert_eq!(file(&seed, "vendor-data"), ours);
+}
+
+#[test]
+fn addresses_are_written_by_mac_and_a_card_without_one_asks_dhcp() {
+    let expected = r#"version: 2
+ethernets:
+  nic0:
+    match:
+      macaddress: "52:54:00:12:34:56"
+    dhcp4: false
+    addresses:
+      - 10.77.0.5/24
+      - 10.77.0.6/24
+      - "fd00::5/64"
+    routes:
+      - to: 0.0.0.0/0
+        via: 10.77.0.1
+      - to: "::/0"
+        via: "fe80::1"
+        on-link: true
+    nameservers:
+      addresses:
+        - 9.9.9.9
+        - "2620:fe::fe"
+  nic1:
+    match:
+      macaddress: "52:54:00:12:34:57"
+    dhcp4: true
+"#;
+    assert_eq!(file(&Seed::new(VmId(7), &spec()), "network-config").unwrap(), expected);
+}
+
+#[test]
+fn a_changed_seed_is_no_new_instance_and_a_new_image_is_one() {
+    let instance = |spec: &VmSpec| {
+        let meta_data = file(&Seed::new(VmId(7), spec), "meta-data").unwrap();
+        meta_data.lines().next().unwrap().to_owned()
+    };
+    let (before, mut spec) = (instance(&spec()), spec());
+    spec.seed.ssh_keys.clear();
+    spec.seed.user_data = Some("#cloud-config".to_owned());
+    spec.nics.clear();
+    assert_eq!(instance(&spec), before);
+    spec.image.sha256 = "f".repeat(64);
+    assert_ne!(instance(&spec), before);
+}
+
+#[test]
+fn a_password_alone_opens_ssh() {
+    let mut spec = spec();
+    assert!(!cloud_config(&spec.seed).contains("PermitRootLogin"));
+    spec.seed.ssh_keys.clear();
+    assert!(cloud_config(&spec.seed).contains("PermitRootLogin yes"));
+}
+
+#[test]
+fn the_image_reads_back_and_is_the_same_each_time() {
+    let data = tempfile::tempdir().unwrap();
+    let folders = Folders::open(data.path()).unwrap();
+    let mut spec = spec();
+    spec.seed.user_data = Some("#cloud-config\nruncmd: [ls]\n".to_owned());
+    let seed = Seed::new(VmId(7), &spec);
+    let images = [1, 2].map(|id| {
+        let folder = folders.of(VmId(id));
+        folder.create().unwrap();
+        seed.put(&folder).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        fs::read(folder.seed()).unwrap()
+    });
+    assert!(images[0] == images[1]);
+    assert_eq!(&images[0][32808..32814], b"cidata");
+    let seed_path = folders.of(VmId(1)).seed();
+    for (name, content) in &seed.files {
+        let out = data.path().join(name);
+        let args = ["-osirrox", "on", "-indev", seed_path.to_str().unwrap(), "-extract", &format!("/{name}")];
+        tool::run("xorriso", "xorriso", args.into_iter().chain([out.to_str().unwrap()])).unwrap();
+        assert_eq!(fs::read_to_string(out).unwrap(), *content, "{name}");
+    }
+}
+
+#[test]
+fn a_seed_told_twice_is_left_as_it_is() {
+    use std::os::unix::fs::MetadataExt;
+    let data = tempfile::tempdir().unwrap();
+    let folder = Folders::open(data.path()).unwrap().of(VmId(1));
+    folder.create().unwrap();
+    let inode = |seed: Seed| {
+        seed.put(&folder).unwrap();
+        fs::metadata(folder.seed()).unwrap().ino()
+    };
+    let mut spec = spec();
+    let before = inode(Seed::new(VmId(7), &spec));
+    assert_eq!(inode(Seed::new(VmId(7), &spec)), before);
+    spec.seed.hostname = "web-2".to_owned();
+    assert_ne!(inode(Seed::new(VmId(7), &spec)), before);
+}

@@ -1,0 +1,291 @@
+//! The image files of a node, each named by its SHA-256 and never changed.
+//!
+//! ```text
+//! upload ──► .XXXX.part ──checksum, head, fsync──► {sha256}.qcow2 ──not used──► deleted
+//!               └─ anything wrong, or cut off: nothing is left (after a crash: at the next start)
+//! ```
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use berth_model::agent::{ImageFile, Vm};
+use berth_model::{ByteSize, ErrorCode, VmId};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+
+use crate::error::Refusal;
+use crate::limits::Limits;
+use crate::{qcow2, spec};
+
+/// What an unfinished upload's name ends with.
+const PART: &str = ".part";
+/// What stays free on the node's disk, whatever is uploaded.
+const FREE_MIN: ByteSize = ByteSize::gib(1);
+
+/// The image store.
+pub struct Images {
+    folder: PathBuf,
+    uses: Arc<ImageUses>,
+    imports: Semaphore,
+    silence: Duration,
+}
+
+impl Images {
+    /// Opens the store, and clears away what a crash left of uploads.
+    pub fn open(folder: PathBuf, limits: &Limits) -> std::io::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(PART) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        let imports = Semaphore::new(limits.imports);
+        Ok(Self { folder, uses: Arc::default(), imports, silence: limits.upload_silence })
+    }
+
+    /// Who uses which image at this moment.
+    pub fn uses(&self) -> Arc<ImageUses> {
+        Arc::clone(&self.uses)
+    }
+
+    /// All image files, by name; `vms` tells who uses them.
+    pub async fn list(&self, vms: &[Vm]) -> Result<Vec<ImageFile>, Refusal> {
+        let folder = self.folder.clone();
+        let files = tokio::task::spawn_blocking(move || read_folder(&folder)).await;
+        let files = files.map_err(|e| Refusal::own("Listing images broke off", &e))?;
+        let mut files = files.map_err(|e| Refusal::own("The images could not be listed", &e))?;
+        for file in &mut files {
+            file.used_by = users(&file.sha256, vms);
+        }
+        Ok(files)
+    }
+
+    /// Takes a file in. `length` is how long the upload says it is.
+    pub async fn import<E>(
+        &self,
+        sha256: &str,
+        length: Option<u64>,
+        upload: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<ImageFile, Refusal> {
+        check_name(sha256)?;
+        let path = self.path(sha256);
+        let mut upload = std::pin::pin!(upload);
+        if let Some(known) = self.known(&path, sha256)? {
+            // Read to its end: a sender that is cut off would not see the answer.
+            while self.next_chunk(&mut upload).await?.is_some() {}
+            return Ok(known);
+        }
+        let Ok(_slot) = self.imports.try_acquire() else {
+            return Err(Refusal::unavailable(
+                "Other images are being imported; try again when they are done.",
+            ));
+        };
+        self.check_space(length.unwrap_or(0))?;
+        let own = |e: std::io::Error| write_failed(&e);
+        let part =
+            tempfile::Builder::new().prefix(".").suffix(PART).tempfile_in(&self.folder).map_err(own)?;
+        let (file, part) = part.into_parts();
+        let mut file = tokio::fs::File::from_std(file);
+        let mut hash = Sha256::new();
+        while let Some(chunk) = self.next_chunk(&mut upload).await? {
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(own)?;
+        }
+        let found = hex::encode(hash.finalize());
+        if found != sha256 {
+            let message =
+                format!("The file's SHA-256 is {found}; it was damaged on its way, or is another file.");
+            return Err(Refusal::field("sha256", message));
+        }
+        file.sync_all().await.map_err(own)?;
+        let finish = {
+            let (folder, path) = (self.folder.clone(), path.clone());
+            move || finish(part, &folder, &path)
+        };
+        let finished = tokio::task::spawn_blocking(finish).await;
+        finished.map_err(|e| Refusal::own("The import broke off", &e))??;
+        let imported = self.known(&path, sha256)?;
+        imported.ok_or_else(|| Refusal::conflict("The image was deleted right after its import."))
+    }
+
+    /// Deletes an image file; fine if there is none. `vms` is asked once nobody can begin to use it.
+    pub async fn delete(
+        &self,
+        sha256: &str,
+        vms: impl Future<Output = Result<Vec<Vm>, Refusal>>,
+    ) -> Result<(), Refusal> {
+        check_name(sha256)?;
+        let _alone = self.uses.take_away(sha256)?;
+        let vms = vms.await?;
+        if let Some(vm) = users(sha256, &vms).first() {
+            return Err(Refusal::conflict(format!("The disk of VM {vm} stands on this image.")));
+        }
+        // What a half-made VM stands on is not known.
+        if let Some(vm) = vms.iter().find(|vm| vm.spec.is_none()) {
+            let message =
+                format!("VM {} is half made and may stand on this image; finish or delete it first.", vm.id);
+            return Err(Refusal::conflict(message));
+        }
+        match fs::remove_file(self.path(sha256)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(Refusal::own("The image could not be deleted", &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, sha256: &str) -> PathBuf {
+        self.folder.join(format!("{sha256}.qcow2"))
+    }
+
+    fn known(&self, path: &Path, sha256: &str) -> Result<Option<ImageFile>, Refusal> {
+        read_file(path, sha256).map_err(|e| Refusal::own("The image could not be read", &e))
+    }
+
+    async fn next_chunk<E>(
+        &self,
+        upload: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+    ) -> Result<Option<Bytes>, Refusal> {
+        match tokio::time::timeout(self.silence, upload.next()).await {
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+            Ok(Some(Err(_))) => Err(Refusal::field("file", "The upload was cut off.")),
+            Err(_) => Err(Refusal::field("file", "The upload stood still for too long.")),
+        }
+    }
+
+    fn check_space(&self, wanted: u64) -> Result<(), Refusal> {
+        let room =
+            rustix::fs::statvfs(&self.folder).map_err(|e| Refusal::own("The disk does not answer", &e))?;
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        if free < wanted.saturating_add(FREE_MIN.0) {
+            let message =
+                format!("The node has no room for this image: {} MiB are free.", ByteSize(free).as_mib());
+            return Err(Refusal::new(ErrorCode::ResourceUnavailable, message));
+        }
+        Ok(())
+    }
+}
+
+/// Gives a file whose content is right and on disk its name, if it is an image.
+fn finish(part: tempfile::TempPath, folder: &Path, path: &Path) -> Result<(), Refusal> {
+    let own = |e: std::io::Error| write_failed(&e);
+    let head = fs::File::open(&part).and_then(qcow2::read_head).map_err(own)?;
+    qcow2::disk_size(&head).map_err(|e| Refusal::field("file", e.to_string()))?;
+    // QEMU may run as another user.
+    fs::set_permissions(&part, fs::Permissions::from_mode(0o644)).map_err(own)?;
+    part.persist(path).map_err(|e| own(e.error))?;
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(own)
+}
+
+fn write_failed(error: &std::io::Error) -> Refusal {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Refusal::new(ErrorCode::ResourceUnavailable, "The node has no room for this image.")
+        }
+        _ => Refusal::own("The image could not be written", error),
+    }
+}
+
+fn check_name(sha256: &str) -> Result<(), Refusal> {
+    if spec::is_sha256(sha256) { Ok(()) } else { Err(Refusal::field("sha256", spec::SHA256_RULE)) }
+}
+
+fn users(sha256: &str, vms: &[Vm]) -> Vec<VmId> {
+    let uses = |vm: &&Vm| vm.spec.as_ref().is_some_and(|spec| spec.image.sha256 == sha256);
+    vms.iter().filter(uses).map(|vm| vm.id).collect()
+}
+
+fn read_folder(folder: &Path) -> std::io::Result<Vec<ImageFile>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some(sha256) = name.and_then(|name| name.strip_suffix(".qcow2")).filter(|s| spec::is_sha256(s))
+        {
+            files.extend(read_file(&path, sha256)?);
+        }
+    }
+    files.sort_by(|a, b| a.sha256.cmp(&b.sha256));
+    Ok(files)
+}
+
+/// What is known of an image file; `None` if it is gone.
+fn read_file(path: &Path, sha256: &str) -> std::io::Result<Option<ImageFile>> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let file_size = ByteSize(file.metadata()?.len());
+    let disk_size = qcow2::disk_size(&qcow2::read_head(file)?).unwrap_or_default();
+    Ok(Some(ImageFile { sha256: sha256.to_owned(), file_size, disk_size, used_by: Vec::new() }))
+}
+
+/// Which images are about to be stood on, or to go. It closes the gap between looking whether an
+/// image is used and deleting it.
+#[derive(Debug, Default)]
+pub struct ImageUses(Mutex<HashMap<String, Use>>);
+
+#[derive(Debug)]
+enum Use {
+    Held(usize),
+    GoingAway,
+}
+
+/// Lets go of an image when dropped.
+#[derive(Debug)]
+pub struct ImageHold {
+    uses: Arc<ImageUses>,
+    sha256: String,
+}
+
+impl ImageUses {
+    /// Keeps an image from being deleted.
+    pub fn hold(self: &Arc<Self>, sha256: &str) -> Result<ImageHold, Refusal> {
+        match self.map().entry(sha256.to_owned()).or_insert(Use::Held(0)) {
+            Use::Held(n) => *n += 1,
+            Use::GoingAway => return Err(Refusal::conflict("This image is being deleted.")),
+        }
+        Ok(ImageHold { uses: Arc::clone(self), sha256: sha256.to_owned() })
+    }
+
+    /// Keeps an image from being used.
+    fn take_away(self: &Arc<Self>, sha256: &str) -> Result<ImageHold, Refusal> {
+        let mut map = self.map();
+        match map.get(sha256) {
+            Some(Use::Held(_)) => Err(Refusal::conflict("A VM is being made from this image.")),
+            Some(Use::GoingAway) => Err(Refusal::conflict("This image is being deleted already.")),
+            None => {
+                map.insert(sha256.to_owned(), Use::GoingAway);
+                Ok(ImageHold { uses: Arc::clone(self), sha256: sha256.to_owned() })
+            }
+        }
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Use>> {
+        // Each change is a single one: whole after any panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ImageHold {
+    fn drop(&mut self) {
+        let mut map = self.uses.map();
+        match map.get_mut(&self.sha256) {
+            Some(Use::Held(n)) if *n > 1 => *n -= 1,
+            _ => {
+                map.remove(&self.sha256);
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The agent of Berth: one per node. It brings VMs to what the control plane wants of them,
+//! through libvirt, and tells what they do.
+//!
+//! ```text
+//!  control plane ──mutual TLS──┐                  ┌── images (files by checksum)
+//!                              ├── api ── vms ────┼── hypervisor (libvirt, or a simulator)
+//!  berth-agent … ──unix socket─┘    └── hub, node └── tls (who it is, who may speak)
+//! ```
+//!
+//! Nothing of a VM is kept in the process: an agent that was killed anywhere finds everything again.
+
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod enrol;
+pub mod entropy;
+pub mod error;
+pub mod faults;
+pub mod hub;
+pub mod hypervisor;
+pub mod identity;
+pub mod images;
+pub mod limits;
+pub mod node;
+pub mod qcow2;
+pub mod serve;
+pub mod spec;
+pub mod stream;
+pub mod tls;
+pub mod vms;
+
+pub use serve::{Running, ServeError, serve};

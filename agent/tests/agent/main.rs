@@ -1,0 +1,14 @@
+//! The agent as its peers see it: over mutual TLS, over its unix socket, and as a command.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+#[path = "../common/pki.rs"]
+mod pki;
+mod support;
+
+mod api;
+mod cli;
+mod enrol;
+mod images;
+mod peers;
+mod stream;

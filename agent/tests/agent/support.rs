@@ -1,0 +1,283 @@
+//! An agent in this process on a free port, its peers, and a hypervisor that can hang.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use berth_agent::config::Config;
+use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
+use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
+use berth_agent::identity::{Identity, NewKey};
+use berth_agent::{Running, serve};
+use berth_model::agent::{
+    CounterSample, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+};
+use berth_model::error::ApiError;
+use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use tempfile::TempDir;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::pki::Pki;
+
+/// The name that a control plane bears.
+pub const CONTROL_PLANE: &str = "control-plane.berth.internal";
+
+/// How long anything may take that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An agent that stops and leaves nothing when it is dropped.
+pub struct Agent {
+    pub home: TempDir,
+    pub pki: Pki,
+    pub https: SocketAddr,
+    pub simulator: Arc<Simulator>,
+    pub gate: Arc<Gate>,
+    pub stop: CancellationToken,
+    pub running: Option<Running>,
+    client: Client,
+}
+
+impl Agent {
+    /// An enrolled agent with a simulator behind a gate.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let pki = Pki::new();
+        enrol_by_hand(home.path(), &pki);
+        let mut config = Config::at(home.path());
+        config.limits.ping_every = Duration::from_millis(50);
+        config.limits.identity_every = Duration::from_millis(50);
+        change(&mut config);
+        let simulator = Arc::new(Simulator::new(SimulatorConfig::default()).unwrap());
+        let gate = Arc::new(Gate::default());
+        let gated = Arc::new(Gated { simulator: Arc::clone(&simulator), gate: Arc::clone(&gate) });
+        let stop = CancellationToken::new();
+        let running = serve(config, gated, stop.clone()).await.unwrap();
+        let https = running.https;
+        let client = peer(&pki, Some((&pki, CONTROL_PLANE)));
+        let agent = Self { home, pki, https, simulator, gate, stop, running: Some(running), client };
+        agent.wait_for("the agent is healthy", |node| node.health.healthy).await;
+        agent
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.https)
+    }
+
+    /// A request of the control plane.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> T {
+        answer(self.request(Method::GET, path).send().await.unwrap()).await.unwrap()
+    }
+
+    pub async fn put_vm(&self, id: i64, spec: &VmSpec) -> Result<Vm, ApiError> {
+        let request = self.request(Method::PUT, &format!("/v1/vms/{id}")).json(spec);
+        answer(request.send().await.unwrap()).await
+    }
+
+    pub async fn power(&self, id: i64, verb: PowerVerb) -> Result<Vm, ApiError> {
+        let request = self.request(Method::POST, &format!("/v1/vms/{id}/power"));
+        answer(request.json(&serde_json::json!({ "verb": verb })).send().await.unwrap()).await
+    }
+
+    /// Asks for the node until it is as it should be.
+    pub async fn wait_for(&self, what: &str, fine: impl Fn(&Node) -> bool) -> Node {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let got = self.request(Method::GET, "/v1/node").send().await;
+            let node = match got {
+                Ok(response) => Some(response.json::<Node>().await.unwrap()),
+                // The listener opens a moment after the start.
+                Err(_) => None,
+            };
+            match node {
+                Some(node) if fine(&node) => return node,
+                other => assert!(Instant::now() < until, "{what}, but it is {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.gate.open();
+        self.stop.cancel();
+    }
+}
+
+/// Writes an identity as `berth-agent enrol` would.
+pub fn enrol_by_hand(home: &Path, pki: &Pki) {
+    let key = NewKey::draw("a-node").unwrap();
+    let identity = Identity {
+        node: NodeId(7),
+        address: "https://127.0.0.1:1".to_owned(),
+        ca_pem: pki.ca_pem(),
+        certificate_pem: pki.sign(&key.csr_pem),
+        key_pem: key.key_pem,
+    };
+    identity.store(&home.join("tls")).unwrap();
+}
+
+/// Somebody who trusts the agent's CA, and shows a certificate of `shows` if any.
+pub fn peer(agent: &Pki, shows: Option<(&Pki, &str)>) -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ca = reqwest::Certificate::from_pem(agent.ca_pem().as_bytes()).unwrap();
+    let mut client = Client::builder().no_proxy().tls_certs_only([ca]).timeout(PATIENCE);
+    if let Some((pki, name)) = shows {
+        let pair = pki.client(name);
+        let pem = format!("{}{}", pair.certificate_pem, pair.key_pem);
+        client = client.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+    }
+    client.build().unwrap()
+}
+
+/// The answer, or the error in it.
+pub async fn answer<T: DeserializeOwned>(response: Response) -> Result<T, ApiError> {
+    let status = response.status();
+    let body = response.bytes().await.unwrap();
+    if status.is_success() {
+        // 204 has no body.
+        let body = if body.is_empty() { &b"null"[..] } else { &body[..] };
+        return Ok(serde_json::from_slice(body).unwrap());
+    }
+    let error = serde_json::from_slice::<ErrorBody>(&body).unwrap().error;
+    assert_eq!(status.as_u16(), error.code.status());
+    Err(error)
+}
+
+/// A spec that the agent takes.
+pub fn spec() -> VmSpec {
+    VmSpec {
+        vcpus: 2,
+        memory: ByteSize::gib(1),
+        disk: ByteSize::gib(10),
+        image: VmImage { sha256: "a".repeat(64) },
+        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
+        seed: VmSeed {
+            hostname: "a-guest".into(),
+            ssh_keys: vec![],
+            root_password_hash: None,
+            user_data: None,
+            name_servers: vec![],
+        },
+        power: WantedPower::On,
+    }
+}
+
+/// What calls of the hypervisor wait for.
+#[derive(Default)]
+pub struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    shut: bool,
+    waiting: Vec<&'static str>,
+}
+
+impl Gate {
+    /// From now on, calls hang.
+    pub fn shut(&self) {
+        self.state.lock().unwrap().shut = true;
+    }
+
+    /// Lets all calls go on.
+    pub fn open(&self) {
+        self.state.lock().unwrap().shut = false;
+        self.changed.notify_all();
+    }
+
+    /// Returns once `count` calls of a function hang.
+    pub async fn until_waiting(&self, function: &str, count: usize) {
+        let until = Instant::now() + PATIENCE;
+        while self.state.lock().unwrap().waiting.iter().filter(|waiting| **waiting == function).count()
+            < count
+        {
+            assert!(Instant::now() < until, "{count} calls of {function} should hang");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn pass(&self, function: &'static str) {
+        let mut state = self.state.lock().unwrap();
+        state.waiting.push(function);
+        let mut state = self.changed.wait_while(state, |state| state.shut).unwrap();
+        let place = state.waiting.iter().position(|waiting| *waiting == function).unwrap();
+        state.waiting.swap_remove(place);
+    }
+}
+
+/// A simulator whose every call passes a gate.
+struct Gated {
+    simulator: Arc<Simulator>,
+    gate: Arc<Gate>,
+}
+
+impl Hypervisor for Gated {
+    fn ping(&self) -> Result<(), HypervisorError> {
+        self.gate.pass("ping");
+        self.simulator.ping()
+    }
+    fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
+        self.gate.pass("facts");
+        self.simulator.facts()
+    }
+    fn list(&self) -> Result<Vec<Vm>, HypervisorError> {
+        self.gate.pass("list");
+        self.simulator.list()
+    }
+    fn get(&self, id: VmId) -> Result<Vm, HypervisorError> {
+        self.gate.pass("get");
+        self.simulator.get(id)
+    }
+    fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
+        self.gate.pass("put");
+        self.simulator.put(id, spec)
+    }
+    fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.gate.pass("delete");
+        self.simulator.delete(id)
+    }
+    fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
+        self.gate.pass("power");
+        self.simulator.power(id, verb)
+    }
+    fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
+        self.gate.pass("counters");
+        self.simulator.counters()
+    }
+    fn events(&self) -> broadcast::Receiver<VmEvent> {
+        self.simulator.events()
+    }
+}
+
+/// TLS as a caller with this certificate speaks it.
+pub fn tls_client(agent: &Pki, pair: &crate::pki::Pair) -> Arc<rustls::ClientConfig> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(agent.ca_pem().as_bytes()).unwrap()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(pair.certificate_pem.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate], key)
+        .unwrap();
+    Arc::new(config)
+}

@@ -1,0 +1,155 @@
+//! What the tests of the libvirt hypervisor share: a place of their own, specs, and waiting.
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use berth_agent::config::Accelerator;
+use berth_agent::hypervisor::Hypervisor;
+use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
+use berth_model::agent::{Nic, VmEvent, VmImage, VmSeed, VmSpec, VmState, WantedPower};
+use berth_model::{ByteSize, VmId};
+use tempfile::TempDir;
+use tokio::sync::broadcast;
+
+/// Longest that anything may take on a loaded machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The image of specs that boot nothing.
+pub const EMPTY_IMAGE: &str = "e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0";
+
+/// A node of a test: folders, a prefix of its own, and all VMs deleted at the end.
+pub struct Node {
+    pub libvirt: Libvirt,
+    pub config: LibvirtConfig,
+    home: TempDir,
+}
+
+impl Node {
+    /// On libvirt's test driver, with an image that holds an empty disk of 64 MiB.
+    pub fn on_test_driver(network: GuestNetwork) -> Self {
+        Self::new("test:///default", network, Accelerator::Auto)
+    }
+
+    /// On a libvirt at `uri`.
+    pub fn new(uri: &str, network: GuestNetwork, accelerator: Accelerator) -> Self {
+        let home = tempfile::Builder::new().prefix("berth-libvirt-").tempdir_in("/var/tmp").unwrap();
+        // QEMU runs as another user.
+        std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let images_dir = home.path().join("images");
+        std::fs::create_dir(&images_dir).unwrap();
+        let unique = home.path().file_name().unwrap().to_str().unwrap().rsplit('-').next().unwrap();
+        let config = LibvirtConfig {
+            uri: uri.to_owned(),
+            prefix: format!("t-{unique}-"),
+            node_name: "test-node".to_owned(),
+            data_dir: home.path().join("data"),
+            images_dir,
+            accelerator,
+            probe_kernel: None,
+            probe_initrd: None,
+            network,
+        };
+        run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);
+        Self { libvirt: Libvirt::open(config.clone()).unwrap(), config, home }
+    }
+
+    /// A second agent on the same folders, as after a restart.
+    pub fn reopened(&self) -> Libvirt {
+        Libvirt::open(self.config.clone()).unwrap()
+    }
+
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub fn folder(&self, id: VmId) -> PathBuf {
+        self.config.data_dir.join("vms").join(id.to_string())
+    }
+
+    /// Nothing of the VM is left: no domain, no file.
+    pub fn assert_nothing_left(&self, id: VmId) {
+        assert!(!self.folder(id).exists(), "files are left");
+        assert!(!self.domains().contains(&format!("{}{id}", self.config.prefix)), "a domain is left");
+        assert!(self.libvirt.list().unwrap().iter().all(|vm| vm.id != id));
+        assert!(self.libvirt.get(id).is_err());
+    }
+
+    /// Names of all domains of this libvirt, seen past the agent. The test driver lives in this
+    /// process, so another connection sees the same.
+    pub fn domains(&self) -> Vec<String> {
+        let connect = virt::connect::Connect::open(Some(&self.config.uri)).unwrap();
+        connect.list_all_domains(0).unwrap().iter().map(|domain| domain.name().unwrap()).collect()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let Ok(vms) = self.libvirt.list() else { return };
+        for vm in vms {
+            let _ = self.libvirt.delete(vm.id);
+        }
+    }
+}
+
+/// Where the image `sha256` of a node stands.
+pub fn image_path(config: &LibvirtConfig, sha256: &str) -> PathBuf {
+    config.images_dir.join(format!("{sha256}.qcow2"))
+}
+
+/// A small VM with one network card that asks DHCP.
+pub fn spec(image: &str) -> VmSpec {
+    VmSpec {
+        vcpus: 1,
+        memory: ByteSize::mib(128),
+        disk: ByteSize::mib(256),
+        image: VmImage { sha256: image.to_owned() },
+        nics: vec![Nic { mac: "52:54:00:be:00:01".to_owned(), addresses: vec![] }],
+        seed: VmSeed {
+            hostname: "quay-7".to_owned(),
+            ssh_keys: vec![
+                "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKx6wWkNo0XJt5C6n1jvF6m0sVb5zYJ5l0kq2m3n4o5p a@b"
+                    .to_owned(),
+            ],
+            root_password_hash: None,
+            user_data: None,
+            name_servers: vec![],
+        },
+        power: WantedPower::On,
+    }
+}
+
+/// Waits until `ready` gives something.
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ready() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits for an event of `vm`, and gives its state.
+pub fn next_event(events: &mut broadcast::Receiver<VmEvent>, vm: VmId) -> Option<VmState> {
+    wait_for("an event", || match events.try_recv() {
+        Ok(event) if event.vm == vm => Some(event.state),
+        Ok(_) | Err(broadcast::error::TryRecvError::Empty) => None,
+        Err(e) => panic!("events: {e}"),
+    })
+}
+
+/// Runs a program that must succeed.
+pub fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
