@@ -67,4 +67,3 @@ create table ssh_keys (
     constraint ssh_keys_name_key unique (project_id, name),
     constraint ssh_keys_fingerprint_key unique (project_id, fingerprint)
 );
-create index ssh_keys_labels on ssh_keys using gin (labels jsonb_path_ops);

@@ -27,6 +27,13 @@ create table nodes (
     created             timestamptz not null
 );
 create index nodes_location on nodes (location_id);
+create index nodes_lease_owner on nodes (lease_owner);
+
+-- Control planes that share the nodes' streams among them, each until its time runs out.
+create table control_planes (
+    id          uuid primary key,
+    alive_until timestamptz not null
+);
 
 -- Addresses that can be handed out. One row each: a server has it, or nobody.
 -- Owner: server/src/networks.

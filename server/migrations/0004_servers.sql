@@ -32,7 +32,36 @@ create index servers_project_id on servers (project_id, id);
 create index servers_project_created on servers (project_id, created, id);
 create index servers_project_status on servers (project_id, status, id);
 create index servers_node on servers (node_id);
-create index servers_labels on servers using gin (labels jsonb_path_ops);
+-- For selectors with a value (`@>`). One by key alone reads the project's servers: an index of keys
+-- would hold nearly all of them, and the planner would take it for pairs too. No pending list,
+-- because every search would have to read it.
+create index servers_labels on servers using gin (labels jsonb_path_ops) with (fastupdate = off);
+
+-- How many servers each project has, so that a page of a long list need not count them, and a
+-- quota holds when many are ordered at once. Kept by the database; nobody else writes it.
+create table server_counts (
+    project_id bigint primary key references projects,
+    servers    bigint not null check (servers >= 0)
+);
+
+create function count_servers() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'INSERT' then
+        insert into server_counts as counts (project_id, servers)
+        select project_id, count(*) from changed group by project_id order by project_id
+        on conflict (project_id) do update set servers = counts.servers + excluded.servers;
+    else
+        update server_counts as counts set servers = counts.servers - gone.servers
+        from (select project_id, count(*) as servers from changed group by project_id) as gone
+        where counts.project_id = gone.project_id;
+    end if;
+    return null;
+end $$;
+
+create trigger servers_counted_in after insert on servers
+    referencing new table as changed for each statement execute function count_servers();
+create trigger servers_counted_out after delete on servers
+    referencing old table as changed for each statement execute function count_servers();
 
 alter table addresses
     add constraint addresses_server_fk foreign key (server_id) references servers;
@@ -54,6 +83,9 @@ create table actions (
 );
 create index actions_project on actions (project_id, id);
 create index actions_project_status on actions (project_id, status, id);
+create index actions_project_command on actions (project_id, command, id);
+create index actions_project_started on actions (project_id, started, id);
+create index actions_project_finished on actions (project_id, finished, id);
 
 -- Kept when the resource is gone: the action says what became of it.
 create table action_resources (

@@ -1,7 +1,7 @@
 -- The outbox of live events: server/src/live. Load samples: server/src/load.
 
 -- `id` is the order of writing, `seq` the order of becoming visible: it is given once the
--- writer has committed, by one publisher at a time, so readers may trust it.
+-- writer has committed, by one publisher at a time, without gaps, so readers may trust it.
 create table outbox (
     id         bigint generated always as identity primary key,
     seq        bigint unique,
@@ -11,7 +11,13 @@ create table outbox (
 );
 create index outbox_unpublished on outbox (id) where seq is null;
 create index outbox_project on outbox (project_id, seq);
-create sequence outbox_seq owned by outbox.seq;
+
+-- The newest `seq` that was given. Whoever holds this row's lock is the publisher.
+create table outbox_head (
+    only_one boolean primary key default true check (only_one),
+    last_seq bigint not null
+);
+insert into outbox_head (last_seq) values (0);
 
 -- Servers that somebody looks at now, in any control plane.
 create table load_watches (
@@ -35,3 +41,10 @@ create table load_fine (
 ) partition by range (at);
 
 create table load_minute (like load_fine including defaults, primary key (server_id, at)) partition by range (at);
+
+-- Minutes that ended by then have their means in load_minute.
+create table load_rollup (
+    only_one   boolean primary key default true check (only_one),
+    done_until timestamptz not null
+);
+insert into load_rollup (done_until) values ('epoch');

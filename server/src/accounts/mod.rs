@@ -1,0 +1,23 @@
+//! Users, accounts, projects, sessions and API tokens, and who may do what.
+//!
+//! Words. A *user* is a person who signs in; by a *membership* they may enter an *account* (who
+//! pays) and its *projects* (folders of resources). A *session* is one sign-in of one browser; it
+//! is a cookie there and a hash here. A *token* is for programs; it belongs to one project.
+//!
+//! ```text
+//!   user ──membership──▶ account ──▶ project ──▶ token
+//!     └── session          (pays)      └──▶ servers, keys, …
+//! ```
+//!
+//! Others use the extractors: [`Reader`] and [`Writer`] for what belongs to a project,
+//! [`SignedIn`], [`Staff`] and [`Owner`] for people. What a request may not see is not found.
+
+mod access;
+pub mod cli;
+mod http;
+pub mod passwords;
+pub mod queries;
+pub mod rules;
+
+pub use access::{Owner, ProjectAccess, Reader, SessionRef, SignedIn, Staff, Writer};
+pub use http::router;

@@ -1,0 +1,366 @@
+//! All SQL of users, accounts, memberships, projects, sessions, tokens and failed sign-ins.
+
+use std::time::Duration;
+
+use berth_model::people::{Account, Project, Role, Token, TokenAccess, User};
+use berth_model::{AccountId, ProjectId, Timestamp, TokenId, UserId};
+use sqlx::{PgConnection, PgPool, query, query_as, query_scalar};
+
+use super::ProjectAccess;
+use super::rules::{Limit, SIGN_IN_WINDOW};
+
+/// Sessions and tokens note their last use once in so many seconds, so that reading does not
+/// write each time.
+const NOTE_USE_SECONDS: i64 = 60;
+/// Most projects that are listed for a user.
+const PROJECTS_MAX: i64 = 1000;
+
+/// Makes a user.
+///
+/// # Errors
+/// `users_email_key` when the address is taken.
+pub async fn user_create(
+    conn: &mut PgConnection,
+    email: &str,
+    name: &str,
+    role: Role,
+    password_hash: &str,
+    now: Timestamp,
+) -> sqlx::Result<User> {
+    query_as!(
+        User,
+        r#"insert into users (email, name, role, password_hash, created) values ($1, $2, $3, $4, $5)
+           returning id as "id: UserId", email, name, role as "role: Role", created as "created: Timestamp""#,
+        email,
+        name,
+        role as Role,
+        password_hash,
+        now as Timestamp
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Makes an account of which `owner` is a member, and its first project.
+pub async fn account_create(
+    conn: &mut PgConnection,
+    name: &str,
+    project: &str,
+    owner: UserId,
+    now: Timestamp,
+) -> sqlx::Result<Project> {
+    let account = query_scalar!(
+        r#"insert into accounts (name, created) values ($1, $2) returning id as "id: AccountId""#,
+        name,
+        now as Timestamp
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    query!(
+        "insert into memberships (account_id, user_id) values ($1, $2)",
+        account as AccountId,
+        owner as UserId
+    )
+    .execute(&mut *conn)
+    .await?;
+    let id = query_scalar!(
+        r#"insert into projects (account_id, name, created) values ($1, $2, $3) returning id as "id: ProjectId""#,
+        account as AccountId,
+        project,
+        now as Timestamp
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    Ok(Project { id, name: project.to_owned(), account: Account { id: account, name: name.to_owned() } })
+}
+
+/// The user with this address, compared without case, and the hash of their password.
+pub async fn user_by_email(conn: &mut PgConnection, email: &str) -> sqlx::Result<Option<(User, String)>> {
+    let row = query!(
+        r#"select id as "id: UserId", email, name, role as "role: Role", created as "created: Timestamp",
+                  password_hash
+           from users where lower(email) = lower($1)"#,
+        email
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|r| {
+        let user = User { id: r.id, email: r.email, name: r.name, role: r.role, created: r.created };
+        (user, r.password_hash)
+    }))
+}
+
+/// Sets a new password and ends all sessions of the user but `keep`.
+pub async fn password_change(
+    conn: &mut PgConnection,
+    user: UserId,
+    password_hash: &str,
+    keep: &[u8; 32],
+) -> sqlx::Result<()> {
+    query!("update users set password_hash = $2 where id = $1", user as UserId, password_hash)
+        .execute(&mut *conn)
+        .await?;
+    query!("delete from sessions where user_id = $1 and secret_hash <> $2", user as UserId, &keep[..])
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Begins a session; answers when it ends unless it is used.
+pub async fn session_create(
+    conn: &mut PgConnection,
+    secret_hash: &[u8; 32],
+    user: UserId,
+    lifetime: Duration,
+    now: Timestamp,
+) -> sqlx::Result<Timestamp> {
+    let expires = after(now, lifetime);
+    query!(
+        "insert into sessions (secret_hash, user_id, created, last_used, expires) values ($1, $2, $3, $3, $4)",
+        &secret_hash[..],
+        user as UserId,
+        now as Timestamp,
+        expires as Timestamp
+    )
+    .execute(conn)
+    .await?;
+    Ok(expires)
+}
+
+/// The user of a session that has not ended, and when it ends. Use puts the end off.
+pub async fn session_use(
+    db: &PgPool,
+    secret_hash: &[u8; 32],
+    lifetime: Duration,
+    now: Timestamp,
+) -> sqlx::Result<Option<(User, Timestamp)>> {
+    let row = query!(
+        r#"select u.id as "id: UserId", u.email, u.name, u.role as "role: Role", u.created as "created: Timestamp",
+                  s.last_used as "last_used: Timestamp", s.expires as "expires: Timestamp"
+           from sessions s join users u on u.id = s.user_id
+           where s.secret_hash = $1 and s.expires > $2"#,
+        &secret_hash[..],
+        now as Timestamp
+    )
+    .fetch_optional(db)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let user = User { id: row.id, email: row.email, name: row.name, role: row.role, created: row.created };
+    if row.last_used > now.plus_seconds(-NOTE_USE_SECONDS) {
+        return Ok(Some((user, row.expires)));
+    }
+    let expires = after(now, lifetime);
+    query!(
+        "update sessions set last_used = $2, expires = $3 where secret_hash = $1",
+        &secret_hash[..],
+        now as Timestamp,
+        expires as Timestamp
+    )
+    .execute(db)
+    .await?;
+    Ok(Some((user, expires)))
+}
+
+/// Ends a session.
+pub async fn session_end(conn: &mut PgConnection, secret_hash: &[u8; 32]) -> sqlx::Result<()> {
+    query!("delete from sessions where secret_hash = $1", &secret_hash[..]).execute(conn).await?;
+    Ok(())
+}
+
+/// The projects a user can enter, oldest first.
+pub async fn projects_of_user(conn: &mut PgConnection, user: UserId) -> sqlx::Result<Vec<Project>> {
+    let rows = query!(
+        r#"select p.id as "id: ProjectId", p.name, a.id as "account_id: AccountId", a.name as account_name
+           from memberships m join accounts a on a.id = m.account_id join projects p on p.account_id = a.id
+           where m.user_id = $1 order by p.id limit $2"#,
+        user as UserId,
+        PROJECTS_MAX
+    )
+    .fetch_all(conn)
+    .await?;
+    let project = |id, name, account_id, account_name| Project {
+        id,
+        name,
+        account: Account { id: account_id, name: account_name },
+    };
+    Ok(rows.into_iter().map(|r| project(r.id, r.name, r.account_id, r.account_name)).collect())
+}
+
+/// The project `named`, or the first, if the user can enter it; and its account.
+pub async fn project_of_user(
+    db: &PgPool,
+    user: UserId,
+    named: Option<ProjectId>,
+) -> sqlx::Result<Option<(ProjectId, AccountId)>> {
+    let row = query!(
+        r#"select p.id as "id: ProjectId", p.account_id as "account_id: AccountId"
+           from memberships m join projects p on p.account_id = m.account_id
+           where m.user_id = $1 and ($2::bigint is null or p.id = $2) order by p.id limit 1"#,
+        user as UserId,
+        named as Option<ProjectId>
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|r| (r.id, r.account_id)))
+}
+
+/// Makes a token of a project.
+pub async fn token_create(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    name: &str,
+    access: TokenAccess,
+    secret_hash: &[u8; 32],
+    now: Timestamp,
+) -> sqlx::Result<Token> {
+    query_as!(
+        Token,
+        r#"insert into tokens (project_id, name, access, secret_hash, created) values ($1, $2, $3, $4, $5)
+           returning id as "id: TokenId", name, access as "access: TokenAccess", created as "created: Timestamp",
+                     last_used as "last_used: Timestamp""#,
+        project as ProjectId,
+        name,
+        access as TokenAccess,
+        &secret_hash[..],
+        now as Timestamp
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// How many tokens a project has. Locks the project, so that two who count and add take turns; not
+/// against those who only refer to it.
+pub async fn token_count(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<i64> {
+    query!("select id from projects where id = $1 for no key update", project as ProjectId)
+        .fetch_one(&mut *conn)
+        .await?;
+    query_scalar!(r#"select count(*) as "count!" from tokens where project_id = $1"#, project as ProjectId)
+        .fetch_one(conn)
+        .await
+}
+
+/// The tokens of a project, newest first.
+pub async fn tokens(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<Vec<Token>> {
+    query_as!(
+        Token,
+        r#"select id as "id: TokenId", name, access as "access: TokenAccess", created as "created: Timestamp",
+                  last_used as "last_used: Timestamp"
+           from tokens where project_id = $1 order by id desc limit $2"#,
+        project as ProjectId,
+        super::rules::TOKENS_MAX
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Deletes a token of a project; false when there is none.
+pub async fn token_delete(conn: &mut PgConnection, project: ProjectId, id: TokenId) -> sqlx::Result<bool> {
+    let done =
+        query!("delete from tokens where id = $1 and project_id = $2", id as TokenId, project as ProjectId)
+            .execute(conn)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What a token opens, by the hash of its characters. Notes its use, to the minute.
+pub async fn token_access(
+    db: &PgPool,
+    secret_hash: &[u8; 32],
+    now: Timestamp,
+) -> sqlx::Result<Option<(ProjectAccess, TokenAccess)>> {
+    let row = query!(
+        r#"select t.id as "id: TokenId", t.access as "access: TokenAccess", t.last_used as "last_used: Timestamp",
+                  p.id as "project_id: ProjectId", p.account_id as "account_id: AccountId"
+           from tokens t join projects p on p.id = t.project_id where t.secret_hash = $1"#,
+        &secret_hash[..]
+    )
+    .fetch_optional(db)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let noted_until = now.plus_seconds(-NOTE_USE_SECONDS);
+    if row.last_used.is_none_or(|last| last <= noted_until) {
+        query!(
+            "update tokens set last_used = $2 where id = $1 and (last_used is null or last_used <= $3)",
+            row.id as TokenId,
+            now as Timestamp,
+            noted_until as Timestamp
+        )
+        .execute(db)
+        .await?;
+    }
+    let access =
+        ProjectAccess { project: row.project_id, account: row.account_id, user: None, token: Some(row.id) };
+    Ok(Some((access, row.access)))
+}
+
+/// Notes a try that counts until it is forgiven, unless a limit is reached: then answers how long
+/// to wait. Tries on the same subject take turns, so a hundred at once are counted like a hundred
+/// in a row. Belongs in a transaction of its own.
+pub async fn attempt(
+    conn: &mut PgConnection,
+    limits: &[Limit],
+    now: Timestamp,
+) -> sqlx::Result<Result<(), Duration>> {
+    // One order for everybody, or two tries could wait for each other.
+    let mut subjects: Vec<&str> = limits.iter().map(|limit| limit.subject.as_str()).collect();
+    subjects.sort_unstable();
+    for subject in &subjects {
+        query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", *subject).execute(&mut *conn).await?;
+    }
+    let mut wait = None;
+    for limit in limits {
+        let recent = query_scalar!(
+            r#"select at as "at: Timestamp" from sign_in_failures where subject = $1 and at > $2
+               order by at desc limit $3"#,
+            limit.subject,
+            now.plus_seconds(-SIGN_IN_WINDOW.as_secs().cast_signed()) as Timestamp,
+            i64::from(limit.most)
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        wait = wait.max(limit.wait(&recent, now));
+    }
+    if let Some(wait) = wait {
+        return Ok(Err(wait));
+    }
+    for subject in subjects {
+        query!("insert into sign_in_failures (subject, at) values ($1, $2)", subject, now as Timestamp)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(Ok(()))
+}
+
+/// A try went well: forgets all that were noted under `fresh`, and one at `tried` under `kept`.
+pub async fn forgive(conn: &mut PgConnection, fresh: &str, kept: &str, tried: Timestamp) -> sqlx::Result<()> {
+    query!(
+        "delete from sign_in_failures where subject = $1 or (subject = $2 and at = $3)",
+        fresh,
+        kept,
+        tried as Timestamp
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Deletes ended sessions and failed sign-ins that count no more, a bounded number at a time.
+pub async fn prune(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<u64> {
+    let sessions = query!(
+        "delete from sessions where secret_hash in (select secret_hash from sessions where expires <= $1 limit 10000)",
+        now as Timestamp
+    )
+    .execute(&mut *conn)
+    .await?;
+    let failures = query!(
+        "delete from sign_in_failures where ctid in (select ctid from sign_in_failures where at <= $1 limit 10000)",
+        now.plus_seconds(-SIGN_IN_WINDOW.as_secs().cast_signed()) as Timestamp
+    )
+    .execute(conn)
+    .await?;
+    Ok(sessions.rows_affected() + failures.rows_affected())
+}
+
+fn after(now: Timestamp, lifetime: Duration) -> Timestamp {
+    now.plus_seconds(lifetime.as_secs().cast_signed())
+}

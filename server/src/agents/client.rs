@@ -1,0 +1,247 @@
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use berth_model::agent::{
+    Certificate, CertificateRequest, ImageFile, ImageFileList, Node, PowerRequest, PowerVerb, Vm, VmList,
+    VmSpec,
+};
+use berth_model::{ErrorBody, NodeId, Timestamp, VmId};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{AgentAddress, AgentError, Agents, Channel, agent_name};
+use crate::nodes::ca::SignError;
+use crate::{clock, entropy, nodes};
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a VM may take to be made: its disk grows from an image, and libvirt starts it.
+const PUT_VM_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long an image may take to be sent; 20 GB at 100 Mbit/s.
+const PUT_IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How long to wait for one of the node's places when all are taken.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer that is read.
+const ANSWER_SIZE_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// The agent of one node, with one method per request of the protocol.
+#[derive(Clone)]
+pub struct AgentClient {
+    agents: Arc<Agents>,
+    node: NodeId,
+    /// Where it is, when the caller knows; else it is looked up.
+    address: Option<AgentAddress>,
+    request_id: Option<String>,
+}
+
+impl AgentClient {
+    pub(super) fn new(agents: Arc<Agents>, node: NodeId, address: Option<AgentAddress>) -> Self {
+        Self { agents, node, address, request_id: None }
+    }
+
+    /// The same, with the id of the request or job behind it, for the agent's log. Without one it is
+    /// the id of the request under way, if any.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+
+    /// What the node is, and can it work?
+    pub async fn node(&self) -> Result<Node, AgentError> {
+        json(self.send(Method::GET, "/v1/node", ANSWER_TIMEOUT, Ok).await?).await
+    }
+
+    /// All its VMs.
+    pub async fn list_vms(&self) -> Result<Vec<Vm>, AgentError> {
+        let list: VmList = json(self.send(Method::GET, "/v1/vms", ANSWER_TIMEOUT, Ok).await?).await?;
+        Ok(list.vms)
+    }
+
+    /// A VM; `None` if nothing of it is there.
+    pub async fn get_vm(&self, vm: VmId) -> Result<Option<Vm>, AgentError> {
+        match self.send(Method::GET, &format!("/v1/vms/{vm}"), ANSWER_TIMEOUT, Ok).await {
+            Ok(response) => json(response).await.map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings a VM to `spec`; told twice it ends the same.
+    pub async fn put_vm(&self, vm: VmId, spec: &VmSpec) -> Result<Vm, AgentError> {
+        self.ask(Method::PUT, &format!("/v1/vms/{vm}"), PUT_VM_TIMEOUT, spec).await
+    }
+
+    /// Leaves nothing of a VM; fine if there is none.
+    pub async fn delete_vm(&self, vm: VmId) -> Result<(), AgentError> {
+        self.send(Method::DELETE, &format!("/v1/vms/{vm}"), PUT_VM_TIMEOUT, Ok).await.map(drop)
+    }
+
+    /// Changes a VM's power.
+    pub async fn power(&self, vm: VmId, verb: PowerVerb) -> Result<Vm, AgentError> {
+        let path = format!("/v1/vms/{vm}/power");
+        self.ask(Method::POST, &path, ANSWER_TIMEOUT, &PowerRequest { verb }).await
+    }
+
+    /// All its image files.
+    pub async fn images(&self) -> Result<Vec<ImageFile>, AgentError> {
+        let list: ImageFileList =
+            json(self.send(Method::GET, "/v1/images", ANSWER_TIMEOUT, Ok).await?).await?;
+        Ok(list.images)
+    }
+
+    /// Sends an image file; the agent refuses it when its checksum is another.
+    pub async fn put_image(&self, sha256: &str, file: &Path) -> Result<ImageFile, AgentError> {
+        let open = tokio::fs::File::open(file).await;
+        let open = open.with_context(|| format!("the image file {}", file.display()))?;
+        let length = open.metadata().await.with_context(|| format!("{}", file.display()))?.len();
+        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(open, 256 * 1024));
+        let path = format!("/v1/images/{sha256}");
+        let fill =
+            |request: RequestBuilder| Ok(request.header(reqwest::header::CONTENT_LENGTH, length).body(body));
+        json(self.send(Method::PUT, &path, PUT_IMAGE_TIMEOUT, fill).await?).await
+    }
+
+    /// Removes an image file; `conflict` while a disk stands on it.
+    pub async fn delete_image(&self, sha256: &str) -> Result<(), AgentError> {
+        self.send(Method::DELETE, &format!("/v1/images/{sha256}"), ANSWER_TIMEOUT, Ok).await.map(drop)
+    }
+
+    /// Asks for a request for a new certificate.
+    pub async fn request_certificate(&self) -> Result<CertificateRequest, AgentError> {
+        json(self.send(Method::POST, "/v1/certificate/request", ANSWER_TIMEOUT, Ok).await?).await
+    }
+
+    /// Hands the certificate for that request over.
+    pub async fn put_certificate(&self, certificate_pem: String) -> Result<(), AgentError> {
+        let body = Certificate { certificate_pem };
+        let request = |request: RequestBuilder| Ok(request.json(&body));
+        self.send(Method::PUT, "/v1/certificate", ANSWER_TIMEOUT, request).await.map(drop)
+    }
+
+    /// Changes the agent's certificate for a new one, for a key it makes now. When that ends.
+    pub(crate) async fn change_certificate(&self, now: Timestamp) -> Result<Timestamp, AgentError> {
+        let address = self.address().await?;
+        let request = self.request_certificate().await?;
+        let signed = self.agents.authority().sign_agent(&request.csr_pem, &address, now);
+        let certificate = signed.map_err(|error| match error {
+            SignError::Request(why) => {
+                AgentError::Nonsense(format!("its request for a certificate is {why}"))
+            }
+            SignError::Ours(error) => AgentError::Ours(error),
+        })?;
+        self.put_certificate(certificate.pem).await?;
+        Ok(certificate.expires)
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        timeout: Duration,
+        body: &impl Serialize,
+    ) -> Result<T, AgentError> {
+        json(self.send(method, path, timeout, |request| Ok(request.json(body))).await?).await
+    }
+
+    /// Sends a request when the node has a place for it, and tells its circuit how it went.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        timeout: Duration,
+        fill: impl FnOnce(RequestBuilder) -> Result<RequestBuilder, AgentError>,
+    ) -> Result<Response, AgentError> {
+        let address = self.address().await?;
+        let channel = self.agents.channel(self.node, &address)?;
+        let permit = tokio::time::timeout(PERMIT_TIMEOUT, channel.permits.acquire()).await;
+        let _permit = permit
+            .map_err(|_| AgentError::Unreachable("it has too many requests under way".to_owned()))?
+            .context("the bound of requests is never closed")?;
+        // Who knows where it is has just reached it.
+        if self.address.is_none() && !channel.circuit().admit(clock::now()) {
+            return Err(AgentError::Unreachable("it failed several times just now".to_owned()));
+        }
+
+        let url = format!("https://{}:{}{path}", agent_name(self.node), address.port);
+        let id = self.request_id.clone().or_else(crate::http::request_id);
+        let id = id.unwrap_or_else(|| entropy::uuid().simple().to_string());
+        tracing::debug!(node = %self.node, %method, path, request_id = %id, "asking an agent");
+        let request = channel.http.request(method, url).timeout(timeout).header("x-request-id", id);
+        match fill(request)?.send().await {
+            Ok(response) => {
+                channel.circuit().answered();
+                refuse(response).await
+            }
+            Err(error) => {
+                channel.circuit().failed(clock::now());
+                Err(AgentError::Unreachable(chain(&error)))
+            }
+        }
+    }
+
+    async fn address(&self) -> Result<AgentAddress, AgentError> {
+        if let Some(address) = &self.address {
+            return Ok(address.clone());
+        }
+        let mut conn = self.agents.db.acquire().await?;
+        let Some(contact) = nodes::queries::contact(&mut conn, self.node).await? else {
+            return Err(AgentError::Unreachable("the node has not enrolled yet".to_owned()));
+        };
+        if contact.down {
+            return Err(AgentError::Unreachable("the node is down".to_owned()));
+        }
+        AgentAddress::parse(self.node, &contact.address).map_err(AgentError::Nonsense)
+    }
+}
+
+impl Channel {
+    fn circuit(&self) -> std::sync::MutexGuard<'_, super::Circuit> {
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Turns an answer that is not a success into the error it carries.
+async fn refuse(response: Response) -> Result<Response, AgentError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = bounded(response).await?;
+    match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(body) => Err(AgentError::Refused(body.error)),
+        Err(_) if status == StatusCode::GATEWAY_TIMEOUT || status == StatusCode::BAD_GATEWAY => {
+            Err(AgentError::Unreachable(format!("something between us answered {status}")))
+        }
+        Err(_) => Err(AgentError::Nonsense(format!("{status} without the protocol's error"))),
+    }
+}
+
+async fn json<T: DeserializeOwned>(response: Response) -> Result<T, AgentError> {
+    let body = bounded(response).await?;
+    serde_json::from_slice(&body).map_err(|error| AgentError::Nonsense(error.to_string()))
+}
+
+/// The whole answer, unless it is too large.
+async fn bounded(mut response: Response) -> Result<Vec<u8>, AgentError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > ANSWER_SIZE_MAX_BYTES => {
+                return Err(AgentError::Nonsense(format!("longer than {ANSWER_SIZE_MAX_BYTES} bytes")));
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(AgentError::Unreachable(chain(&error))),
+        }
+    }
+}
+
+/// An error with its causes: reqwest's own message does not say why.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,341 @@
+//! The command line of `berth`.
+//!
+//! What a command prints for people goes to standard error, what a script may want to standard
+//! output. Commands that need the database use the one `berth serve` uses, and may run beside it.
+
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail, ensure};
+use berth_model::people::{Role, TokenAccess};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sqlx::PgPool;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::postgres::{Guest, PrivatePostgres};
+use crate::secret::SecretKey;
+use crate::serve::{self, Options};
+use crate::{accounts, catalog, clock, db, images, nodes, openapi, telemetry};
+
+/// Connections of a command to the database.
+const CONNECTIONS: u32 = 2;
+/// Longest password on standard input.
+const PASSWORD_INPUT_MAX: u64 = 4096;
+
+/// Berth: a hosting company in a box.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, max_term_width = 100)]
+struct Berth {
+    /// The settings file, TOML; `berth config` prints every key. Settings may also be BERTH_… in the
+    /// environment.
+    #[arg(long, global = true, env = "BERTH_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control plane.
+    #[command(after_long_help = Config::reference())]
+    Serve,
+    /// Bring the database up to date. `serve` does it too.
+    Migrate,
+    /// Print every setting with its meaning and default, as a settings file.
+    Config,
+    /// Print the OpenAPI document of the public API.
+    Openapi,
+    /// Run only the private PostgreSQL, until interrupted; prints `url=…` once it answers.
+    Postgres(Postgres),
+    /// People.
+    #[command(subcommand)]
+    User(User),
+    /// API tokens.
+    #[command(subcommand)]
+    Token(Token),
+    /// What is offered where, and for how much.
+    #[command(subcommand)]
+    Catalog(Catalog),
+    /// System images.
+    #[command(subcommand)]
+    Image(Image),
+    /// Machines that run servers.
+    #[command(subcommand)]
+    Node(Node),
+}
+
+#[derive(Debug, Args)]
+struct Postgres {
+    /// The data folder, instead of the one in the settings.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// For tests: a new cluster that is quick, not careful, and removed at the end.
+    #[arg(long, requires = "data_dir")]
+    throwaway: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum User {
+    /// Add a user. A customer also gets an account and a project `default`.
+    Add {
+        /// The mail address they sign in with.
+        #[arg(long)]
+        email: String,
+        /// How they are called.
+        #[arg(long)]
+        name: String,
+        /// What they are to the installation: owner, staff or customer.
+        #[arg(long)]
+        role: Role,
+        /// Read the password from standard input. A password in the command line could be seen by others.
+        #[arg(long, required = true)]
+        password_stdin: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Make a token and print its 64 characters. They are not shown again.
+    Create {
+        /// The customer in whose first project it works.
+        #[arg(long, value_name = "EMAIL")]
+        project_of: String,
+        /// What it is for.
+        #[arg(long)]
+        name: String,
+        /// What it may do.
+        #[arg(long, value_enum, default_value_t = Access::ReadWrite)]
+        access: Access,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Access {
+    /// GET only.
+    Read,
+    /// Everything in its project.
+    ReadWrite,
+}
+
+#[derive(Debug, Subcommand)]
+enum Catalog {
+    /// Make locations, addresses, server types and prices as a TOML file says. May be repeated.
+    Apply {
+        /// The catalog.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Image {
+    /// Offer a system image, or a new version of one. May be repeated.
+    Add {
+        /// By it customers order: `debian-12`.
+        #[arg(long)]
+        name: String,
+        /// For customers: `Debian 12`.
+        #[arg(long)]
+        description: String,
+        /// The kind of system: `debian`.
+        #[arg(long)]
+        os_flavor: String,
+        /// Its version: `12`.
+        #[arg(long)]
+        os_version: Option<String>,
+        /// A qcow2 file that stands on no other.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Node {
+    /// Add a node and print the token with which its agent enrols, once and within an hour.
+    Add {
+        /// Its name.
+        #[arg(long)]
+        name: String,
+        /// The name of the location it stands in.
+        #[arg(long)]
+        location: String,
+    },
+    /// Print a new token for a node that is there.
+    Token {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let berth = Berth::parse();
+    // Telling this once, here, is the end of every error.
+    match run(berth) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "berth: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(berth: Berth) -> anyhow::Result<()> {
+    match berth.command {
+        // These two need no settings, and so say nothing of wrong ones.
+        Command::Config => return print(&Config::reference()),
+        Command::Openapi => return print(&openapi::text()?),
+        _ => {}
+    }
+    let config = Config::load(berth.config.as_deref(), environment())?;
+    telemetry::start_logging(&config)?;
+    let runtime = tokio::runtime::Runtime::new().context("the async runtime")?;
+    runtime.block_on(async {
+        match berth.command {
+            Command::Serve => serve(config).await,
+            Command::Postgres(postgres) => run_postgres(config, postgres).await,
+            command => {
+                let guest = Guest::enter(&config).await?;
+                let done = with_database(&config, &guest, command).await;
+                guest.leave().await;
+                done
+            }
+        }
+    })
+}
+
+/// The environment, as far as it is text.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    Ok(out.write_all(text.as_bytes()).and_then(|()| out.flush())?)
+}
+
+/// Until somebody wants this process to end: Ctrl-C, or a service manager.
+struct Interrupted {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Interrupted {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    // Before anything is started: a signal in the middle must not leave half of it behind.
+    let mut interrupted = Interrupted::new()?;
+    let running = serve::start(config, Options::from_environment()?).await?;
+    interrupted.wait().await;
+    running.shutdown().await;
+    Ok(())
+}
+
+async fn run_postgres(config: Config, wanted: Postgres) -> anyhow::Result<()> {
+    let mut interrupted = Interrupted::new()?;
+    let config = Config { data_dir: wanted.data_dir.unwrap_or_else(|| config.data_dir.clone()), ..config };
+    let postgres = if wanted.throwaway {
+        PrivatePostgres::start_throwaway(&config.data_dir, config.postgres_bin_dir.as_deref()).await?
+    } else {
+        PrivatePostgres::start(&config).await?
+    };
+    // Nobody may be reading any more; that is no reason to stay.
+    if print(&format!("url={}\n", postgres.url())).is_ok() {
+        interrupted.wait().await;
+    }
+    postgres.stop().await;
+    Ok(())
+}
+
+async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyhow::Result<()> {
+    // Every command works on an installation that was never served, too.
+    db::migrate(&guest.options()).await?;
+    let pool = db::connect(guest.options(), CONNECTIONS).await?;
+    let done = match command {
+        Command::User(User::Add { email, name, role, password_stdin: _ }) => {
+            let password = password_from_stdin()?;
+            let user = accounts::cli::user_add(&pool, &email, &name, role, &password, clock::now()).await?;
+            print(&format!("user={user}\n"))
+        }
+        Command::Token(Token::Create { project_of, name, access }) => {
+            let access = match access {
+                Access::Read => TokenAccess::Read,
+                Access::ReadWrite => TokenAccess::ReadWrite,
+            };
+            let secret = accounts::cli::token_create(&pool, &project_of, &name, access, clock::now()).await?;
+            print(&format!("{}\n", secret.expose()))
+        }
+        Command::Catalog(Catalog::Apply { file }) => {
+            let applied = catalog::cli::apply(&pool, &file, clock::now()).await?;
+            print(&format!(
+                "locations={}\nserver_types={}\naddresses_new={}\n",
+                applied.locations, applied.server_types, applied.addresses_new
+            ))
+        }
+        Command::Image(Image::Add { name, description, os_flavor, os_version, file }) => {
+            let image = images::cli::Add {
+                name: &name,
+                description: &description,
+                os_flavor: &os_flavor,
+                os_version: os_version.as_deref(),
+                file: &file,
+            };
+            let id = images::cli::add(&pool, &config.data_dir, &image, clock::now()).await?;
+            print(&format!("image={id}\n"))
+        }
+        Command::Node(node) => print(&format!("{}\n", node_token(&pool, config, node).await?)),
+        Command::Migrate => Ok(()),
+        Command::Serve | Command::Config | Command::Openapi | Command::Postgres(_) => {
+            unreachable!("these are run without a database")
+        }
+    };
+    pool.close().await;
+    done
+}
+
+async fn node_token(pool: &PgPool, config: &Config, node: Node) -> anyhow::Result<String> {
+    let key = SecretKey::load_or_create(&config.secret_key_path())?;
+    match node {
+        Node::Add { name, location } => nodes::cli::add(pool, &key, &name, &location, clock::now()).await,
+        Node::Token { name } => nodes::cli::token(pool, &key, &name, clock::now()).await,
+    }
+}
+
+fn password_from_stdin() -> anyhow::Result<String> {
+    let mut input = std::io::stdin().lock().take(PASSWORD_INPUT_MAX);
+    if std::io::stdin().is_terminal() {
+        bail!("Pass the password through a pipe: printf '%s' \"$PASSWORD\" | berth user add …");
+    }
+    let mut text = String::new();
+    input.read_to_string(&mut text).context("The password is not text")?;
+    // What `echo` and editors put at the end is not part of it.
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    ensure!(!password.is_empty(), "There is no password on standard input.");
+    Ok(password.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Berth::command().debug_assert();
+    }
+}

@@ -1,0 +1,259 @@
+//! `/v1/servers`.
+
+use axum::Json;
+use axum::extract::State;
+use berth_model::action::{ActionReply, ResourceKind};
+use berth_model::error::ApiError;
+use berth_model::server::{ServerCreate, ServerCreated, ServerList, ServerReply, ServerStatus, ServerUpdate};
+use berth_model::{ErrorCode, NodeId, ServerId};
+use http::StatusCode;
+use serde::Deserialize;
+use sqlx::PgConnection;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::jobs::delete::ServerDelete;
+use super::jobs::power::{self, Power, Verb};
+use super::queries::{self, Held, SortColumn};
+use super::{order, rules};
+use crate::accounts::{ProjectAccess, Reader, Writer};
+use crate::actions::{self, NewAction};
+use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
+use crate::jobs::{self, Saga};
+use crate::{World, clock, entropy, labels, nodes};
+
+/// Length of a root password: 119 bits.
+const ROOT_PASSWORD_CHARS: usize = 20;
+
+/// The routes of servers.
+pub fn router() -> OpenApiRouter<World> {
+    OpenApiRouter::new()
+        .routes(routes!(server_list, server_create))
+        .routes(routes!(server_get, server_update, server_delete))
+        .routes(routes!(server_poweron))
+        .routes(routes!(server_poweroff))
+        .routes(routes!(server_shutdown))
+        .routes(routes!(server_reboot))
+        .routes(routes!(server_reset))
+}
+
+/// Which servers are asked for.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Asked {
+    /// With this name.
+    name: Option<String>,
+    /// In these states.
+    #[serde(default)]
+    status: Vec<ServerStatus>,
+    /// With labels that fit: `env=prod,!old,role in (web,db)`.
+    label_selector: Option<String>,
+    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
+    #[serde(default)]
+    sort: Vec<String>,
+}
+
+/// Servers of the project.
+#[utoipa::path(get, path = "/servers", tag = "servers", params(Asked, Page),
+    responses((status = 200, body = ServerList), Errors))]
+async fn server_list(
+    State(world): State<World>,
+    Reader(access): Reader,
+    Query(asked): Query<Asked>,
+    page: Page,
+) -> ApiResult<Json<ServerList>> {
+    let filter = queries::Filter {
+        selector: labels::selector(asked.label_selector.as_deref())?,
+        sort: Sort::read(&asked.sort, &SortColumn::ALL)?,
+        name: asked.name,
+        statuses: asked.status,
+    };
+    let mut conn = world.db.acquire().await?;
+    let (servers, total) = queries::list(&mut conn, access.project, &filter, page).await?;
+    Ok(Json(ServerList { servers, meta: page.meta(total) }))
+}
+
+/// One server.
+#[utoipa::path(get, path = "/servers/{id}", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 200, body = ServerReply), Errors))]
+async fn server_get(
+    State(world): State<World>,
+    Reader(access): Reader,
+    Path(id): Path<ServerId>,
+) -> ApiResult<Json<ServerReply>> {
+    let server = queries::get(&mut *world.db.acquire().await?, access.project, id).await?;
+    Ok(Json(ServerReply { server: server.ok_or_else(|| Problem::not_found("server"))? }))
+}
+
+/// Order a server. Without an SSH key a root password is made, and told in this answer only.
+#[utoipa::path(post, path = "/servers", tag = "servers", request_body = ServerCreate,
+    responses((status = 201, body = ServerCreated), Errors))]
+async fn server_create(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Body(create): Body<ServerCreate>,
+) -> ApiResult<(StatusCode, Json<ServerCreated>)> {
+    let now = clock::now();
+    let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, now).await?;
+    let root_password = order.ssh_public_keys.is_empty().then(|| entropy::alphanumeric(ROOT_PASSWORD_CHARS));
+    let hash = match root_password.clone() {
+        Some(password) => Some(root_password_hash(password).await?),
+        None => None,
+    };
+
+    let mut tx = world.db.begin().await?;
+    let most = world.config.project_servers_max;
+    let written = order::write(&mut tx, access.project, (&create, &order), hash.as_deref(), most, now);
+    let (id, action) = written.await?;
+    let server = queries::get(&mut tx, access.project, id).await?;
+    let server = server
+        .ok_or_else(|| Problem::internal(anyhow::anyhow!("server {id} vanished while it was ordered")))?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(ServerCreated { server, action, next_actions: Vec::new(), root_password })))
+}
+
+/// Hashing takes milliseconds, which other requests should not wait for.
+async fn root_password_hash(password: String) -> ApiResult<String> {
+    let hash = move || rules::root_password_hash(&password, entropy::bytes());
+    tokio::task::spawn_blocking(hash).await.map_err(Problem::internal)
+}
+
+/// Change a server's name or labels. The name inside the system stays.
+#[utoipa::path(put, path = "/servers/{id}", tag = "servers", params(("id" = ServerId, Path)),
+    request_body = ServerUpdate, responses((status = 200, body = ServerReply), Errors))]
+async fn server_update(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(update): Body<ServerUpdate>,
+) -> ApiResult<Json<ServerReply>> {
+    let mut tx = world.db.begin().await?;
+    let server = hold(&mut tx, access, id).await?;
+    let faults = rules::update_faults(&update);
+    if !faults.is_empty() {
+        return Err(ApiError::fields(faults).into());
+    }
+    let written = queries::update(&mut tx, server.id, update.name.as_deref(), update.labels.as_ref()).await;
+    written.map_err(order::name_is_taken)?;
+    queries::publish(&mut tx, id, clock::now()).await?;
+    let server = queries::get(&mut tx, access.project, id).await?;
+    tx.commit().await?;
+    Ok(Json(ServerReply { server: server.ok_or_else(|| Problem::not_found("server"))? }))
+}
+
+/// Delete a server with its disk.
+#[utoipa::path(delete, path = "/servers/{id}", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 200, body = ActionReply), Errors))]
+async fn server_delete(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+) -> ApiResult<Json<ActionReply>> {
+    let mut tx = world.db.begin().await?;
+    let server = hold(&mut tx, access, id).await?;
+    if server.protect_delete {
+        let message = "The server is protected from deletion. Take the protection off first.";
+        return Err(Problem::new(ErrorCode::Protected, message));
+    }
+    refuse_locked(&server)?;
+    let saga = ServerDelete::new(id, server.node);
+    let reply = begin(&mut tx, access, id, ServerStatus::Deleting, &saga).await?;
+    tx.commit().await?;
+    Ok(Json(reply))
+}
+
+/// Start a server.
+#[utoipa::path(post, path = "/servers/{id}/actions/poweron", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_poweron(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
+    tell::<power::Start>(world, access, id).await
+}
+
+/// Switch a server off at once, as if its plug were pulled.
+#[utoipa::path(post, path = "/servers/{id}/actions/poweroff", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_poweroff(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
+    tell::<power::PowerOff>(world, access, id).await
+}
+
+/// Ask the system to shut down.
+#[utoipa::path(post, path = "/servers/{id}/actions/shutdown", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_shutdown(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
+    tell::<power::Shutdown>(world, access, id).await
+}
+
+/// Ask the system to reboot.
+#[utoipa::path(post, path = "/servers/{id}/actions/reboot", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_reboot(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
+    tell::<power::Reboot>(world, access, id).await
+}
+
+/// Press a server's reset button.
+#[utoipa::path(post, path = "/servers/{id}/actions/reset", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_reset(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
+    tell::<power::Reset>(world, access, id).await
+}
+
+/// The answer to an action that was begun.
+type Told = (StatusCode, Json<ActionReply>);
+
+async fn tell<V: Verb>(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = hold(&mut tx, access, id).await?;
+    refuse_locked(&server)?;
+    let node = placed(&server)?;
+    let node_answers = nodes::queries::contact(&mut tx, node).await?.is_some_and(|contact| !contact.down);
+    let status = rules::told(server.status, V::POWER, node_answers)?;
+    let saga = Power::<V>::new(id, node);
+    let reply = begin(&mut tx, access, id, status, &saga).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(reply)))
+}
+
+async fn hold(conn: &mut PgConnection, access: ProjectAccess, id: ServerId) -> ApiResult<Held> {
+    queries::hold(conn, access.project, id).await?.ok_or_else(|| Problem::not_found("server"))
+}
+
+fn refuse_locked(server: &Held) -> Result<(), ApiError> {
+    match &server.locked_by {
+        Some(command) => Err(rules::locked(command)),
+        None => Ok(()),
+    }
+}
+
+/// Where the server stands. One that no action holds stands somewhere: it was placed when it was made.
+fn placed(server: &Held) -> ApiResult<NodeId> {
+    let placed = server.node;
+    placed.ok_or_else(|| Problem::internal(anyhow::anyhow!("server {} stands on no node", server.id)))
+}
+
+/// Starts an action on the server: it holds it from now on, and its job is enqueued.
+async fn begin<S: Saga>(
+    conn: &mut PgConnection,
+    access: ProjectAccess,
+    id: ServerId,
+    status: ServerStatus,
+    saga: &S,
+) -> ApiResult<ActionReply> {
+    let now = clock::now();
+    let action = NewAction {
+        project: access.project,
+        command: S::KIND,
+        resources: &[(ResourceKind::Server, id.0)],
+        steps: &jobs::titles::<S>(),
+        now,
+    };
+    let action = actions::queries::start(conn, &action).await?;
+    queries::lock(conn, id, action.id, status).await?;
+    jobs::enqueue(conn, saga, Some(action.id), now).await?;
+    queries::publish(conn, id, now).await?;
+    Ok(ActionReply { action })
+}

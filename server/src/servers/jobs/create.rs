@@ -1,0 +1,237 @@
+//! `create_server`: makes the machine behind a server that was ordered.
+//!
+//! When it is given up, nothing is left: no machine, address or row; the action says why. A worker
+//! that lost its lease in the middle of its request to the agent may still be heard there after the
+//! machine was removed again. The agent then tells of a VM whose server is gone, and
+//! [`super::leftover`] removes it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use berth_model::agent::{Nic, NicAddress, PowerVerb, VmImage, VmSeed, VmSpec, VmState, WantedPower};
+use berth_model::{ErrorCode, NodeId, ServerId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
+use crate::networks::Address;
+use crate::servers::queries::{self, Machine};
+use crate::servers::rules::{self, NoRoom};
+use crate::{World, images, networks, nodes};
+
+/// Pause between looks at a machine that starts.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// The job's data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerCreate {
+    server: ServerId,
+    /// Should it run in the end?
+    start: bool,
+    /// Where it is placed.
+    node: Option<NodeId>,
+    /// What it was last seen to do.
+    state: Option<VmState>,
+}
+
+/// The steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "titles say it")]
+pub enum Step {
+    Place,
+    Address,
+    Image,
+    Machine,
+    Boot,
+}
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self::Place, Self::Address, Self::Image, Self::Machine, Self::Boot];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Place => "place",
+            Self::Address => "address",
+            Self::Image => "image",
+            Self::Machine => "machine",
+            Self::Boot => "boot",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Place => "Find a place",
+            Self::Address => "Reserve an address",
+            Self::Image => "Bring the image",
+            Self::Machine => "Make the machine",
+            Self::Boot => "Wait for the machine",
+        }
+    }
+}
+
+impl ServerCreate {
+    /// Makes this server, and starts it or not.
+    pub fn new(server: ServerId, start: bool) -> Self {
+        Self { server, start, node: None, state: None }
+    }
+
+    fn node(&self) -> Result<NodeId, StepError> {
+        self.node.ok_or_else(|| StepError::Retry(anyhow!("server {} has no place", self.server)))
+    }
+
+    fn gone(&self) -> StepError {
+        let why = anyhow!("server {} is gone while it is being made", self.server);
+        StepError::fail(ErrorCode::ServerError, "The server is gone.", why)
+    }
+
+    async fn machine(&self, world: &World) -> Result<(Machine, Option<Address>), StepError> {
+        let mut conn = world.db.acquire().await?;
+        let machine = queries::machine(&mut conn, self.server).await?.ok_or_else(|| self.gone())?;
+        Ok((machine, networks::queries::of_server(&mut conn, self.server).await?))
+    }
+
+    async fn bring_image(&self, world: &World) -> Result<(), StepError> {
+        let sha256 = self.machine(world).await?.0.image_sha256;
+        let agent = world.agents.node(self.node()?);
+        if agent.images().await?.iter().any(|image| image.sha256 == sha256) {
+            return Ok(());
+        }
+        let file = images::file_path(&world.config.data_dir, &sha256);
+        if !tokio::fs::try_exists(&file).await.unwrap_or(false) {
+            let why = anyhow!("the image file {} is missing", file.display());
+            return Err(StepError::fail(
+                ErrorCode::ResourceUnavailable,
+                "The image cannot be used now.",
+                why,
+            ));
+        }
+        agent.put_image(&sha256, &file).await?;
+        Ok(())
+    }
+
+    async fn look(&mut self, world: &World) -> Result<(), StepError> {
+        let agent = world.agents.node(self.node()?);
+        let Some(vm) = agent.get_vm(self.server.into()).await? else {
+            let why = anyhow!("the machine of server {} vanished from its node", self.server);
+            return Err(StepError::fail(ErrorCode::ServiceError, "The machine vanished from its node.", why));
+        };
+        self.state = Some(vm.state);
+        match vm.state {
+            VmState::Off | VmState::Crashed if self.start => {
+                agent.power(self.server.into(), PowerVerb::Start).await?;
+                Err(StepError::NotYet(LOOK_AGAIN))
+            }
+            VmState::Paused => Err(StepError::NotYet(LOOK_AGAIN)),
+            VmState::Running | VmState::Off | VmState::Crashed => Ok(()),
+        }
+    }
+
+    async fn record_place(&mut self, conn: &mut PgConnection) -> Result<(), StepError> {
+        let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
+        let candidates = nodes::queries::candidates(conn, wish.location).await?;
+        let node = rules::choose_node(&candidates, wish.need).map_err(|why| match why {
+            NoRoom::Silent => StepError::Retry(why.into()),
+            NoRoom::Full => {
+                let customer = "There is no room for a server of this type in this location now.";
+                StepError::fail(ErrorCode::PlacementError, customer, why)
+            }
+        })?;
+        queries::place(conn, self.server, Some(node)).await?;
+        self.node = Some(node);
+        Ok(())
+    }
+
+    async fn record_address(&self, conn: &mut PgConnection) -> Result<(), StepError> {
+        let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
+        match networks::queries::reserve(conn, wish.location, self.server).await? {
+            Some(_) => Ok(()),
+            None => {
+                let why = anyhow!("location {} has no free address", wish.location);
+                let customer = "All addresses in this location are taken.";
+                Err(StepError::fail(ErrorCode::ResourceUnavailable, customer, why))
+            }
+        }
+    }
+}
+
+fn spec(machine: Machine, address: Option<&Address>, name_servers: &[IpAddr], start: bool) -> VmSpec {
+    let address = address.map(|a| NicAddress { ip: a.ip, prefix: a.prefix, gateway: Some(a.gateway) });
+    VmSpec {
+        vcpus: machine.need.cores,
+        memory: machine.need.memory,
+        disk: machine.need.disk,
+        image: VmImage { sha256: machine.image_sha256 },
+        nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect() }],
+        seed: VmSeed {
+            hostname: machine.name,
+            ssh_keys: machine.ssh_public_keys,
+            root_password_hash: machine.root_password_hash,
+            user_data: machine.user_data,
+            name_servers: name_servers.to_vec(),
+        },
+        power: if start { WantedPower::On } else { WantedPower::Off },
+    }
+}
+
+impl Saga for ServerCreate {
+    const KIND: &'static str = "create_server";
+    const QUEUE: Queue = Queue::Interactive;
+    /// An image of 20 GB may have to travel to the node first.
+    const DEADLINE: Duration = Duration::from_secs(40 * 60);
+    type Step = Step;
+
+    async fn run(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
+        match step {
+            Step::Place | Step::Address => Ok(()),
+            Step::Image => self.bring_image(world).await,
+            Step::Machine => {
+                let (machine, address) = self.machine(world).await?;
+                let spec = spec(machine, address.as_ref(), &world.config.name_servers, self.start);
+                let vm = world.agents.node(self.node()?).put_vm(self.server.into(), &spec).await?;
+                self.state = Some(vm.state);
+                Ok(())
+            }
+            Step::Boot => self.look(world).await,
+        }
+    }
+
+    async fn record(
+        &mut self,
+        step: Step,
+        cx: &StepContext,
+        conn: &mut PgConnection,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Place => return self.record_place(conn).await,
+            Step::Address => self.record_address(conn).await?,
+            Step::Image => return Ok(()),
+            Step::Machine if self.start => queries::set_starting(conn, self.server).await?,
+            Step::Machine => return Ok(()),
+            Step::Boot => queries::unlock(conn, self.server, self.state).await?,
+        }
+        Ok(queries::publish(conn, self.server, cx.now).await?)
+    }
+
+    async fn undo(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
+        match (step, self.node) {
+            (Step::Machine, Some(node)) => Ok(world.agents.node(node).delete_vm(self.server.into()).await?),
+            // The image stays on the node: others need it too.
+            _ => Ok(()),
+        }
+    }
+
+    async fn record_undo(
+        &mut self,
+        step: Step,
+        cx: &StepContext,
+        conn: &mut PgConnection,
+    ) -> Result<(), StepError> {
+        match step {
+            Step::Address => networks::queries::release(conn, self.server, cx.now).await?,
+            Step::Place => queries::delete(conn, self.server, cx.now).await?,
+            Step::Image | Step::Machine | Step::Boot => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! Servers: what a customer rents.
+//!
+//! Words. A *server* is the customer's; the agent calls the machine behind it a *vm*, by the same
+//! number. An *action* that works on a server *holds* it: `locked_by` is set in the transaction
+//! that starts the action and cleared in the one that ends it, so at most one works at a time.
+//! What the agent tells of a VM is *observed*; while an action holds the server, the action
+//! decides, otherwise what was observed wins ([`rules::observed`]).
+//!
+//! ```text
+//!  POST /servers ─▶ initializing ─▶ starting ─▶ running ◀──────────┐
+//!                       │ │            ▲           │ poweroff,     │ seen again
+//!                       │ └─▶ off ─────┘ poweron   ▼ shutdown      │
+//!           (given up)  │      ▲ ◀─────────── stopping             │
+//!                       ▼      │                                unknown
+//!                     gone ◀─ deleting ◀─ DELETE /servers/{id}     ▲
+//!                                                                  │ its node is lost
+//!                                            running, off, … ──────┘
+//! ```
+//!
+//! Invariants. A name is unique in its project, a MAC address everywhere (constraints). An address
+//! belongs to one server (constraint, see [`crate::networks`]). A number is never used again, so
+//! news of a VM whose server is gone is news of a leftover: it is removed, but only when an action
+//! says that we meant it to be gone ([`jobs::leftover`]).
+
+pub mod http;
+pub mod jobs;
+pub mod queries;
+pub mod rules;
+
+mod observe;
+mod order;
+
+pub use http::router;
+pub use observe::{observe, observe_all, unknown_on_node};

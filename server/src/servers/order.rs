@@ -1,0 +1,238 @@
+//! An order: what a customer names becomes what there is, or a list of everything that is wrong.
+//! What belongs to another account is treated as what does not exist.
+
+use berth_model::action::{Action, ResourceKind};
+use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::image::ImageStatus;
+use berth_model::location::{Datacenter, Location};
+use berth_model::server::{NameOrId, ServerCreate, ServerStatus};
+use berth_model::{ErrorCode, FieldError, ImageId, LocationId, ProjectId, ServerId, Timestamp};
+use sqlx::PgConnection;
+
+use super::jobs::create;
+use super::queries::{self, NewServer};
+use super::rules::{self, fault};
+use crate::actions::{self, NewAction};
+use crate::catalog::queries::Shape;
+use crate::http::{ApiResult, Problem};
+use crate::{catalog, entropy, images, jobs, networks, nodes, ssh_keys};
+
+/// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
+const MAC_DRAWS_MAX: usize = 16;
+/// Longest part of a customer's words that is repeated in a sentence, in characters.
+const QUOTE_MAX: usize = 60;
+
+/// What an order names, found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    shape: Shape,
+    image: ImageId,
+    location: LocationId,
+    pub(super) ssh_public_keys: Vec<String>,
+}
+
+/// Finds what the order names.
+pub(super) async fn resolve(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    create: &ServerCreate,
+    now: Timestamp,
+) -> ApiResult<Order> {
+    let mut faults = rules::create_faults(create);
+    let shape = server_type(conn, create, &mut faults).await?;
+    let image = image(conn, project, create, shape.as_ref(), now, &mut faults).await?;
+    let location = location(conn, create, shape.as_ref(), &mut faults).await?;
+    let ssh_public_keys = ssh_public_keys(conn, project, create, &mut faults).await?;
+    let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
+        return Err(ApiError::fields(faults).into());
+    };
+    if !networks::queries::any_free(conn, location).await? {
+        let message = "All addresses in this location are taken. Choose another.";
+        return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
+    }
+    Ok(Order { shape, image, location, ssh_public_keys })
+}
+
+fn quote(named: &NameOrId) -> String {
+    let text = named.text();
+    match text.char_indices().nth(QUOTE_MAX) {
+        Some((end, _)) => format!("“{}…”", &text[..end]),
+        None => format!("“{text}”"),
+    }
+}
+
+async fn server_type(
+    conn: &mut PgConnection,
+    create: &ServerCreate,
+    faults: &mut Vec<FieldError>,
+) -> ApiResult<Option<Shape>> {
+    let named = &create.server_type;
+    let shape = catalog::queries::shape(conn, named).await?;
+    let message = match &shape {
+        None => format!("There is no server type {}.", quote(named)),
+        Some(shape) if shape.deprecated => format!("The server type {} is no longer offered.", shape.name),
+        Some(shape) if shape.offered.is_empty() => {
+            format!("The server type {} is offered nowhere.", shape.name)
+        }
+        Some(_) => return Ok(shape),
+    };
+    faults.push(fault("server_type", message));
+    Ok(None)
+}
+
+async fn image(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    create: &ServerCreate,
+    shape: Option<&Shape>,
+    now: Timestamp,
+    faults: &mut Vec<FieldError>,
+) -> ApiResult<Option<ImageId>> {
+    let image = images::queries::find(conn, project, &create.image).await?;
+    let message = match &image {
+        None => format!("There is no image {}.", quote(&create.image)),
+        Some(image) if image.status != ImageStatus::Available => {
+            format!("The image {} cannot be used now.", image.description)
+        }
+        Some(image) if image.deprecated.is_some_and(|since| since <= now) => {
+            format!("The image {} is no longer offered.", image.description)
+        }
+        Some(image) => match shape {
+            Some(shape) if image.disk_bytes.unsigned_abs() > shape.disk().bytes() => {
+                let needed = image.disk_bytes.unsigned_abs().div_ceil(1 << 30);
+                format!("This image needs a disk of {needed} GB; {} has {}.", shape.name, shape.disk_gib)
+            }
+            _ => return Ok(Some(image.id)),
+        },
+    };
+    faults.push(fault("image", message));
+    Ok(None)
+}
+
+/// The location that is named, or whose datacenter is; without either, the first that offers the
+/// type and can take a server now.
+async fn location(
+    conn: &mut PgConnection,
+    create: &ServerCreate,
+    shape: Option<&Shape>,
+    faults: &mut Vec<FieldError>,
+) -> ApiResult<Option<LocationId>> {
+    let locations = catalog::queries::locations(conn).await?;
+    let is = |named: &NameOrId, id: i64, name: &str| named.id() == Some(id) || named.text() == name;
+    let (field, named, found) = match (&create.location, &create.datacenter) {
+        (Some(named), _) => ("location", named, locations.iter().find(|l| is(named, l.id.0, &l.name))),
+        (None, Some(named)) => {
+            let has = |location: &&Location| is(named, location.id.0, &Datacenter::of(location).name);
+            ("datacenter", named, locations.iter().find(has))
+        }
+        (None, None) => return Ok(any_location(conn, shape).await?),
+    };
+    let Some(location) = found else {
+        faults.push(fault(field, format!("There is no {field} {}.", quote(named))));
+        return Ok(None);
+    };
+    match shape {
+        Some(shape) if !shape.offered.contains(&location.id.0) => {
+            let message = format!("The server type {} is not offered in {}.", shape.name, location.name);
+            faults.push(fault(field, message));
+            Ok(None)
+        }
+        _ => Ok(Some(location.id)),
+    }
+}
+
+async fn any_location(conn: &mut PgConnection, shape: Option<&Shape>) -> sqlx::Result<Option<LocationId>> {
+    let offered = shape.map(|shape| shape.offered.as_slice()).unwrap_or_default();
+    for id in offered.iter().copied().map(LocationId) {
+        if nodes::queries::any_ready(conn, id).await? && networks::queries::any_free(conn, id).await? {
+            return Ok(Some(id));
+        }
+    }
+    // None is ready: the order says later why, as it would for a location that was named.
+    Ok(offered.first().copied().map(LocationId))
+}
+
+async fn ssh_public_keys(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    create: &ServerCreate,
+    faults: &mut Vec<FieldError>,
+) -> ApiResult<Vec<String>> {
+    let named = &create.ssh_keys[..create.ssh_keys.len().min(rules::SSH_KEYS_MAX)];
+    let mut lines = Vec::with_capacity(named.len());
+    for (at, line) in ssh_keys::queries::lines(conn, project, named).await?.into_iter().enumerate() {
+        match line {
+            Some(line) if lines.contains(&line) => {}
+            Some(line) => lines.push(line),
+            None => {
+                let message = format!("There is no SSH key {} in this project.", quote(&named[at]));
+                faults.push(fault(format!("ssh_keys[{at}]"), message));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// Writes the server, its action and its job, in the caller's transaction.
+pub(super) async fn write(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    (create, order): (&ServerCreate, &Order),
+    root_password_hash: Option<&str>,
+    servers_max: u32,
+    now: Timestamp,
+) -> ApiResult<(ServerId, Action)> {
+    let new = NewServer {
+        project,
+        name: &create.name,
+        server_type: order.shape.id,
+        cores: order.shape.cores,
+        memory_mib: order.shape.memory_mib,
+        disk_gib: order.shape.disk_gib,
+        image: order.image,
+        location: order.location,
+        ssh_public_keys: &order.ssh_public_keys,
+        root_password_hash,
+        user_data: create.user_data.as_deref(),
+        labels: &create.labels,
+        now,
+    };
+    let id = insert(conn, &new).await?;
+    // The insert holds the project's count, so nobody else can pass the limit meanwhile.
+    if queries::count(conn, project).await? > i64::from(servers_max) {
+        let message = format!("A project has at most {servers_max} servers. Ask support for more.");
+        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
+    }
+    let action = NewAction {
+        project,
+        command: "create_server",
+        resources: &[(ResourceKind::Server, id.0)],
+        steps: &jobs::titles::<create::ServerCreate>(),
+        now,
+    };
+    let action = actions::queries::start(conn, &action).await?;
+    queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
+    let saga = create::ServerCreate::new(id, create.start_after_create.unwrap_or(true));
+    jobs::enqueue(conn, &saga, Some(action.id), now).await?;
+    queries::publish(conn, id, now).await?;
+    Ok((id, action))
+}
+
+async fn insert(conn: &mut PgConnection, new: &NewServer<'_>) -> ApiResult<ServerId> {
+    for _ in 0..MAC_DRAWS_MAX {
+        let mac = rules::mac(entropy::bytes());
+        if let Some(id) = queries::insert(conn, new, &mac).await.map_err(name_is_taken)? {
+            return Ok(id);
+        }
+    }
+    Err(Problem::internal(anyhow::anyhow!("{MAC_DRAWS_MAX} MAC addresses drawn in a row are taken")))
+}
+
+/// The error when the project has another server of this name.
+pub(super) fn name_is_taken(error: sqlx::Error) -> Problem {
+    Problem::from(error).on_constraint("servers_name_key", || {
+        let message = "The project has a server with this name already.";
+        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
+        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
+    })
+}

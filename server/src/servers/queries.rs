@@ -1,0 +1,449 @@
+//! All SQL of `servers`. Functions take a connection; whoever changes a server in a transaction
+//! calls [`publish`] in the same one.
+
+mod render;
+mod select;
+
+use berth_model::agent::VmState;
+use berth_model::event::Change;
+use berth_model::label::Labels;
+use berth_model::server::ServerStatus;
+use berth_model::{
+    ActionId, ByteSize, ImageId, LocationId, NodeId, ProjectId, ServerId, ServerTypeId, Timestamp,
+};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+pub use render::render;
+pub use select::{Filter, SortColumn, get, list};
+
+use super::rules::Need;
+use crate::labels;
+use crate::live::outbox;
+
+/// A server to be written.
+#[derive(Debug, Clone)]
+pub struct NewServer<'a> {
+    /// Whose.
+    pub project: ProjectId,
+    /// Its host name.
+    pub name: &'a str,
+    /// Its type.
+    pub server_type: ServerTypeId,
+    /// Virtual CPUs.
+    pub cores: i32,
+    /// Memory in MiB.
+    pub memory_mib: i32,
+    /// Disk in GiB.
+    pub disk_gib: i32,
+    /// What it is made from.
+    pub image: ImageId,
+    /// Where it will stand.
+    pub location: LocationId,
+    /// Lines of `authorized_keys`.
+    pub ssh_public_keys: &'a [String],
+    /// crypt(3) SHA-512; none with an SSH key.
+    pub root_password_hash: Option<&'a str>,
+    /// cloud-init user data.
+    pub user_data: Option<&'a str>,
+    /// The customer's own marks.
+    pub labels: &'a Labels,
+    /// When it was ordered.
+    pub now: Timestamp,
+}
+
+/// Writes a new server, `initializing`; `None` when another server has this MAC address.
+///
+/// # Errors
+/// When the database fails; the constraint `servers_name_key` when the name is taken.
+pub async fn insert(
+    conn: &mut PgConnection,
+    new: &NewServer<'_>,
+    mac: &str,
+) -> sqlx::Result<Option<ServerId>> {
+    sqlx::query_scalar!(
+        r#"insert into servers (project_id, name, status, server_type_id, image_id, location_id, mac, cores,
+               memory_mib, disk_gib, ssh_public_keys, root_password_hash, user_data, labels, created)
+           values ($1, $2, 'initializing', $3, $4, $5, $6::text::macaddr, $7, $8, $9, $10, $11, $12, $13, $14)
+           on conflict on constraint servers_mac_key do nothing
+           returning id as "id: ServerId""#,
+        new.project.0,
+        new.name,
+        new.server_type.0,
+        new.image.0,
+        new.location.0,
+        mac,
+        new.cores,
+        new.memory_mib,
+        new.disk_gib,
+        new.ssh_public_keys,
+        new.root_password_hash,
+        new.user_data,
+        labels::to_json(new.labels),
+        new.now as Timestamp,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// How many servers the project has. After an insert in the same transaction the number is held
+/// until its end, so a quota may be checked against it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn count(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<i64> {
+    let count = sqlx::query_scalar!("select servers from server_counts where project_id = $1", project.0);
+    Ok(count.fetch_optional(conn).await?.unwrap_or(0))
+}
+
+/// What a handler must know of a server before it changes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its number.
+    pub id: ServerId,
+    /// What it does now.
+    pub status: ServerStatus,
+    /// Where it stands.
+    pub node: Option<NodeId>,
+    /// It cannot be deleted.
+    pub protect_delete: bool,
+    /// The command of the action that holds it.
+    pub locked_by: Option<String>,
+}
+
+/// A server of the project, its row locked until the transaction ends.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold(conn: &mut PgConnection, project: ProjectId, id: ServerId) -> sqlx::Result<Option<Held>> {
+    sqlx::query_as!(
+        Held,
+        r#"select s.id as "id: ServerId", s.status as "status: ServerStatus", s.node_id as "node: NodeId",
+                  s.protect_delete, a.command as "locked_by?"
+           from servers s left join actions a on a.id = s.locked_by
+           where s.project_id = $1 and s.id = $2 for no key update of s"#,
+        project.0,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// What is known of a server of which there is news.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What it does now.
+    pub status: ServerStatus,
+    /// Where it stands.
+    pub node: Option<NodeId>,
+    /// An action holds it.
+    pub locked: bool,
+    /// When the last news was seen.
+    pub observed: Option<Timestamp>,
+}
+
+/// A server of which there is news, its row locked until the transaction ends.
+///
+/// # Errors
+/// When the database fails.
+pub async fn hold_observed(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Known>> {
+    sqlx::query_as!(
+        Known,
+        r#"select status as "status: ServerStatus", node_id as "node: NodeId",
+                  locked_by is not null as "locked!", observed as "observed: Timestamp"
+           from servers where id = $1 for no key update"#,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Notes what was seen of a server, and when.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_observed(
+    conn: &mut PgConnection,
+    id: ServerId,
+    status: ServerStatus,
+    seen: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update servers set status = $2, observed = $3 where id = $1",
+        id.0,
+        status as ServerStatus,
+        seen as Timestamp
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The servers that stand on a node, by number.
+///
+/// # Errors
+/// When the database fails.
+pub async fn on_node(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<ServerId>> {
+    sqlx::query_scalar!(r#"select id as "id: ServerId" from servers where node_id = $1 order by id"#, node.0)
+        .fetch_all(conn)
+        .await
+}
+
+/// Makes the status of the node's servers `unknown`, except of those that an action holds. Says
+/// which changed.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_unknown(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<ServerId>> {
+    sqlx::query_scalar!(
+        r#"update servers set status = 'unknown' where id in (
+               select id from servers where node_id = $1 and locked_by is null and status <> 'unknown'
+               order by id for no key update)
+           returning id as "id: ServerId""#,
+        node.0
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// From now on the action holds the server, and it does this.
+///
+/// # Errors
+/// When the database fails.
+pub async fn lock(
+    conn: &mut PgConnection,
+    id: ServerId,
+    action: ActionId,
+    status: ServerStatus,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update servers set locked_by = $2, status = $3 where id = $1",
+        id.0,
+        action.0,
+        status as ServerStatus
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// No action holds the server any more. It does what `state` says: what its machine was last seen
+/// to do, or `None` when that is not known.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unlock(conn: &mut PgConnection, id: ServerId, state: Option<VmState>) -> sqlx::Result<()> {
+    let status = match state {
+        Some(VmState::Running | VmState::Paused) => ServerStatus::Running,
+        Some(VmState::Off | VmState::Crashed) => ServerStatus::Off,
+        None => ServerStatus::Unknown,
+    };
+    sqlx::query!(
+        "update servers set locked_by = null, status = $2 where id = $1",
+        id.0,
+        status as ServerStatus
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A server that is being made was told to start. Its agent may have been faster to say that it runs.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_starting(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<()> {
+    sqlx::query!("update servers set status = 'starting' where id = $1 and status = 'initializing'", id.0)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Changes what the customer may change; what is `None` stays.
+///
+/// # Errors
+/// When the database fails; the constraint `servers_name_key` when the name is taken.
+pub async fn update(
+    conn: &mut PgConnection,
+    id: ServerId,
+    name: Option<&str>,
+    labels: Option<&Labels>,
+) -> sqlx::Result<()> {
+    let labels: Option<Value> = labels.map(labels::to_json);
+    sqlx::query!(
+        "update servers set name = coalesce($2, name), labels = coalesce($3, labels) where id = $1",
+        id.0,
+        name,
+        labels
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Where a server wants to stand, and what it needs there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// The location.
+    pub location: LocationId,
+    /// The node, once chosen.
+    pub node: Option<NodeId>,
+    /// What it needs.
+    pub need: Need,
+}
+
+/// Where a server wants to stand; `None` when it is gone.
+///
+/// # Errors
+/// When the database fails.
+pub async fn wish(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Wish>> {
+    let row = sqlx::query!(
+        r#"select location_id as "location: LocationId", node_id as "node: NodeId", cores, memory_mib, disk_gib
+           from servers where id = $1"#,
+        id.0
+    );
+    let wish = row.fetch_optional(conn).await?.map(|row| Wish {
+        location: row.location,
+        node: row.node,
+        need: Need {
+            cores: row.cores.unsigned_abs(),
+            memory: ByteSize::mib(u64::from(row.memory_mib.unsigned_abs())),
+            disk: ByteSize::gib(u64::from(row.disk_gib.unsigned_abs())),
+        },
+    });
+    Ok(wish)
+}
+
+/// Places a server on a node, or on none. What was seen on another node counts no more: every
+/// agent has a clock of its own.
+///
+/// # Errors
+/// When the database fails.
+pub async fn place(conn: &mut PgConnection, id: ServerId, node: Option<NodeId>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update servers set node_id = $2, observed = null where id = $1",
+        id.0,
+        node.map(|node| node.0)
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What the machine behind a server is made of, beside its address.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its host name.
+    pub name: String,
+    /// What it takes.
+    pub need: Need,
+    /// `52:54:00:…`
+    pub mac: String,
+    /// SHA-256 of the image file.
+    pub image_sha256: String,
+    /// Lines of `authorized_keys`.
+    pub ssh_public_keys: Vec<String>,
+    /// crypt(3) SHA-512.
+    pub root_password_hash: Option<String>,
+    /// cloud-init user data.
+    pub user_data: Option<String>,
+}
+
+/// What the machine behind a server is made of; `None` when the server is gone.
+///
+/// # Errors
+/// When the database fails.
+pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Machine>> {
+    let row = sqlx::query!(
+        r#"select s.name, s.cores, s.memory_mib, s.disk_gib, s.mac::text as "mac!", s.ssh_public_keys,
+                  s.root_password_hash, s.user_data, i.sha256
+           from servers s join images i on i.id = s.image_id where s.id = $1"#,
+        id.0
+    );
+    let machine = row.fetch_optional(conn).await?.map(|row| Machine {
+        name: row.name,
+        need: Need {
+            cores: row.cores.unsigned_abs(),
+            memory: ByteSize::mib(u64::from(row.memory_mib.unsigned_abs())),
+            disk: ByteSize::gib(u64::from(row.disk_gib.unsigned_abs())),
+        },
+        mac: row.mac,
+        image_sha256: row.sha256,
+        ssh_public_keys: row.ssh_public_keys,
+        root_password_hash: row.root_password_hash,
+        user_data: row.user_data,
+    });
+    Ok(machine)
+}
+
+/// Removes a server's row and tells everybody who may see it; nothing when it is gone already.
+/// Its address must have been released.
+///
+/// # Errors
+/// When the database fails.
+pub async fn delete(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    let project = sqlx::query_scalar!(
+        r#"delete from servers where id = $1 returning project_id as "id: ProjectId""#,
+        id.0
+    );
+    match project.fetch_optional(&mut *conn).await? {
+        Some(project) => outbox::publish(conn, project, &Change::ServerGone { id }, now).await,
+        None => Ok(()),
+    }
+}
+
+/// Does an ended action say that this server is gone: a deletion that succeeded, or a creation
+/// that was given up?
+///
+/// # Errors
+/// When the database fails.
+pub async fn was_removed(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select not exists (select from servers where id = $1) and exists (
+               select from action_resources r join actions a on a.id = r.action_id
+               where r.kind = 'server' and r.id = $1
+                 and (a.command, a.status) in (('delete_server', 'success'), ('create_server', 'error')))
+           as "removed!""#,
+        id.0
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Those of `ids` that are servers of the project.
+///
+/// # Errors
+/// When the database fails.
+pub async fn among(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    ids: &[ServerId],
+) -> sqlx::Result<Vec<ServerId>> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    sqlx::query_scalar!(
+        r#"select id as "id: ServerId" from servers where project_id = $1 and id = any($2)"#,
+        project as ProjectId,
+        &ids,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Tells everybody who may see the server how it is now; nothing when it is gone.
+///
+/// # Errors
+/// When the database fails.
+pub async fn publish(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    publish_all(conn, &[id], now).await
+}
+
+/// [`publish`] for many.
+///
+/// # Errors
+/// When the database fails.
+pub async fn publish_all(conn: &mut PgConnection, ids: &[ServerId], now: Timestamp) -> sqlx::Result<()> {
+    for (project, server) in render(conn, ids).await? {
+        outbox::publish(conn, project, &Change::Server { server: Box::new(server) }, now).await?;
+    }
+    Ok(())
+}

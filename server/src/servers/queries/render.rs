@@ -1,0 +1,90 @@
+//! Servers as the API shows them, any number of them in a constant number of queries.
+
+use std::collections::HashMap;
+
+use berth_model::location::Datacenter;
+use berth_model::server::{PublicIpv4, PublicNet, Server, ServerProtection, ServerStatus};
+use berth_model::{AddressId, ImageId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
+use sqlx::PgConnection;
+
+use crate::{catalog, images, labels};
+
+/// These servers, each with its project, in the order given; those that are gone are left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<Vec<(ProjectId, Server)>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let numbers: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"select s.id as "id: ServerId", s.project_id as "project: ProjectId", s.name,
+                  s.status as "status: ServerStatus", s.created as "created: Timestamp",
+                  s.server_type_id as "server_type: ServerTypeId", s.image_id as "image: ImageId",
+                  s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
+                  s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib,
+                  a.id as "address?: AddressId", host(a.ip) as ip
+           from unnest($1::bigint[]) with ordinality as asked (id, place)
+           join servers s on s.id = asked.id
+           left join addresses a on a.server_id = s.id and family(a.ip) = 4
+           order by asked.place"#,
+        &numbers
+    )
+    .fetch_all(&mut *conn)
+    .await?;
+
+    let mut types: Vec<ServerTypeId> = rows.iter().map(|row| row.server_type).collect();
+    types.sort_unstable();
+    types.dedup();
+    let types = catalog::queries::server_types(conn, Some(&types)).await?;
+    let types: HashMap<_, _> = types.into_iter().map(|t| (t.id, t)).collect();
+    let locations = catalog::queries::locations(conn).await?;
+    let locations: HashMap<_, _> = locations.into_iter().map(|l| (l.id, l)).collect();
+    let mut used: Vec<ImageId> = rows.iter().map(|row| row.image).collect();
+    used.sort_unstable();
+    used.dedup();
+    let images = images::queries::by_ids(conn, &used).await?;
+    let images: HashMap<_, _> = images.into_iter().map(|i| (i.id, i)).collect();
+
+    let mut servers = Vec::with_capacity(rows.len());
+    for row in rows {
+        // Rows that servers refer to are never deleted.
+        let (Some(server_type), Some(location)) = (types.get(&row.server_type), locations.get(&row.location))
+        else {
+            return Err(sqlx::Error::RowNotFound);
+        };
+        let price = server_type.prices.iter().find(|price| price.location == location.name);
+        let ip = row.ip.as_deref().and_then(|ip| ip.parse().ok());
+        let server = Server {
+            id: row.id,
+            name: row.name,
+            status: row.status,
+            created: row.created,
+            public_net: PublicNet {
+                ipv4: ip.map(|ip| PublicIpv4 { id: row.address, ip, blocked: false, dns_ptr: None }),
+                ..PublicNet::default()
+            },
+            private_net: Vec::new(),
+            server_type: server_type.clone(),
+            location: location.clone(),
+            datacenter: Datacenter::of(location),
+            image: images.get(&row.image).cloned(),
+            iso: None,
+            rescue_enabled: false,
+            locked: row.locked,
+            backup_window: None,
+            outgoing_traffic: None,
+            ingoing_traffic: None,
+            included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
+            protection: ServerProtection { delete: row.protect_delete, rebuild: row.protect_rebuild },
+            labels: labels::from_json(row.labels),
+            volumes: Vec::new(),
+            load_balancers: Vec::new(),
+            primary_disk_size: row.disk_gib.unsigned_abs(),
+            placement_group: None,
+        };
+        servers.push((row.project, server));
+    }
+    Ok(servers)
+}

@@ -1,0 +1,147 @@
+//! `/v1/ssh_keys`.
+
+use axum::Json;
+use axum::extract::State;
+use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::ssh_key::{SshKeyCreate, SshKeyList, SshKeyReply, SshKeyUpdate};
+use berth_model::{ErrorCode, SshKeyId};
+use http::StatusCode;
+use serde::Deserialize;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::queries::{self, SortColumn};
+use super::rules;
+use crate::accounts::{Reader, Writer};
+use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
+use crate::{World, clock, labels};
+
+/// Most keys in a project.
+const KEYS_MAX: i64 = 200;
+
+/// The routes of SSH keys.
+pub fn router() -> OpenApiRouter<World> {
+    OpenApiRouter::new().routes(routes!(ssh_key_list, ssh_key_create)).routes(routes!(
+        ssh_key_get,
+        ssh_key_update,
+        ssh_key_delete
+    ))
+}
+
+/// Which keys are asked for.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Asked {
+    /// With this name.
+    name: Option<String>,
+    /// With this fingerprint.
+    fingerprint: Option<String>,
+    /// With labels that fit.
+    label_selector: Option<String>,
+    /// `id` or `name`, each with `:asc` or `:desc`.
+    #[serde(default)]
+    sort: Vec<String>,
+}
+
+/// Public keys of the project.
+#[utoipa::path(get, path = "/ssh_keys", tag = "ssh_keys", params(Asked, Page),
+    responses((status = 200, body = SshKeyList), Errors))]
+async fn ssh_key_list(
+    State(world): State<World>,
+    Reader(access): Reader,
+    Query(asked): Query<Asked>,
+    page: Page,
+) -> ApiResult<Json<SshKeyList>> {
+    let filter = queries::Filter {
+        selector: labels::selector(asked.label_selector.as_deref())?,
+        sort: Sort::read(&asked.sort, &SortColumn::ALL)?,
+        name: asked.name,
+        fingerprint: asked.fingerprint,
+    };
+    let mut conn = world.db.acquire().await?;
+    let (ssh_keys, total) = queries::list(&mut conn, access.project, &filter, page).await?;
+    Ok(Json(SshKeyList { ssh_keys, meta: page.meta(total) }))
+}
+
+/// Add a public key.
+#[utoipa::path(post, path = "/ssh_keys", tag = "ssh_keys", request_body = SshKeyCreate,
+    responses((status = 201, body = SshKeyReply), Errors))]
+async fn ssh_key_create(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Body(create): Body<SshKeyCreate>,
+) -> ApiResult<(StatusCode, Json<SshKeyReply>)> {
+    let key = rules::check_create(&create).map_err(ApiError::fields)?;
+    let mut conn = world.db.acquire().await?;
+    if queries::count(&mut conn, access.project).await? >= KEYS_MAX {
+        let message = format!("A project has at most {KEYS_MAX} SSH keys.");
+        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
+    }
+    let new = (create.name.trim(), &key, &create.labels);
+    let ssh_key = queries::insert(&mut conn, access.project, new, clock::now()).await.map_err(taken)?;
+    Ok((StatusCode::CREATED, Json(SshKeyReply { ssh_key })))
+}
+
+/// One public key.
+#[utoipa::path(get, path = "/ssh_keys/{id}", tag = "ssh_keys", params(("id" = SshKeyId, Path)),
+    responses((status = 200, body = SshKeyReply), Errors))]
+async fn ssh_key_get(
+    State(world): State<World>,
+    Reader(access): Reader,
+    Path(id): Path<SshKeyId>,
+) -> ApiResult<Json<SshKeyReply>> {
+    let ssh_key = queries::get(&mut *world.db.acquire().await?, access.project, id).await?;
+    Ok(Json(SshKeyReply { ssh_key: ssh_key.ok_or_else(|| Problem::not_found("SSH key"))? }))
+}
+
+/// Change a key's name or labels.
+#[utoipa::path(put, path = "/ssh_keys/{id}", tag = "ssh_keys", params(("id" = SshKeyId, Path)),
+    request_body = SshKeyUpdate, responses((status = 200, body = SshKeyReply), Errors))]
+async fn ssh_key_update(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<SshKeyId>,
+    Body(update): Body<SshKeyUpdate>,
+) -> ApiResult<Json<SshKeyReply>> {
+    let mut conn = world.db.acquire().await?;
+    if queries::get(&mut conn, access.project, id).await?.is_none() {
+        return Err(Problem::not_found("SSH key"));
+    }
+    let faults = rules::update_faults(&update);
+    if !faults.is_empty() {
+        return Err(ApiError::fields(faults).into());
+    }
+    let (name, labels) = (update.name.as_deref().map(str::trim), update.labels.as_ref());
+    let ssh_key = queries::update(&mut conn, access.project, id, name, labels).await.map_err(taken)?;
+    Ok(Json(SshKeyReply { ssh_key: ssh_key.ok_or_else(|| Problem::not_found("SSH key"))? }))
+}
+
+/// Delete a key. Servers that have it keep it.
+#[utoipa::path(delete, path = "/ssh_keys/{id}", tag = "ssh_keys", params(("id" = SshKeyId, Path)),
+    responses((status = 204), Errors))]
+async fn ssh_key_delete(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<SshKeyId>,
+) -> ApiResult<StatusCode> {
+    match queries::delete(&mut *world.db.acquire().await?, access.project, id).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Problem::not_found("SSH key")),
+    }
+}
+
+fn taken(error: sqlx::Error) -> Problem {
+    let uniqueness = |field: &str, message: &str| ApiError {
+        code: ErrorCode::UniquenessError,
+        details: Some(ErrorDetails { fields: vec![crate::servers::rules::fault(field, message)] }),
+        message: message.to_owned(),
+    };
+    Problem::from(error)
+        .on_constraint("ssh_keys_name_key", || {
+            uniqueness("name", "The project has a key with this name already.")
+        })
+        .on_constraint("ssh_keys_fingerprint_key", || {
+            uniqueness("public_key", "The project has this key already, under another name.")
+        })
+}

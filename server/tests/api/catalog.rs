@@ -1,0 +1,115 @@
+//! Locations, datacenters, server types; and the operator's file behind them.
+
+use berth_model::location::{LocationList, LocationReply};
+use berth_model::server_type::{ServerTypeList, ServerTypeReply};
+use berth_server::{catalog, clock};
+use serde_json::Value;
+
+use crate::support::Berth;
+
+#[tokio::test]
+async fn what_is_offered_is_listed_with_prices_for_each_location() {
+    let berth = Berth::without_workers().await;
+    berth.catalog().await;
+    let customer = berth.customer().await;
+    let list: ServerTypeList = customer.get("/v1/server_types").await.expect(200);
+    let s1 = &list.server_types[0];
+    assert_eq!((s1.name.as_str(), s1.cores, s1.memory, s1.disk), ("s1", 1, 0.5, 5));
+    assert_eq!(s1.prices[0].location, "rtm1");
+    assert_eq!(s1.prices[0].price_hourly.net, "0.0060000000");
+    assert_eq!(s1.prices[0].price_monthly.gross, "3.7900000000");
+    assert_eq!(s1.locations[0].name, "rtm1");
+    let one: ServerTypeReply = customer.get(&format!("/v1/server_types/{}", s1.id)).await.expect(200);
+    assert_eq!(&one.server_type, s1);
+
+    let locations: LocationList = customer.get("/v1/locations?name=rtm1").await.expect(200);
+    let id = locations.locations[0].id;
+    assert_eq!(
+        customer.get(&format!("/v1/locations/{id}")).await.expect::<LocationReply>(200).location.city,
+        "Rotterdam"
+    );
+    let datacenters: Value = customer.get("/v1/datacenters?name=rtm1-dc1").await.expect(200);
+    assert_eq!(datacenters["datacenters"][0]["location"]["name"], "rtm1");
+    assert_eq!(datacenters["recommendation"], id.0);
+    let datacenter: Value = customer.get(&format!("/v1/datacenters/{id}")).await.expect(200);
+    assert_eq!(datacenter["datacenter"]["name"], "rtm1-dc1");
+
+    for path in ["server_types", "locations", "datacenters"] {
+        assert_eq!(customer.get(&format!("/v1/{path}/99")).await.code(), "not_found");
+        let none: Value = customer.get(&format!("/v1/{path}?name=none")).await.expect(200);
+        assert_eq!(
+            (none[path].as_array().unwrap().len(), &none["meta"]["pagination"]["total_entries"]),
+            (0, &0.into())
+        );
+        customer.get(&format!("/v1/{path}?sort=price")).await.refuses("sort");
+        assert_eq!(berth.stranger().get(&format!("/v1/{path}")).await.code(), "unauthorized");
+    }
+}
+
+const FILE: &str = r#"
+currency = "EUR"
+[[location]]
+name = "ams1"
+description = "Amsterdam"
+country = "NL"
+city = "Amsterdam"
+latitude = 52.4
+longitude = 4.9
+network_zone = "eu-west"
+[[location.addresses]]
+cidr = "10.78.0.0/24"
+gateway = "10.78.0.1"
+first = "10.78.0.10"
+last = "10.78.0.19"
+[[server_type]]
+name = "m1"
+description = "2 vCPU, 4 GB, 80 GB"
+cores = 2
+memory_mib = 4096
+disk_gib = 80
+cpu_type = "dedicated"
+[[server_type.price]]
+location = "ams1"
+hourly = "0.0123"
+monthly = "7.50"
+traffic_per_tb = "1"
+included_traffic_gb = 1000
+"#;
+
+#[tokio::test]
+async fn the_catalog_becomes_what_the_file_says_as_often_as_it_is_applied() {
+    let berth = Berth::without_workers().await;
+    let customer = berth.customer().await;
+    let file = berth.folder().join("shop.toml");
+    let apply = async |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        catalog::cli::apply(&berth.world().db, &file, clock::now()).await
+    };
+    let listed = async || customer.get("/v1/server_types").await.expect::<ServerTypeList>(200).server_types;
+
+    assert_eq!(apply(FILE).await.unwrap().addresses_new, 10);
+    let first = listed().await;
+    assert_eq!(apply(FILE).await.unwrap().addresses_new, 0);
+    assert_eq!(listed().await, first);
+
+    let changed =
+        FILE.replace("7.50", "8.25").replace("10.78.0.19", "10.78.0.21").replace("cores = 2", "cores = 3");
+    assert_eq!(apply(&changed).await.unwrap().addresses_new, 2);
+    let now = listed().await;
+    assert_eq!((now[0].id, now[0].cores), (first[0].id, 3));
+    assert_eq!(now[0].prices[0].price_monthly.net, "8.2500000000");
+
+    let unsold = FILE.split("[[server_type.price]]").next().unwrap();
+    apply(unsold).await.unwrap();
+    assert!(listed().await[0].prices.is_empty());
+
+    // A file that is wrong anywhere changes nothing.
+    let bad = FILE.replace("2 vCPU", "9 vCPU").replace("location = \"ams1\"", "location = \"none\"");
+    let error = format!("{:#}", apply(&bad).await.unwrap_err());
+    assert!(error.contains("server_type[0].price[0].location"), "{error}");
+    assert_eq!(listed().await[0].description, "2 vCPU, 4 GB, 80 GB");
+
+    let elsewhere = FILE.replace("ams1", "ams2");
+    let error = format!("{:#}", apply(&elsewhere).await.unwrap_err());
+    assert!(error.contains("10.78.0.10") && error.contains("location[0].addresses[0]"), "{error}");
+}

@@ -1,0 +1,26 @@
+//! The control plane from outside: HTTP on a real PostgreSQL, with simulated agents.
+//!
+//! `BERTH_TEST_DATABASE_URL` names a PostgreSQL in which databases may be made;
+//! `berth postgres --data-dir DIR --throwaway` starts one. Each test has a database of its own.
+
+#![allow(missing_docs, reason = "tests are named as facts")]
+#![allow(clippy::unwrap_used, reason = "in a test, what should be there is there, or the test fails")]
+
+mod accounts;
+mod actions;
+mod catalog;
+mod fleet;
+mod http;
+mod images;
+mod jobs;
+mod live;
+mod load;
+mod nodes;
+mod openapi;
+mod postgres;
+mod rights;
+mod server_jobs;
+mod servers;
+mod ssh_keys;
+mod stage;
+mod support;

@@ -1,0 +1,331 @@
+//! Who may do what: every operation of the API is tried as a stranger, as somebody else and as the
+//! right one. An operation that is not in the table fails the test.
+//!
+//! To add an operation, add a line to [`table`]: its name in the OpenAPI document, who may use it,
+//! the path for things of the right one, and a body that would be accepted.
+
+use std::collections::BTreeSet;
+
+use berth_model::people::TokenAccess;
+use berth_server::openapi;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::support::{Berth, Client, PASSWORD, PUBLIC_KEYS, Person, Reply};
+
+/// Who may use an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Anybody; it checks by itself what it is shown.
+    Everybody,
+    /// Who may enter the project: by session or by token. A token for reading only reads.
+    Project,
+    /// Who may enter the project by session; no token will do.
+    ProjectBySession,
+    /// Anybody with a session.
+    SignedIn,
+    /// Staff and the owner, with a session.
+    Staff,
+    /// The owner, with a session.
+    Owner,
+}
+
+/// One operation, tried on the things of the right one.
+struct Case {
+    operation: &'static str,
+    of: For,
+    path: String,
+    body: Option<Value>,
+    /// The path names a thing of a project: for others it is not there.
+    is_owned: bool,
+}
+
+fn case(operation: &'static str, of: For, path: impl Into<String>, body: Option<Value>) -> Case {
+    Case { operation, of, path: path.into(), body, is_owned: false }
+}
+
+/// A case whose path names a thing of the project.
+fn owned(operation: &'static str, of: For, path: impl Into<String>, body: Option<Value>) -> Case {
+    Case { is_owned: true, ..case(operation, of, path, body) }
+}
+
+/// What the right one has, made before.
+struct Things {
+    server: i64,
+    action: i64,
+    ssh_key: i64,
+    token: i64,
+    image: i64,
+    location: i64,
+    server_type: i64,
+    node: i64,
+}
+
+/// Every operation. Those that end something (sessions, tokens, servers) come last.
+fn table(has: &Things) -> Vec<Case> {
+    use For::{Everybody, Owner, Project, ProjectBySession, SignedIn, Staff};
+    let Things { server, action, ssh_key, token, image, location, server_type, node } = has;
+    let power = |verb: &str| format!("/v1/servers/{server}/actions/{verb}");
+    let order = json!({"name": "another", "server_type": "s1", "image": "tiny", "location": "rtm1"});
+    let key = json!({"name": "another", "public_key": PUBLIC_KEYS[1]});
+    let passwords = json!({"current_password": PASSWORD, "new_password": "another good one"});
+    vec![
+        case("user_create", Everybody, "/v1/users", Some(json!({}))),
+        case("session_create", Everybody, "/v1/session", Some(json!({}))),
+        case("agent_enrol", Everybody, "/v1/agents/enrol", Some(json!({}))),
+        case("session_get", SignedIn, "/v1/session", None),
+        case("token_list", ProjectBySession, "/v1/tokens", None),
+        case("token_create", ProjectBySession, "/v1/tokens", Some(json!({"name": "ci", "access": "read"}))),
+        case("location_list", Project, "/v1/locations", None),
+        case("location_get", Project, format!("/v1/locations/{location}"), None),
+        case("datacenter_list", Project, "/v1/datacenters", None),
+        case("datacenter_get", Project, format!("/v1/datacenters/{location}"), None),
+        case("server_type_list", Project, "/v1/server_types", None),
+        case("server_type_get", Project, format!("/v1/server_types/{server_type}"), None),
+        case("image_list", Project, "/v1/images", None),
+        case("image_get", Project, format!("/v1/images/{image}"), None),
+        case("ssh_key_list", Project, "/v1/ssh_keys", None),
+        owned("ssh_key_get", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
+        case("ssh_key_create", Project, "/v1/ssh_keys", Some(key)),
+        owned("ssh_key_update", Project, format!("/v1/ssh_keys/{ssh_key}"), Some(json!({"name": "renamed"}))),
+        case("server_list", Project, "/v1/servers", None),
+        owned("server_get", Project, format!("/v1/servers/{server}"), None),
+        case("server_create", Project, "/v1/servers", Some(order)),
+        owned("server_update", Project, format!("/v1/servers/{server}"), Some(json!({"name": "renamed"}))),
+        owned("server_poweron", Project, power("poweron"), None),
+        owned("server_poweroff", Project, power("poweroff"), None),
+        owned("server_shutdown", Project, power("shutdown"), None),
+        owned("server_reboot", Project, power("reboot"), None),
+        owned("server_reset", Project, power("reset"), None),
+        owned("server_load", Project, format!("/v1/servers/{server}/load"), None),
+        case("action_list", Project, "/v1/actions", None),
+        owned("action_get", Project, format!("/v1/actions/{action}"), None),
+        case("server_action_list", Project, "/v1/servers/actions", None),
+        owned("server_action_get", Project, format!("/v1/servers/actions/{action}"), None),
+        owned("action_list_of_server", Project, format!("/v1/servers/{server}/actions"), None),
+        owned("action_get_of_server", Project, format!("/v1/servers/{server}/actions/{action}"), None),
+        case("live", Project, "/v1/live", None),
+        case("node_list", Staff, "/v1/nodes", None),
+        case("node_update", Owner, format!("/v1/nodes/{node}"), Some(json!({"accepts_servers": true}))),
+        owned("server_delete", Project, format!("/v1/servers/{server}"), None),
+        owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
+        owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
+        case("session_password_change", SignedIn, "/v1/session/password", Some(passwords)),
+        case("session_delete", SignedIn, "/v1/session", None),
+    ]
+}
+
+/// Makes one of everything for `person`.
+async fn things(berth: &Berth, person: &Person) -> Things {
+    berth.catalog().await;
+    let order = json!({"name": "mine", "server_type": "s1", "image": "tiny", "location": "rtm1"});
+    let created: Value = person.post("/v1/servers", order).await.expect(201);
+    let key = json!({"name": "mine", "public_key": PUBLIC_KEYS[0]});
+    let key: Value = person.post("/v1/ssh_keys", key).await.expect(201);
+    let token = json!({"name": "mine", "access": "read"});
+    let token: Value = person.post("/v1/tokens", token).await.expect(201);
+    let id_in = |table: &'static str| {
+        sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(format!("select min(id) from {table}")))
+    };
+    let db = &berth.world().db;
+    let node = sqlx::query_scalar(
+        "insert into nodes (location_id, name, created) select id, 'n', now() from locations returning id",
+    );
+    Things {
+        server: created["server"]["id"].as_i64().unwrap(),
+        action: created["action"]["id"].as_i64().unwrap(),
+        ssh_key: key["ssh_key"]["id"].as_i64().unwrap(),
+        token: token["token"]["id"].as_i64().unwrap(),
+        image: id_in("images").fetch_one(db).await.unwrap(),
+        location: id_in("locations").fetch_one(db).await.unwrap(),
+        server_type: id_in("server_types").fetch_one(db).await.unwrap(),
+        node: node.fetch_one(db).await.unwrap(),
+    }
+}
+
+/// The operations of the document: name, path template, method.
+fn operations() -> Vec<(String, String, Method)> {
+    let document = serde_json::to_value(openapi::document()).unwrap();
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let method = method.to_uppercase().parse().unwrap();
+            operations.push((operation["operationId"].as_str().unwrap().to_owned(), path.clone(), method));
+        }
+    }
+    operations
+}
+
+/// Does the path fit the template: `/v1/servers/7` and `/v1/servers/{id}`?
+fn fits(path: &str, template: &str) -> bool {
+    let (path, template): (Vec<_>, Vec<_>) = (path.split('/').collect(), template.split('/').collect());
+    path.len() == template.len()
+        && path.iter().zip(template).all(|(is, wanted)| wanted.starts_with('{') || *is == wanted)
+}
+
+#[test]
+fn every_operation_has_a_case() {
+    let has =
+        Things { server: 1, action: 1, ssh_key: 1, token: 1, image: 1, location: 1, server_type: 1, node: 1 };
+    let table = table(&has);
+    let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();
+    let operations = operations();
+    let offered: BTreeSet<_> = operations.iter().map(|(name, ..)| name.clone()).collect();
+    let missing: Vec<_> = offered.difference(&names).collect();
+    assert!(missing.is_empty(), "add these operations to the table in tests/api/rights.rs: {missing:?}");
+    let gone: Vec<_> = names.difference(&offered).collect();
+    assert!(gone.is_empty(), "these are in the table in tests/api/rights.rs, but not in the API: {gone:?}");
+    assert_eq!(names.len(), table.len(), "an operation stands twice in the table");
+    for case in &table {
+        let (_, template, _) = operations.iter().find(|(name, ..)| name == case.operation).unwrap();
+        assert!(fits(&case.path, template), "{}: {} is not {template}", case.operation, case.path);
+    }
+}
+
+/// Who tries.
+struct People {
+    stranger: Client,
+    right: Person,
+    reads: Client,
+    writes: Client,
+    other: Person,
+    other_writes: Client,
+    staff: Person,
+    owner: Person,
+}
+
+impl People {
+    async fn new(berth: &Berth) -> Self {
+        let (right, other) = (berth.customer().await, berth.other_customer().await);
+        Self {
+            stranger: berth.stranger(),
+            reads: right.token(TokenAccess::Read).await,
+            writes: right.token(TokenAccess::ReadWrite).await,
+            other_writes: other.token(TokenAccess::ReadWrite).await,
+            right,
+            other,
+            staff: berth.staff().await,
+            owner: berth.owner().await,
+        }
+    }
+}
+
+impl Case {
+    async fn tried_by(&self, client: &Client, method: &Method) -> Reply {
+        client.send(method.clone(), &self.path, self.body.clone()).await
+    }
+
+    /// Asserts that `client` is answered with this status and code.
+    async fn refuses(&self, client: &Client, method: &Method, who: &str, status: u16, code: &str) {
+        let reply = self.tried_by(client, method).await;
+        let said = (reply.status.as_u16(), reply.code());
+        assert_eq!(said, (status, code.to_owned()), "{} tried by {who}: {}", self.operation, reply.text);
+    }
+
+    /// Asserts that `client` may; whether it works out is for other tests.
+    async fn admits(&self, client: &Client, method: &Method, who: &str) {
+        let reply = self.tried_by(client, method).await;
+        let is_refused =
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&reply.status);
+        let is_broken = reply.status.is_server_error();
+        assert!(
+            !is_refused && !is_broken,
+            "{} tried by {who}: {} {}",
+            self.operation,
+            reply.status,
+            reply.text
+        );
+    }
+
+    async fn wrong_ones(&self, method: &Method, people: &People) {
+        let is_write = !matches!(*method, Method::GET);
+        if self.of == For::Everybody {
+            let reply = self.tried_by(&people.stranger, method).await;
+            assert!(reply.status.is_client_error(), "{} tried with nothing: {}", self.operation, reply.text);
+            return;
+        }
+        self.refuses(&people.stranger, method, "a stranger", 401, "unauthorized").await;
+        let forged = people.stranger.clone().with_token(&"x".repeat(64));
+        self.refuses(&forged, method, "a forged token", 401, "unauthorized").await;
+        let forged = people.stranger.clone().with_session("0123456789abcdef");
+        self.refuses(&forged, method, "a forged session", 401, "unauthorized").await;
+        if is_write {
+            let elsewhere = people.right.client().clone().with("origin", "https://evil.example");
+            self.refuses(&elsewhere, method, "another site's page", 403, "forbidden").await;
+            let nowhere = people.right.client().clone().without("origin");
+            self.refuses(&nowhere, method, "a session from nowhere", 403, "forbidden").await;
+        }
+        match self.of {
+            For::Everybody => {}
+            For::Project | For::ProjectBySession => {
+                let theirs = people.right.project().to_string();
+                let intruder = people.other.client().clone().with("berth-project", &theirs);
+                self.refuses(&intruder, method, "an intruder", 404, "not_found").await;
+                if self.is_owned {
+                    self.refuses(people.other.client(), method, "another customer", 404, "not_found").await;
+                }
+            }
+            For::SignedIn => {}
+            For::Staff | For::Owner => {
+                self.refuses(people.right.client(), method, "a customer", 403, "forbidden").await;
+            }
+        }
+        match self.of {
+            For::Project if is_write => {
+                self.refuses(&people.reads, method, "a reading token", 403, "token_readonly").await;
+            }
+            For::Project | For::Everybody => {}
+            For::ProjectBySession | For::SignedIn | For::Staff | For::Owner => {
+                self.refuses(&people.writes, method, "a token", 403, "forbidden").await;
+            }
+        }
+        if self.of == For::Project && self.is_owned {
+            self.refuses(&people.other_writes, method, "another's token", 404, "not_found").await;
+        }
+        if self.of == For::Owner {
+            self.refuses(people.staff.client(), method, "staff", 403, "forbidden").await;
+        }
+    }
+
+    async fn right_ones(&self, method: &Method, people: &People) {
+        match self.of {
+            For::Everybody => {}
+            For::Project => {
+                if *method == Method::GET {
+                    self.admits(&people.reads, method, "a reading token").await;
+                    self.admits(people.right.client(), method, "the right session").await;
+                }
+                self.admits(&people.writes, method, "a writing token").await;
+            }
+            For::ProjectBySession | For::SignedIn => {
+                self.admits(people.right.client(), method, "the right one").await;
+            }
+            For::Staff => {
+                self.admits(people.staff.client(), method, "staff").await;
+                self.admits(people.owner.client(), method, "the owner").await;
+            }
+            For::Owner => self.admits(people.owner.client(), method, "the owner").await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_operation_admits_the_right_ones_and_nobody_else() {
+    let berth = Berth::without_workers().await;
+    let people = People::new(&berth).await;
+    let table = table(&things(&berth, &people.right).await);
+    let operations = operations();
+    let method_of = |case: &Case| {
+        let found = operations.iter().find(|(name, ..)| name == case.operation);
+        found
+            .map(|(.., method)| method.clone())
+            .unwrap_or_else(|| panic!("{} is not in the API", case.operation))
+    };
+    // First everybody who must be refused, so that nothing they could have broken is gone already.
+    for case in &table {
+        case.wrong_ones(&method_of(case), &people).await;
+    }
+    for case in &table {
+        case.right_ones(&method_of(case), &people).await;
+    }
+}
