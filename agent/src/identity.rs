@@ -195,6 +195,10 @@ fn unfit(what: &str, error: &dyn fmt::Display) -> IdentityError {
 fn write_secret(folder: &Path, name: &str, content: &[u8]) -> Result<(), IdentityError> {
     let write = || -> std::io::Result<()> {
         if !folder.exists() {
+            if let Some(data_dir) = folder.parent() {
+                // Guests' disks stand below it too, and QEMU's user must be able to pass through.
+                fs::DirBuilder::new().recursive(true).mode(0o711).create(data_dir)?;
+            }
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         let mut file = tempfile::NamedTempFile::new_in(folder)?;

@@ -10,6 +10,13 @@ use serde_json::Value;
 
 use crate::wait;
 
+/// A plain HTTP client.
+pub fn http() -> reqwest::Client {
+    // reqwest wants one also where no TLS is spoken; somebody may have been here before.
+    let _first_one_wins = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 /// Speaks to one control plane.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -21,7 +28,7 @@ pub struct Client {
 impl Client {
     /// A client of `base` (`http://127.0.0.1:7700`) with a token of a project.
     pub fn new(base: &str, token: &str) -> Self {
-        Self { http: reqwest::Client::new(), base: base.to_owned(), token: token.to_owned() }
+        Self { http: http(), base: base.to_owned(), token: token.to_owned() }
     }
 
     /// One request; the status and the body, whatever they are.

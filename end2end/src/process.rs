@@ -72,6 +72,23 @@ impl Process {
         )
     }
 
+    /// Waits until it has ended by itself.
+    ///
+    /// # Errors
+    /// When it goes on.
+    pub async fn end(&mut self) -> anyhow::Result<()> {
+        let begun = std::time::Instant::now();
+        while !self.ended() {
+            anyhow::ensure!(
+                begun.elapsed() < crate::wait::PATIENCE,
+                "it runs on; its log is\n{}",
+                self.log_tail()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// Has it ended?
     pub fn ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))

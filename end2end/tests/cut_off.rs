@@ -69,7 +69,8 @@ async fn a_server_being_deleted_is_there_and_right_or_gone_without_a_trace() -> 
 }
 
 async fn installation() -> anyhow::Result<Installation> {
-    let berth = Installation::start(Options { hypervisor: Hypervisor::Libvirt, ..Options::default() }).await?;
+    let berth =
+        Installation::start(Options { hypervisor: Hypervisor::Libvirt, ..Options::default() }).await?;
     berth.node_up().await?;
     Ok(berth)
 }
@@ -155,10 +156,7 @@ async fn recover(
 ) -> anyhow::Result<Action> {
     match cut {
         Cut::Plane(rule) if rule.ends_with("=kill") => {
-            wait::until("the control plane died", async || {
-                Ok(berth.plane(0).is_none_or(|p| p.ended()).then_some(()))
-            })
-            .await?;
+            berth.plane(0).context("a control plane runs")?.end().await?;
             berth.plane_start(0, &[]).await?;
         }
         Cut::Plane(_) => {}
@@ -171,7 +169,7 @@ async fn recover(
             berth.agent_start(&[]).await?;
         }
         Cut::Agent(_) => {
-            wait::until("the agent died", async || Ok(berth.agent().is_none_or(|p| p.ended()).then_some(()))).await?;
+            berth.agent().context("an agent runs")?.end().await?;
             berth.agent_start(&[]).await?;
         }
     }
@@ -181,8 +179,10 @@ async fn recover(
 /// The step has failed for want of the agent, or is done because it does not need one.
 async fn met_the_dead_agent(berth: &Installation, action: ActionId) -> anyhow::Result<()> {
     let mut db = berth.database().await?;
-    let before: String =
-        sqlx::query_scalar("select step from jobs where action_id = $1").bind(action.0).fetch_one(&mut db).await?;
+    let before: String = sqlx::query_scalar("select step from jobs where action_id = $1")
+        .bind(action.0)
+        .fetch_one(&mut db)
+        .await?;
     let db = tokio::sync::Mutex::new(db);
     wait::until("the step met the dead agent", async || {
         let sql = "select attempts > 0 or operator_error is not null or step <> $2 or finished is not null
@@ -203,7 +203,8 @@ async fn is_right(berth: &Installation, id: ServerId, statuses: &[ServerStatus])
     })
     .await?;
     let address = server.public_net.ipv4.context("it has an address")?.ip;
-    let spec: serde_json::Value = serde_json::from_str(&berth.berth_agent(&["vm", "get", &id.to_string(), "--json"])?)?;
+    let spec: serde_json::Value =
+        serde_json::from_str(&berth.berth_agent(&["vm", "get", &id.to_string(), "--json"])?)?;
     let told = &spec["spec"]["nics"][0]["addresses"][0]["ip"];
     ensure!(*told == address.to_string(), "the machine has {told}, the customer was told {address}");
     let domains = berth.domains()?;

@@ -26,6 +26,8 @@ use crate::{ServerId, Timestamp};
 pub const WATCH_MAX: usize = 64;
 /// The close code for a client that reads too slowly.
 pub const CLOSE_TOO_SLOW: u16 = 4008;
+/// The close code when the session or token has ended: connecting again is of no use.
+pub const CLOSE_ENDED: u16 = 4001;
 
 /// What the client says first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

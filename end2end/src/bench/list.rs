@@ -32,7 +32,7 @@ pub async fn measure() -> anyhow::Result<Vec<Row>> {
         async move { Ok(sqlx::query(select).fetch_all(&pool).await?.len()) }
     })
     .await?;
-    let (http, token) = (reqwest::Client::new(), installation.token.clone());
+    let (http, token) = (crate::client::http(), installation.token.clone());
     let url = format!("{}/v1/servers", installation.base(0));
     let through_api = steadily(|| {
         let request = http.get(&url).bearer_auth(&token);

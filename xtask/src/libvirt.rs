@@ -1,0 +1,125 @@
+//! libvirt's daemons and what an installation leaves in them.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::daemon::Daemon;
+use crate::shell;
+
+const URI: &str = "qemu:///system";
+const READY_MAX: Duration = Duration::from_secs(20);
+/// How long guests may take to shut down by themselves.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(100);
+
+/// Does libvirt answer?
+pub fn answers() -> bool {
+    shell::succeeds(shell::root_command("virsh").args(["-q", "-c", URI, "version"]))
+}
+
+/// Starts the daemons unless libvirt answers. Gives back what was started, in order.
+pub fn start() -> Result<Vec<Daemon>> {
+    if answers() {
+        return Ok(Vec::new());
+    }
+    if Path::new("/run/systemd/system").is_dir() {
+        // It stays up: the machine's own service, which the next boot would start, too.
+        shell::output(shell::root_command("systemctl").args(["start", "virtlogd", "libvirtd"]))?;
+        return wait().map(|()| Vec::new());
+    }
+    shell::output(shell::root_command("mkdir").args(["-p", "/run/libvirt", "/var/log/libvirt/qemu"]))?;
+    let mut started = Vec::new();
+    for (name, pid_file) in [("virtlogd", "/run/virtlogd.pid"), ("libvirtd", "/run/libvirtd.pid")] {
+        if running(pid_file, name).is_some() {
+            continue;
+        }
+        shell::output(shell::root_command(name).args(["-d", "-p", pid_file]))
+            .with_context(|| format!("{name} could not be started."))?;
+        started.push(running(pid_file, name).with_context(|| format!("{name} ended at once."))?);
+    }
+    wait()?;
+    Ok(started)
+}
+
+fn running(pid_file: &str, name: &str) -> Option<Daemon> {
+    let pid = std::fs::read_to_string(pid_file).ok()?.trim().parse().ok()?;
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    (comm.trim() == name).then(|| Daemon::of(name, pid, true))?
+}
+
+fn wait() -> Result<()> {
+    let began = Instant::now();
+    while !answers() {
+        if began.elapsed() > READY_MAX {
+            bail!("libvirt does not answer; its log is in /var/log/libvirt, or in journalctl -u libvirtd.");
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Shuts down the running machines and networks whose names begin with `prefix`, and no others.
+pub fn stop_machines(prefix: &str) -> Result<()> {
+    for name in names(&["list", "--name"], prefix)? {
+        virsh(&["shutdown", &name]).ok();
+    }
+    let began = Instant::now();
+    while !names(&["list", "--name"], prefix)?.is_empty() && began.elapsed() < SHUTDOWN_MAX {
+        std::thread::sleep(POLL);
+    }
+    for name in names(&["list", "--name"], prefix)? {
+        virsh(&["destroy", &name]).ok();
+    }
+    for name in names(&["net-list", "--name"], prefix)? {
+        virsh(&["net-destroy", &name])?;
+    }
+    Ok(())
+}
+
+/// Removes all machines and networks whose names begin with `prefix`, at once.
+pub fn remove_machines(prefix: &str) -> Result<()> {
+    for name in names(&["list", "--name"], prefix)? {
+        virsh(&["destroy", &name]).ok();
+    }
+    for name in names(&["list", "--all", "--name"], prefix)? {
+        virsh(&[
+            "undefine",
+            &name,
+            "--nvram",
+            "--managed-save",
+            "--snapshots-metadata",
+            "--checkpoints-metadata",
+        ])?;
+    }
+    for name in names(&["net-list", "--name"], prefix)? {
+        virsh(&["net-destroy", &name])?;
+    }
+    for name in names(&["net-list", "--all", "--name"], prefix)? {
+        virsh(&["net-undefine", &name])?;
+    }
+    Ok(())
+}
+
+fn names(arguments: &[&str], prefix: &str) -> Result<Vec<String>> {
+    Ok(with_prefix(&virsh(arguments)?, prefix))
+}
+
+fn with_prefix(text: &str, prefix: &str) -> Vec<String> {
+    text.lines().map(str::trim).filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+}
+
+fn virsh(arguments: &[&str]) -> Result<String> {
+    shell::output(shell::root_command("virsh").args(["-q", "-c", URI]).args(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_machines_are_meant() {
+        assert_eq!(with_prefix("berth-1a2b-7\nberth-ffff-1\n\nmine\n", "berth-1a2b-"), ["berth-1a2b-7"]);
+    }
+}
