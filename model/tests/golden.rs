@@ -1,5 +1,6 @@
 //! The wire form of every type that crosses one, as files: a change of a type shows as a change
 //! of its file. `BERTH_GOLDEN=write cargo test -p berth-model` writes them anew.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
