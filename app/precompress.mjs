@@ -1,0 +1,25 @@
+// Writes name.br and name.gz beside every built file that gets smaller, so that the server never
+// compresses while somebody waits. Run by Trunk after a build; does nothing for debug builds,
+// where it would cost seconds and win none.
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import zlib from 'node:zlib';
+
+const brotli = promisify(zlib.brotliCompress), gzip = promisify(zlib.gzip);
+const staging = process.env.TRUNK_STAGING_DIR;
+if (!staging) throw new Error('TRUNK_STAGING_DIR is not set: this is a hook of Trunk');
+if (process.env.TRUNK_PROFILE === 'release') {
+  const entries = await readdir(staging, { recursive: true, withFileTypes: true });
+  const files = entries.filter((entry) => entry.isFile() && !/\.(br|gz)$/.test(entry.name));
+  await Promise.all(files.map(async (entry) => {
+    const path = join(entry.parentPath ?? entry.path, entry.name), data = await readFile(path);
+    const packed = await Promise.all([
+      brotli(data, { params: { [zlib.constants.BROTLI_PARAM_QUALITY]: 11, [zlib.constants.BROTLI_PARAM_LGWIN]: 22, [zlib.constants.BROTLI_PARAM_SIZE_HINT]: data.length } }),
+      gzip(data, { level: 9 }),
+    ]);
+    for (const [n, ending] of ['br', 'gz'].entries()) {
+      if (packed[n].length < data.length) await writeFile(`${path}.${ending}`, packed[n]);
+    }
+  }));
+}

@@ -1,0 +1,5 @@
+//! The panel, as Trunk builds it.
+
+fn main() {
+    berth_app::start();
+}
