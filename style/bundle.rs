@@ -43,7 +43,12 @@ fn join(app: &Path, global: &[PathBuf]) -> Result<String> {
         let scoped = stylance_core::load_and_modify_css(path, &config)
             .with_context(|| format!("{} is not CSS that can be scoped", path.display()))?;
         if let Some(other) = hashes.insert(scoped.hash.clone(), path) {
-            bail!("{} and {} got the same scope {}; rename one", path.display(), other.display(), scoped.hash);
+            bail!(
+                "{} and {} got the same scope {}; rename one",
+                path.display(),
+                other.display(),
+                scoped.hash
+            );
         }
         sheet.push_str(&scoped.contents);
     }

@@ -314,7 +314,7 @@ fn plane_config(folder: &Path, number: usize, database_url: &str, lease_s: u32) 
     let app = if app.is_dir() { format!("app_dir = \"{}\"\n", app.display()) } else { String::new() };
     let text = format!(
         "{app}listen = \"{listen}\"\npublic_url = \"{base}\"\ndata_dir = \"{}/data\"\ndatabase_url = \"{database_url}\"\n\
-         job_lease_seconds = {lease_s}\n",
+         job_lease_seconds = {lease_s}\nrate_limit_per_hour = 0\n",
         folder.display()
     );
     std::fs::write(&config, text)?;

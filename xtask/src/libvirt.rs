@@ -30,6 +30,7 @@ pub fn start() -> Result<Vec<Daemon>> {
         return wait().map(|()| Vec::new());
     }
     shell::output(shell::root_command("mkdir").args(["-p", "/run/libvirt", "/var/log/libvirt/qemu"]))?;
+    kvm_for_its_group()?;
     let mut started = Vec::new();
     for (name, pid_file) in [("virtlogd", "/run/virtlogd.pid"), ("libvirtd", "/run/libvirtd.pid")] {
         if running(pid_file, name).is_some() {
@@ -41,6 +42,19 @@ pub fn start() -> Result<Vec<Daemon>> {
     }
     wait()?;
     Ok(started)
+}
+
+/// What udev does where it runs. While QEMU's user cannot open `/dev/kvm`, libvirt asks QEMU for its
+/// abilities anew at every start of a guest, which takes seconds.
+fn kvm_for_its_group() -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    const KVM: &str = "/dev/kvm";
+    let nobodys = std::fs::metadata(KVM).is_ok_and(|device| device.gid() == 0);
+    if nobodys && shell::succeeds(std::process::Command::new("getent").args(["group", "kvm"])) {
+        shell::output(shell::root_command("chgrp").args(["kvm", KVM]))?;
+        shell::output(shell::root_command("chmod").args(["0660", KVM]))?;
+    }
+    Ok(())
 }
 
 fn running(pid_file: &str, name: &str) -> Option<Daemon> {

@@ -108,7 +108,8 @@ impl Berth {
             ("database_connections", "10".to_owned()),
             ("rate_limit_per_hour", "0".to_owned()),
         ];
-        let is_set = |key: &str| settings.lines().any(|line| line.split('=').next().unwrap_or_default().trim() == key);
+        let is_set =
+            |key: &str| settings.lines().any(|line| line.split('=').next().unwrap_or_default().trim() == key);
         // As environment, so that the test's own settings can be the file; hence only what it leaves out.
         let defaults = defaults.into_iter().filter(|(key, _)| !is_set(key));
         let environment = defaults.map(|(key, value)| (format!("BERTH_{}", key.to_uppercase()), value));
@@ -296,7 +297,9 @@ impl Person {
         let secret = entropy::alphanumeric(64);
         let mut conn = self.world.db.acquire().await.unwrap();
         let hash = Sha256::digest(&secret).into();
-        queries::token_create(&mut conn, self.project(), "a test", access, &hash, clock::now()).await.unwrap();
+        queries::token_create(&mut conn, self.project(), "a test", access, &hash, clock::now())
+            .await
+            .unwrap();
         self.client.stranger().with_token(&secret)
     }
 
