@@ -29,6 +29,8 @@ use crate::{qcow2, spec};
 const PART: &str = ".part";
 /// What stays free on the node's disk, whatever is uploaded.
 const FREE_MIN: ByteSize = ByteSize::gib(1);
+/// Bytes of an upload between looks at the free space.
+const SPACE_CHECK_BYTES: usize = 64 * 1024 * 1024;
 
 /// The image store.
 pub struct Images {
@@ -77,6 +79,8 @@ impl Images {
         upload: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ImageFile, Refusal> {
         check_name(sha256)?;
+        // Not while it is being deleted: the answer would be true for a moment only.
+        let _held = self.uses.hold(sha256)?;
         let path = self.path(sha256);
         let mut upload = std::pin::pin!(upload);
         if let Some(known) = self.known(&path, sha256)? {
@@ -96,9 +100,16 @@ impl Images {
         let (file, part) = part.into_parts();
         let mut file = tokio::fs::File::from_std(file);
         let mut hash = Sha256::new();
+        let mut unchecked_bytes = 0;
         while let Some(chunk) = self.next_chunk(&mut upload).await? {
             hash.update(&chunk);
             file.write_all(&chunk).await.map_err(own)?;
+            // Other imports and guests write meanwhile, and an upload need not say its length.
+            unchecked_bytes += chunk.len();
+            if unchecked_bytes >= SPACE_CHECK_BYTES {
+                unchecked_bytes = 0;
+                self.check_space(0)?;
+            }
         }
         let found = hex::encode(hash.finalize());
         if found != sha256 {
@@ -263,7 +274,9 @@ impl ImageUses {
     fn take_away(self: &Arc<Self>, sha256: &str) -> Result<ImageHold, Refusal> {
         let mut map = self.map();
         match map.get(sha256) {
-            Some(Use::Held(_)) => Err(Refusal::conflict("A VM is being made from this image.")),
+            Some(Use::Held(_)) => {
+                Err(Refusal::conflict("This image is being imported, or a VM is being made from it."))
+            }
             Some(Use::GoingAway) => Err(Refusal::conflict("This image is being deleted already.")),
             None => {
                 map.insert(sha256.to_owned(), Use::GoingAway);

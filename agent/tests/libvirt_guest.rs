@@ -208,7 +208,12 @@ fn a_folder_that_qemu_cannot_reach_is_said_so() {
     let node = node(GuestNetwork::User);
     std::fs::set_permissions(node.home(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let Err(refused) = node.libvirt.put(ID, &spec(TINY)) else {
-        // An operator may let QEMU run as root.
+        // An operator may let QEMU run as root; nothing else opens a closed folder.
+        let settings = std::fs::read_to_string("/etc/libvirt/qemu.conf").unwrap();
+        assert!(
+            settings.lines().any(|line| line.trim_start().starts_with("user")),
+            "QEMU passed a closed folder"
+        );
         return;
     };
     assert!(refused.to_string().contains("chmod o+x"), "{refused}");

@@ -118,6 +118,16 @@ impl Live {
         }
     }
 
+    /// Opens the connection anew although it seems open: a device that slept or changed its network is
+    /// not told that the other end is gone. What was missed comes by its number.
+    pub fn renew(self) {
+        match self.link.get_untracked() {
+            Link::Opening => {}
+            Link::Open => self.connect(),
+            Link::Lost { .. } => self.try_now(),
+        }
+    }
+
     /// How the connection is.
     pub fn link(self) -> Signal<Link> {
         self.link.into()
@@ -166,6 +176,9 @@ impl Live {
             }
             LiveMessage::Reset { seq } => {
                 self.seen.set_value(Some(seq));
+                // Numbers may have begun anew, with a restored database.
+                self.servers.update(Shelf::forget_order);
+                self.actions.update(Shelf::forget_order);
                 self.ask_again();
             }
             LiveMessage::Event(event) => self.happened(event),
@@ -294,6 +307,19 @@ impl Live {
                 shelf.answer(action.id.0, asked, Some(action));
             }
         });
+    }
+
+    /// Takes all actions that run: one that is not among them has ended.
+    pub fn learn_running(self, asked: i64, running: Vec<Action>) {
+        self.actions.update(|shelf| {
+            let over = |id: &i64| running.iter().all(|action| action.id.0 != *id);
+            let known = shelf.iter().filter(|(_, action)| action.status == ActionStatus::Running);
+            let ended: Vec<i64> = known.map(|(id, _)| id).filter(over).collect();
+            for id in ended {
+                shelf.answer(id, asked, None);
+            }
+        });
+        self.learn_actions(asked, running);
     }
 
     // ---- what is known ---------------------------------------------------

@@ -79,6 +79,13 @@ impl<T: PartialEq> Shelf<T> {
         self.kept.iter().filter_map(|(id, kept)| Some((*id, kept.value.as_ref()?)))
     }
 
+    /// Keeps what is known, but lets any later report win.
+    pub fn forget_order(&mut self) {
+        for kept in self.kept.values_mut() {
+            kept.seq = 0;
+        }
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.kept.clear();
@@ -157,6 +164,15 @@ mod tests {
         assert!(!shelf.answer(7, 4, Some("running")));
         assert!(shelf.is_gone(7));
         assert_eq!(shelf.iter().count(), 0);
+    }
+
+    #[test]
+    fn after_a_reset_the_world_may_be_younger_than_what_was_seen() {
+        let mut shelf = Shelf::default();
+        shelf.event(7, 900, Some("running"));
+        shelf.forget_order();
+        assert_eq!(shelf.get(7), Some(&"running"), "shown until the answer is there");
+        assert!(shelf.answer(7, 12, Some("off")));
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Run<'_> {
             let mut command = shell::command(&program.file);
             if part.drives_machines() && !shell::is_root() {
                 command = Command::new("sudo");
-                command.args(["-n", "-E"]).arg(&program.file);
+                command.arg("-E").arg(&program.file);
             }
             command.current_dir(&folder).env("CARGO_MANIFEST_DIR", &folder);
             environment(self.place, postgres, &mut command)?;

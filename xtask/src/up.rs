@@ -120,7 +120,13 @@ pub fn up(place: &Place, options: &Options) -> Result<()> {
         return Ok(());
     }
     println!("Ctrl-C ends it.");
-    watch(&instance, ports)
+    let watched = watch(&instance, ports);
+    if watched.is_err()
+        && let Err(left) = instance.end()
+    {
+        println!("{left:#}");
+    }
+    watched
 }
 
 /// Starts an installation for which everything is built: five steps.

@@ -8,6 +8,9 @@ use crate::live::{Link, Live};
 
 stylance::import_style!(css, "netbar.module.css");
 
+/// A page that was hidden for longer may have slept, and its connection died without a word.
+const ASLEEP_S: i64 = 30;
+
 /// "Showing data from 12:03. Reconnecting…", while the link is lost; the page is dimmed meanwhile.
 #[component]
 pub fn Netbar() -> impl IntoView {
@@ -17,11 +20,15 @@ pub fn Netbar() -> impl IntoView {
         Link::Opening | Link::Open => None,
     });
     Effect::new(move |_| browser::mark_page("data-net", lost.get().map(|_| "offline")));
-    let online = window_event_listener(leptos::ev::online, move |_| live.try_now());
+    let online = window_event_listener(leptos::ev::online, move |_| live.renew());
+    let hidden_since = StoredValue::new(None);
     let seen = window_event_listener(leptos::ev::visibilitychange, move |_| {
-        if !document().hidden() {
-            live.try_now();
+        if document().hidden() {
+            return hidden_since.set_value(Some(browser::now()));
         }
+        let asleep =
+            hidden_since.get_value().is_some_and(|since| since.plus_seconds(ASLEEP_S) < browser::now());
+        if asleep { live.renew() } else { live.try_now() }
     });
     on_cleanup(move || {
         online.remove();

@@ -124,7 +124,11 @@ pub fn ServersPage() -> impl IntoView {
         let asked = live.asking();
         task::scoped(async move {
             if let Ok(list) = api.running_actions().await {
-                live.learn_actions(asked, list.actions);
+                if list.meta.pagination.next_page.is_none() {
+                    live.learn_running(asked, list.actions);
+                } else {
+                    live.learn_actions(asked, list.actions);
+                }
             }
         });
     });

@@ -280,6 +280,11 @@ impl Libvirt {
         };
         Ok(Vm { id, state, spec, started })
     }
+
+    /// Was a VM deleted since `domain` was found? Lists and looks do not wait for deletions.
+    fn is_gone(&self, connect: &Connect, id: VmId, domain: Option<&Domain>) -> bool {
+        domain.is_some() && matches!(self.domain(connect, id), Ok(None))
+    }
 }
 
 impl Hypervisor for Libvirt {
@@ -309,8 +314,7 @@ impl Hypervisor for Libvirt {
             }
         }
         let show = |(id, domain): (VmId, Option<Domain>)| match self.show(id, domain.as_ref()) {
-            // Deleted since it was listed.
-            Err(HypervisorError::NotFound(_)) => None,
+            Err(_) if self.is_gone(&connect, id, domain.as_ref()) => None,
             shown => Some(shown),
         };
         vms.into_iter().filter_map(show).collect()
@@ -321,7 +325,12 @@ impl Hypervisor for Libvirt {
         if domain.is_none() && !self.folders.of(id).exists().map_err(on_disk)? {
             return Err(HypervisorError::NotFound(id));
         }
-        self.show(id, domain.as_ref())
+        match self.show(id, domain.as_ref()) {
+            Err(_) if self.is_gone(&self.connection.get()?, id, domain.as_ref()) => {
+                Err(HypervisorError::NotFound(id))
+            }
+            shown => shown,
+        }
     }
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {

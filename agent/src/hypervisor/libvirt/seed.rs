@@ -206,9 +206,19 @@ fn scalar(text: &str) -> String {
     }
 }
 
-/// A text in double quotes: JSON's are YAML's.
+/// A text in YAML's double quotes, in ASCII. Not JSON's: YAML knows no pairs of surrogates, and a key's
+/// comment may hold any character.
 fn quoted(text: &str) -> String {
-    super::xml::ascii_json(&text)
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match (c, u32::from(c)) {
+            ('"' | '\\', _) => quoted.extend(['\\', c]),
+            (' '..='~', _) => quoted.push(c),
+            (_, code @ ..=0xffff) => quoted.push_str(&format!("\\u{code:04x}")),
+            (_, code) => quoted.push_str(&format!("\\U{code:08x}")),
+        }
+    }
+    quoted + "\""
 }
 
 #[cfg(test)]

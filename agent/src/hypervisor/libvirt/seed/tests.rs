@@ -51,6 +51,12 @@ fn file(seed: &Seed, name: &str) -> Option<String> {
 }
 
 #[test]
+fn any_character_of_a_keys_comment_survives_yaml() {
+    let text = "ssh-ed25519 AAAA \u{e9}\u{1f6a2} \"me\\you\"";
+    assert_eq!(quoted(text), r#""ssh-ed25519 AAAA \u00e9\U0001f6a2 \"me\\you\"""#);
+}
+
+#[test]
 fn without_user_data_ours_is_the_user_data() {
     let seed = Seed::new(VmId(7), &spec());
     assert_eq!(file(&seed, "vendor-data"), None);
