@@ -187,8 +187,11 @@ fn a_vm_of_another_image_is_not_made_over_the_old_one() {
 #[test]
 fn a_paused_vm_runs_again_when_it_is_started() {
     let node = node();
-    node.libvirt.put(ID, &spec(EMPTY_IMAGE)).unwrap();
     let mut events = node.libvirt.events();
+    node.libvirt.put(ID, &spec(EMPTY_IMAGE)).unwrap();
+    // Events come when libvirt gets to them, also after the answer.
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Off));
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
     let connect = virt::connect::Connect::open(Some(&node.config.uri)).unwrap();
     connect.lookup_domain_by_name(&format!("{}{ID}", node.config.prefix)).unwrap().suspend().unwrap();
     assert_eq!(next_event(&mut events, ID), Some(VmState::Paused));

@@ -82,7 +82,8 @@ settings! {
     /// Where people reach this installation, without a path: `https://cloud.example.org`. Cookies are
     /// for HTTPS only when it begins so. Without it, `http://` and `listen`.
     public_url: Option<Origin> = "",
-    /// Folder for images, the private PostgreSQL and the secret key.
+    /// Folder for images, the private PostgreSQL and the secret key. Control planes on one database
+    /// share its images and its key.
     data_dir: PathBuf = "\"/var/lib/berth\"",
     /// Folder with the built web app. When it does not exist, only the API is served.
     app_dir: PathBuf = "\"/usr/share/berth/app\"",

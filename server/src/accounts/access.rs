@@ -15,7 +15,7 @@ use crate::http::{ApiResult, Problem, Query, Site, Who, note_who};
 use crate::{World, clock};
 
 /// The cookie of a session.
-pub(super) const COOKIE: &str = "berth_session";
+pub const COOKIE: &str = "berth_session";
 /// The header by which a session names its project.
 const PROJECT_HEADER: &str = "berth-project";
 

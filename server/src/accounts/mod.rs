@@ -19,5 +19,7 @@ pub mod passwords;
 pub mod queries;
 pub mod rules;
 
-pub use access::{Owner, ProjectAccess, Reader, SessionRef, SignedIn, Staff, Writer};
+pub use access::{
+    COOKIE as SESSION_COOKIE, Owner, ProjectAccess, Reader, SessionRef, SignedIn, Staff, Writer,
+};
 pub use http::router;

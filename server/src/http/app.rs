@@ -70,7 +70,8 @@ impl App {
         if response.status() == StatusCode::NOT_FOUND {
             return nothing_here();
         }
-        let cache = if has_hash(&path) { "public, max-age=31536000, immutable" } else { "no-cache" };
+        let cache =
+            if !is_page && has_hash(&path) { "public, max-age=31536000, immutable" } else { "no-cache" };
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(cache));
         let is_html = |value: &HeaderValue| value.as_bytes().starts_with(b"text/html");
         if is_page || response.headers().get(CONTENT_TYPE).is_some_and(is_html) {

@@ -60,15 +60,19 @@ async fn nodes(world: &World) -> sqlx::Result<Vec<NodeCount>> {
     .await
 }
 
-/// The metrics, on the public listener: for this machine only. What a proxy on this machine passes
-/// on is not from this machine, and says so in a header.
+/// The metrics, on the public listener: for this machine only, and not where a proxy stands before
+/// it. One does where people come by HTTPS, which we do not speak; others say so in a header.
 pub async fn local_metrics(
     State((world, handle)): State<(World, PrometheusHandle)>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
     let is_passed_on = ["x-forwarded-for", "forwarded", "via"].iter().any(|name| headers.contains_key(*name));
-    if peer.ip().to_canonical().is_loopback() && !is_passed_on && world.config.metrics_listen.is_none() {
+    if peer.ip().to_canonical().is_loopback()
+        && !is_passed_on
+        && !world.config.origin().is_secure()
+        && world.config.metrics_listen.is_none()
+    {
         render(&world, &handle)
     } else {
         nothing_here()

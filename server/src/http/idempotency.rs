@@ -6,14 +6,15 @@
 //! ```text
 //!   (no row) ──POST──▶ under way ──answered below 500──▶ answered ──24 h──▶ (no row)
 //!                          │  └────answered 5xx, 429────▶ (no row): it may be tried again
-//!                          └────────the process died────▶ cut off ──24 h──▶ (no row)
+//!                          └──the process died, too slow──▶ cut off ──24 h──▶ (no row)
 //! ```
 //!
 //! The row is written before the handler runs, in a transaction of its own. A second request with
 //! the key finds it: *answered*, it gets the same answer; *under way*, `conflict`: ask again; with
 //! another body, `conflict`. When the caller hangs up the handler runs on, so that the answer is
 //! there for the next try. *Cut off* is a row under way that is older than any request may take:
-//! the process died in the middle and nobody knows whether the work was done. Doing it again could
+//! the process died in the middle, or the handler was given up, and nobody knows whether the work was
+//! done. Doing it again could
 //! do it twice, which is what the key promises against; so the caller is told to look, and to use a
 //! new key.
 //!
@@ -114,7 +115,8 @@ impl Claim {
         let Writer(access) = Writer::from_request_parts(&mut parts, world).await?;
         // The body is read whole, by the limit of the route, because its hash is needed first.
         let request = Request::from_parts(parts.clone(), body);
-        let bytes = Bytes::from_request(request, &()).await.map_err(too_long_or_cut_off)?;
+        let bytes = tokio::time::timeout(world.config.request_timeout(), Bytes::from_request(request, &()));
+        let bytes = bytes.await.map_err(|_| Problem::too_slow())?.map_err(too_long_or_cut_off)?;
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
         let hash = Sha256::new()
             .chain_update(parts.method.as_str())
@@ -197,18 +199,24 @@ impl Claim {
         // Its own task, so that a panic leaves no row behind that says "under way".
         let response = match tokio::spawn(carried(answer)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(_)) => Problem::too_slow().into_response(),
+            // It may have been committing: the row stays, as after a death.
+            Ok(Err(_)) => return Problem::too_slow().into_response(),
             Err(error) => Problem::internal(error).into_response(),
         };
-        match self.keep(world, response).await {
-            Ok(response) => response,
-            Err(problem) => problem.into_response(),
+        let (parts, body) = response.into_parts();
+        let body = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return Problem::internal(error).into_response(),
+        };
+        if let Err(error) = self.keep(world, &parts, &body).await {
+            // What was done is done, and the answer may hold the only copy of a password. The row
+            // says "cut off" in the end.
+            tracing::error!("The answer to a request with an Idempotency-Key cannot be kept: {error}");
         }
+        Response::from_parts(parts, body.into())
     }
 
-    async fn keep(&self, world: &World, response: Response) -> ApiResult<Response> {
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(Problem::internal)?.to_bytes();
+    async fn keep(&self, world: &World, parts: &http::response::Parts, body: &[u8]) -> sqlx::Result<()> {
         let may_work_later = parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS;
         if may_work_later {
             query!(
@@ -224,12 +232,12 @@ impl Claim {
                 self.project as ProjectId,
                 self.key,
                 parts.status.as_u16().cast_signed(),
-                world.secret_key.seal(PURPOSE, &body)
+                world.secret_key.seal(PURPOSE, body)
             )
             .execute(&world.db)
             .await?;
         }
-        Ok(Response::from_parts(parts, body.into()))
+        Ok(())
     }
 }
 

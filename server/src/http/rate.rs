@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::address::ClientAddress;
 use super::problem::Problem;
 use crate::World;
+use crate::accounts::SESSION_COOKIE;
 
 /// Buckets in memory before full ones are thrown away.
 const BUCKETS_MAX: usize = 10_000;
@@ -124,9 +125,14 @@ pub async fn limit(
 }
 
 fn caller(headers: &HeaderMap, address: ClientAddress) -> Caller {
-    let shown = headers.get(AUTHORIZATION).or_else(|| headers.get(COOKIE)).map(HeaderValue::as_bytes);
-    match shown {
-        Some(bytes) => Sha256::digest(bytes).into(),
+    // Only what counts is hashed: another spelling of the same token is the same caller.
+    let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_whitespace().last());
+    let cookies = headers.get(COOKIE).and_then(|value| value.to_str().ok());
+    let session = cookies
+        .and_then(|all| all.split(';').find(|one| one.trim().starts_with(SESSION_COOKIE)))
+        .map(str::trim);
+    match token.or(session) {
+        Some(text) => Sha256::digest(text).into(),
         None => Sha256::digest(address.household().to_string()).into(),
     }
 }

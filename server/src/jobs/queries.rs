@@ -104,7 +104,7 @@ pub(super) async fn claim(
                   run_at = clock_timestamp() + make_interval(secs => $2),
                   step_started = coalesce(step_started, clock_timestamp())
            where id = (select id from jobs
-                       where queue = $3 and finished is null and run_at <= clock_timestamp() and kind = any($4)
+                       where queue = $3 and finished is null and run_at <= now() and kind = any($4)
                        order by run_at, id limit 1 for update skip locked)
            returning id as "id: JobId", kind, state as "state: State", step, data,
                      action_id as "action: ActionId", attempts, fence,

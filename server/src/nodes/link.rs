@@ -22,6 +22,7 @@ use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::queries::{self, Lease};
@@ -136,8 +137,9 @@ impl Link {
             Ok(Ok(())) => FACTS_EVERY,
             Ok(Err(Ended::Broken(_))) | Err(_) => Duration::ZERO,
         };
+        // A task of its own: it must not stand still inside a transaction while a batch is taken in.
         let facts = keep_facts(self.db.clone(), agent, self.owner, self.lease.clone(), pause);
-        tokio::pin!(facts);
+        let mut facts = AbortOnDropHandle::new(tokio::spawn(facts));
         let ended = loop {
             tokio::select! {
                 batch = stream.next_batch() => {
@@ -159,7 +161,9 @@ impl Link {
                         break error.into();
                     }
                 }
-                lost = &mut facts, if hello => break lost,
+                lost = &mut facts, if hello => {
+                    break lost.unwrap_or_else(|panic| anyhow::Error::from(panic).into());
+                }
             }
         };
         stream.close().await;

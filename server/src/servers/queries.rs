@@ -116,12 +116,22 @@ pub struct Held {
 /// # Errors
 /// When the database fails.
 pub async fn hold(conn: &mut PgConnection, project: ProjectId, id: ServerId) -> sqlx::Result<Option<Held>> {
+    // Locked in a statement of its own: one that had to wait reads the locked row anew, but not the
+    // action joined to it, and a server that somebody just locked would look free.
+    let locked = sqlx::query_scalar!(
+        "select id from servers where project_id = $1 and id = $2 for no key update",
+        project.0,
+        id.0
+    );
+    if locked.fetch_optional(&mut *conn).await?.is_none() {
+        return Ok(None);
+    }
     sqlx::query_as!(
         Held,
         r#"select s.id as "id: ServerId", s.status as "status: ServerStatus", s.node_id as "node: NodeId",
                   s.protect_delete, a.command as "locked_by?"
            from servers s left join actions a on a.id = s.locked_by
-           where s.project_id = $1 and s.id = $2 for no key update of s"#,
+           where s.project_id = $1 and s.id = $2"#,
         project.0,
         id.0
     )
@@ -246,6 +256,22 @@ pub async fn unlock(conn: &mut PgConnection, id: ServerId, state: Option<VmState
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// A machine stands for a server of this number that nobody knows: the number is not given to
+/// another. Only within reason: what a node says must not use up the numbers.
+///
+/// # Errors
+/// When the database fails.
+pub async fn pass_over(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select setval('servers_id_seq', $1) from servers_id_seq
+         where last_value < $1 and $1 < last_value + 1000000",
+        id.0
+    )
+    .fetch_optional(conn)
+    .await
+    .map(drop)
 }
 
 /// A server that is being made was told to start. Its agent may have been faster to say that it runs.

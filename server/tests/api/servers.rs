@@ -340,6 +340,28 @@ async fn a_quota_holds_when_many_order_at_once() {
     ordered(&berth.other_customer().await, order("theirs")).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_press_at_once_one_holds_the_server() {
+    let (berth, customer) = shop().await;
+    let id = ordered(&customer, order("pressed")).await.server.id;
+    let db = &berth.world().db;
+    for _ in 0..5 {
+        // As if it had been made, and nothing were under way.
+        sqlx::query("update servers set status = 'running', locked_by = null").execute(db).await.unwrap();
+        let before: i64 = sqlx::query_scalar("select count(*) from jobs").fetch_one(db).await.unwrap();
+        let verbs = ["poweroff", "reboot", "reset", "shutdown"].repeat(3);
+        let paths: Vec<String> = verbs.iter().map(|verb| format!("/v1/servers/{id}/actions/{verb}")).collect();
+        let presses = paths.iter().map(|path| customer.post(path, json!({})));
+        let replies = futures_util::future::join_all(presses).await;
+        assert_eq!(replies.iter().filter(|reply| reply.status == 201).count(), 1);
+        for reply in replies.iter().filter(|reply| reply.status != 201) {
+            assert_eq!((reply.status.as_u16(), reply.code().as_str()), (423, "locked"), "{}", reply.text);
+        }
+        let after: i64 = sqlx::query_scalar("select count(*) from jobs").fetch_one(db).await.unwrap();
+        assert_eq!(after, before + 1, "one job");
+    }
+}
+
 #[tokio::test]
 async fn a_location_without_addresses_takes_no_orders() {
     let (berth, customer) = shop().await;

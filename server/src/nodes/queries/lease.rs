@@ -104,7 +104,7 @@ pub async fn leave(conn: &mut PgConnection, owner: Uuid) -> sqlx::Result<()> {
 /// told: one after another, whoever holds the lease hears a later one.
 pub async fn hold(conn: &mut PgConnection, owner: Uuid, lease: &Lease) -> sqlx::Result<Option<Timestamp>> {
     let held = sqlx::query_scalar!(
-        "select id from nodes where id = $1 and lease_owner = $2 and lease_fence = $3 for share",
+        "select id from nodes where id = $1 and lease_owner = $2 and lease_fence = $3 for no key update",
         lease.node as NodeId,
         owner,
         lease.fence,

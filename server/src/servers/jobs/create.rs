@@ -20,6 +20,9 @@ use crate::servers::queries::{self, Machine};
 use crate::servers::rules::{self, NoRoom};
 use crate::{World, images, networks, nodes};
 
+/// Pause before an image is offered again to a node that imports others.
+const IMPORT_AGAIN: Duration = Duration::from_secs(2);
+
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -99,15 +102,16 @@ impl ServerCreate {
         }
         let file = images::file_path(&world.config.data_dir, &sha256);
         if !tokio::fs::try_exists(&file).await.unwrap_or(false) {
-            let why = anyhow!("the image file {} is missing", file.display());
-            return Err(StepError::fail(
-                ErrorCode::ResourceUnavailable,
-                "The image cannot be used now.",
-                why,
-            ));
+            // Another control plane may have it, or somebody brings it back.
+            return Err(StepError::Retry(anyhow!("the image file {} is missing", file.display())));
         }
-        agent.put_image(&sha256, &file).await?;
-        Ok(())
+        match agent.put_image(&sha256, &file).await {
+            // Others are being imported there, perhaps this one: no failure.
+            Err(error) if error.code() == Some(ErrorCode::Unavailable) => {
+                Err(StepError::NotYet(IMPORT_AGAIN))
+            }
+            brought => Ok(brought.map(drop)?),
+        }
     }
 
     async fn look(&mut self, world: &World) -> Result<(), StepError> {
@@ -143,6 +147,8 @@ impl ServerCreate {
     }
 
     async fn record_address(&self, conn: &mut PgConnection) -> Result<(), StepError> {
+        // Whoever publishes a server holds its row, so that events keep the order of changes.
+        queries::hold_observed(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
         match networks::queries::reserve(conn, wish.location, self.server).await? {
             Some(_) => Ok(()),

@@ -1,10 +1,10 @@
 //! `remove_leftover`: removes a VM whose server is gone.
 //!
 //! One comes to be when a worker lost its lease while its request to make the machine was under
-//! way, and the request arrived after the machine had been removed. Numbers are never used again,
-//! so it cannot be somebody else's. Still a VM is removed only when an ended action says that its
-//! server was to be gone: after a database was restored from a backup, servers that are younger
-//! than the backup are not known, and their machines must stay.
+//! way, and the request arrived after the machine had been removed. Still a VM is removed only when
+//! an ended action says that its server was to be gone: after a database was restored from a backup,
+//! servers that are younger than the backup are not known, and their machines must stay. Their
+//! numbers are passed over, so that no new server ever stands before another's machine.
 
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ pub async fn remove(conn: &mut PgConnection, node: NodeId, vm: VmId, now: Timest
     if queries::was_removed(conn, ServerId::from(vm)).await? {
         jobs::enqueue(conn, &LeftoverRemove { node, vm }, None, now).await?;
     } else {
+        queries::pass_over(conn, ServerId::from(vm)).await?;
         tracing::warn!(%node, %vm, "A node has a VM of which nothing is known. It is left as it is.");
     }
     Ok(())

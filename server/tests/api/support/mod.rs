@@ -1,6 +1,6 @@
 //! What tests share: a control plane on a database of its own, people, and clients.
 
-#![allow(dead_code, reason = "a helper may be ahead of its tests")]
+#![allow(dead_code, reason = "what one file does not use another may")]
 
 mod client;
 mod database;
