@@ -345,12 +345,19 @@ async fn of_many_who_press_at_once_one_holds_the_server() {
     let (berth, customer) = shop().await;
     let id = ordered(&customer, order("pressed")).await.server.id;
     let db = &berth.world().db;
+    sqlx::query("insert into nodes (location_id, name, address, state, created) values (1, 'n1', 'https://127.0.0.1:9', 'up', now())")
+        .execute(db)
+        .await
+        .unwrap();
     for _ in 0..5 {
         // As if it had been made, and nothing were under way.
-        sqlx::query("update servers set status = 'running', locked_by = null").execute(db).await.unwrap();
+        let made =
+            "update servers set status = 'running', locked_by = null, node_id = (select id from nodes)";
+        sqlx::query(made).execute(db).await.unwrap();
         let before: i64 = sqlx::query_scalar("select count(*) from jobs").fetch_one(db).await.unwrap();
         let verbs = ["poweroff", "reboot", "reset", "shutdown"].repeat(3);
-        let paths: Vec<String> = verbs.iter().map(|verb| format!("/v1/servers/{id}/actions/{verb}")).collect();
+        let paths: Vec<String> =
+            verbs.iter().map(|verb| format!("/v1/servers/{id}/actions/{verb}")).collect();
         let presses = paths.iter().map(|path| customer.post(path, json!({})));
         let replies = futures_util::future::join_all(presses).await;
         assert_eq!(replies.iter().filter(|reply| reply.status == 201).count(), 1);

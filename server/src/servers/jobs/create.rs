@@ -102,8 +102,12 @@ impl ServerCreate {
         }
         let file = images::file_path(&world.config.data_dir, &sha256);
         if !tokio::fs::try_exists(&file).await.unwrap_or(false) {
-            // Another control plane may have it, or somebody brings it back.
-            return Err(StepError::Retry(anyhow!("the image file {} is missing", file.display())));
+            let why = anyhow!("the image file {} is missing", file.display());
+            return Err(StepError::fail(
+                ErrorCode::ResourceUnavailable,
+                "The image cannot be used now.",
+                why,
+            ));
         }
         match agent.put_image(&sha256, &file).await {
             // Others are being imported there, perhaps this one: no failure.
