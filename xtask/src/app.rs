@@ -23,7 +23,8 @@ const SOURCES: &[&str] = &[
 
 /// Builds the app unless it is built from what is there.
 pub fn build(place: &Place, step: &Step) -> Result<String> {
-    let key_file = place.target.join("app.key");
+    // Beside what it speaks of: checkouts that share a target folder have each their own.
+    let key_file = place.app().with_extension("key");
     let key = key(&place.root)?;
     if place.app().join("index.html").is_file()
         && std::fs::read_to_string(&key_file).is_ok_and(|old| old == key)
