@@ -33,6 +33,30 @@ pub fn root_if(root: bool, program: &str) -> Command {
     if root { root_command(program) } else { command(program) }
 }
 
+/// The same command as root, with its folder and what was set of its environment: `PATH`, too, which sudo
+/// would replace.
+pub fn as_root(command: Command) -> Command {
+    if is_root() { command } else { through_sudo(&command) }
+}
+
+fn through_sudo(inner: &Command) -> Command {
+    let mut sudo = command("sudo");
+    sudo.args(["-E", "env"]);
+    for (name, value) in inner.get_envs() {
+        if let Some(value) = value {
+            let mut set = name.to_owned();
+            set.push("=");
+            set.push(value);
+            sudo.arg(set);
+        }
+    }
+    sudo.arg(inner.get_program()).args(inner.get_args());
+    if let Some(folder) = inner.get_current_dir() {
+        sudo.current_dir(folder);
+    }
+    sudo
+}
+
 /// Does this run as root?
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -116,6 +140,15 @@ mod tests {
     fn a_failed_command_says_what_it_complained_of() {
         let error = output(command("sh").args(["-c", "echo no >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("sh -c echo no") && error.ends_with("no"), "{error}");
+    }
+
+    #[test]
+    fn sudo_passes_on_the_environment_with_the_path() {
+        let mut inner = command("bench");
+        inner.arg("first-load").env("PATH", "/tools:/bin").env_remove("GONE").current_dir("/r");
+        let sudo = through_sudo(&inner);
+        assert_eq!(shown(&sudo), "sudo -E env PATH=/tools:/bin bench first-load");
+        assert_eq!(sudo.get_current_dir(), Some(Path::new("/r")));
     }
 
     #[test]

@@ -148,6 +148,7 @@ fn measure(place: &Place, arguments: &[String]) -> Result<()> {
     let mut bench = Command::new(place.target.join("release/bench"));
     bench.args(arguments).current_dir(&place.root).stdin(Stdio::null());
     environment(place, &postgres, &mut bench)?;
+    let mut bench = shell::as_root(bench);
     for command in [generate::offline(&mut build).current_dir(&place.root), &mut bench] {
         let shown = shell::shown(command);
         let child = command.spawn().with_context(|| format!("Cannot run {shown}."))?;
@@ -291,12 +292,11 @@ impl Run<'_> {
         let mut total = Count::default();
         for program in programs.iter().filter(|program| program.folder == folder) {
             let mut command = shell::command(&program.file);
-            if part.drives_machines() && !shell::is_root() {
-                command = Command::new("sudo");
-                command.arg("-E").arg(&program.file);
-            }
             command.current_dir(&folder).env("CARGO_MANIFEST_DIR", &folder);
             environment(self.place, postgres, &mut command)?;
+            if part.drives_machines() {
+                command = shell::as_root(command);
+            }
             let name = format!("{} {}", part.folder(), program.name);
             total = sum(total, self.tests(&name, &mut command)?);
         }

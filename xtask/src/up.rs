@@ -91,13 +91,11 @@ pub fn up(place: &Place, options: &Options) -> Result<()> {
     let began = Instant::now();
     let instance = Instance::new(place, NAME);
     let ports = Ports { control: options.port, agent: options.agent_port };
+    let _alone = lock(&instance)?;
     if options.reset {
         println!("Removing the old installation …");
         instance.remove()?;
     }
-    std::fs::create_dir_all(&instance.folder)
-        .with_context(|| format!("Cannot make {}.", instance.folder.display()))?;
-    let _alone = lock(&instance)?;
     if instance.is_up() {
         println!("Berth is running already: {}\nEnd it with `cargo xtask down`.", instance.running().url);
         return Ok(());
@@ -153,9 +151,11 @@ pub fn down(place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// One `up` at a time.
+/// One `up` at a time. Its file stands beside the folder, which `--reset` removes.
 fn lock(instance: &Instance) -> Result<File> {
-    let file = File::create(instance.folder.join("lock"))?;
+    let path = instance.folder.with_extension("lock");
+    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| File::create(&path));
+    let file = made.with_context(|| format!("Cannot make {}.", path.display()))?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("Another `cargo xtask up` is at work in this checkout: wait for it, or end it.");
     }
