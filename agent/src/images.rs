@@ -54,21 +54,19 @@ impl Images {
         Ok(Self { folder, uses: Arc::default(), imports, silence: limits.upload_silence })
     }
 
-    /// Who uses which image at this moment.
-    pub fn uses(&self) -> Arc<ImageUses> {
-        Arc::clone(&self.uses)
-    }
-
     /// All image files, by name; `vms` tells who uses them.
-    pub async fn list(&self, vms: &[Vm]) -> Result<Vec<ImageFile>, Refusal> {
-        let folder = self.folder.clone();
-        let files = tokio::task::spawn_blocking(move || read_folder(&folder)).await;
-        let files = files.map_err(|e| Refusal::own("Listing images broke off", &e))?;
+    pub fn list(&self, vms: &[Vm]) -> Result<Vec<ImageFile>, Refusal> {
+        let files = read_folder(&self.folder);
         let mut files = files.map_err(|e| Refusal::own("The images could not be listed", &e))?;
         for file in &mut files {
             file.used_by = users(&file.sha256, vms);
         }
         Ok(files)
+    }
+
+    /// Keeps an image from being deleted while something is made from it.
+    pub fn hold(&self, sha256: &str) -> Result<ImageHold, Refusal> {
+        self.uses.hold(sha256)
     }
 
     /// Takes a file in. `length` is how long the upload says it is.
@@ -129,14 +127,14 @@ impl Images {
     }
 
     /// Deletes an image file; fine if there is none. `vms` is asked once nobody can begin to use it.
-    pub async fn delete(
+    pub fn delete(
         &self,
         sha256: &str,
-        vms: impl Future<Output = Result<Vec<Vm>, Refusal>>,
+        vms: impl FnOnce() -> Result<Vec<Vm>, Refusal>,
     ) -> Result<(), Refusal> {
         check_name(sha256)?;
         let _alone = self.uses.take_away(sha256)?;
-        let vms = vms.await?;
+        let vms = vms()?;
         if let Some(vm) = users(sha256, &vms).first() {
             return Err(Refusal::conflict(format!("The disk of VM {vm} stands on this image.")));
         }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  control plane ──mutual TLS──┐                  ┌── images (files by checksum)
-//!                              ├── api ── vms ────┼── hypervisor (libvirt, or a simulator)
+//!                              ├── api ── work ───┼── hypervisor (libvirt, or a simulator)
 //!  berth-agent … ──unix socket─┘    └── hub, node └── tls (who it is, who may speak)
 //! ```
 //!
@@ -17,17 +17,20 @@ pub mod enrol;
 pub mod entropy;
 pub mod error;
 pub mod faults;
+pub mod functions;
 pub mod hub;
 pub mod hypervisor;
 pub mod identity;
 pub mod images;
 pub mod limits;
 pub mod node;
+pub mod proof;
 pub mod qcow2;
+pub mod runs;
 pub mod serve;
 pub mod spec;
 pub mod stream;
 pub mod tls;
-pub mod vms;
+pub mod work;
 
 pub use serve::{Running, ServeError, serve};

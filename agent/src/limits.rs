@@ -9,10 +9,14 @@ pub struct Limits {
     pub reads: usize,
     /// Hypervisor calls that change something, at once.
     pub changes: usize,
+    /// Long functions at once: copies, backups, moves.
+    pub longs: usize,
     /// How long a call that reads may take.
     pub read_patience: Duration,
     /// How long a call that changes something may take: a disk is made and a guest started in it.
     pub change_patience: Duration,
+    /// How long the caller of a long function waits when it does not say.
+    pub long_wait: Duration,
     /// How long a function waits for the one before it on the same VM.
     pub vm_patience: Duration,
     /// Requests at once, over both listeners; streams apart.
@@ -59,8 +63,10 @@ impl Default for Limits {
         Self {
             reads: 8,
             changes: 16,
+            longs: 8,
             read_patience: seconds(10),
             change_patience: seconds(120),
+            long_wait: seconds(60),
             vm_patience: seconds(5),
             requests: 128,
             streams: 16,

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::{Accelerator, Config, HypervisorKind};
 use crate::hypervisor::{HypervisorError, HypervisorFacts};
 use crate::tls::Tls;
-use crate::vms::Vms;
+use crate::work::Work;
 
 /// Less room for disks than this, and the node takes no work.
 pub const STORAGE_FREE_MIN: ByteSize = ByteSize::gib(2);
@@ -30,7 +30,7 @@ const CERTIFICATE_LIFE_PART: i64 = 10;
 /// Watches the node.
 pub struct NodeWatch {
     config: Arc<Config>,
-    vms: Arc<Vms>,
+    work: Arc<Work>,
     tls: Arc<Tls>,
     seen: Mutex<Seen>,
 }
@@ -55,10 +55,10 @@ pub struct Storage {
 
 impl NodeWatch {
     /// A watch that has seen nothing yet.
-    pub fn new(config: Arc<Config>, vms: Arc<Vms>, tls: Arc<Tls>) -> Self {
+    pub fn new(config: Arc<Config>, work: Arc<Work>, tls: Arc<Tls>) -> Self {
         let nothing = Some("The hypervisor has not answered yet.".to_owned());
         let seen = Seen { hypervisor_fault: nothing, ..Seen::default() };
-        Self { config, vms, tls, seen: Mutex::new(seen) }
+        Self { config, work, tls, seen: Mutex::new(seen) }
     }
 
     /// `GET /v1/node`.
@@ -95,7 +95,7 @@ impl NodeWatch {
         }
         faults.extend(clock_fault(clock::now()));
         faults.extend(self.tls.life().and_then(|life| certificate_fault(life, clock::now())));
-        let overdue = self.vms.overdue();
+        let overdue = self.work.overdue();
         if overdue > 0 {
             faults.push(format!("{overdue} functions of the hypervisor take far too long."));
         }
@@ -117,14 +117,14 @@ impl NodeWatch {
         let mut every = interval(self.config.limits.ping_every);
         loop {
             every.tick().await;
-            let hypervisor = Arc::clone(self.vms.hypervisor());
+            let hypervisor = Arc::clone(self.work.hypervisor());
             let silent = |watch: &Self| watch.hypervisor_fault("The hypervisor does not answer.");
             let answer = self.patiently(move || hypervisor.ping(), silent).await;
             if !self.note(answer) {
                 // It may come back as another version.
                 self.seen().facts = None;
             } else if self.seen().facts.is_none() {
-                let hypervisor = Arc::clone(self.vms.hypervisor());
+                let hypervisor = Arc::clone(self.work.hypervisor());
                 let slow =
                     |watch: &Self| watch.hypervisor_fault("What boots guests here is being found out.");
                 let answer = self.patiently(move || hypervisor.facts(), slow).await;

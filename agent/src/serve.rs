@@ -31,8 +31,9 @@ use crate::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::images::Images;
 use crate::node::NodeWatch;
+use crate::runs::Runs;
 use crate::tls::Tls;
-use crate::vms::Vms;
+use crate::work::Work;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
@@ -89,17 +90,18 @@ pub async fn serve(
         Images::open(images_dir.clone(), &config.limits).map_err(|e| ServeError::File(images_dir, e))?;
     let config = Arc::new(config);
     let tls = Arc::new(Tls::open(config.tls_dir(), &config.name));
-    let vms = Arc::new(Vms::new(hypervisor, images.uses(), &config.limits));
+    let runs = Runs::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
+    let work = Arc::new(Work::new(hypervisor, Arc::new(runs), &config.limits));
     let api = Api {
-        node: Arc::new(NodeWatch::new(Arc::clone(&config), Arc::clone(&vms), Arc::clone(&tls))),
-        hub: Arc::new(Hub::new(Arc::clone(&vms), config.limits.clone())),
+        node: Arc::new(NodeWatch::new(Arc::clone(&config), Arc::clone(&work), Arc::clone(&tls))),
+        hub: Arc::new(Hub::new(Arc::clone(&work), config.limits.clone())),
         images: Arc::new(images),
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         limits: Arc::new(config.limits.clone()),
         streams: TaskTracker::new(),
         stop: stop.clone(),
         tls,
-        vms,
+        work,
     };
     let socket = config.socket();
     let unix = listen_unix(&socket).map_err(|e| ServeError::File(socket.clone(), e))?;

@@ -1,6 +1,6 @@
 //! The routes of [`berth_model::agent`], the same for both listeners.
 
-mod extract;
+pub(crate) mod extract;
 mod log;
 
 use std::sync::Arc;
@@ -13,37 +13,35 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, put};
 use berth_model::ErrorCode;
-use berth_model::agent::{
-    Certificate, CertificateRequest, ImageFile, ImageFileList, Node, PowerRequest, StreamMessage, Vm, VmList,
-    VmSpec,
-};
-use http::{HeaderMap, StatusCode, header};
+use berth_model::agent::{ImageFile, StreamMessage};
+use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::log::Listener;
+pub use self::log::{Caller, Listener};
 
-use self::extract::{JsonBody, Sha256Path, VmPath};
+use self::extract::Sha256Path;
 use crate::error::Refusal;
+use crate::functions;
 use crate::hub::Hub;
 use crate::images::Images;
 use crate::limits::Limits;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
-use crate::vms::Vms;
+use crate::work::Work;
 
 /// What the routes work with.
 #[derive(Clone)]
 pub struct Api {
     /// What the node is.
     pub node: Arc<NodeWatch>,
-    /// VMs.
-    pub vms: Arc<Vms>,
+    /// The way to what blocks.
+    pub work: Arc<Work>,
     /// Image files.
     pub images: Arc<Images>,
     /// Key and certificate.
@@ -63,14 +61,8 @@ pub struct Api {
 /// The router for one listener.
 pub fn router(api: Api, listener: Listener) -> Router {
     Router::new()
-        .route("/v1/node", get(node_get))
-        .route("/v1/vms", get(vm_list))
-        .route("/v1/vms/{id}", get(vm_get).put(vm_put).delete(vm_delete))
-        .route("/v1/vms/{id}/power", post(vm_power))
-        .route("/v1/images", get(image_list))
-        .route("/v1/images/{sha256}", put(image_import).delete(image_delete))
-        .route("/v1/certificate/request", post(certificate_request))
-        .route("/v1/certificate", put(certificate_put))
+        .merge(functions::all().router())
+        .route("/v1/images/{sha256}", put(image_import))
         .route("/v1/stream", get(stream))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -78,44 +70,6 @@ pub fn router(api: Api, listener: Listener) -> Router {
         .layer(CatchPanicLayer::custom(|_| broken()))
         .layer(middleware::from_fn_with_state(listener, log::line))
         .with_state(api)
-}
-
-async fn node_get(State(api): State<Api>) -> Json<Node> {
-    Json(api.node.node())
-}
-
-async fn vm_list(State(api): State<Api>) -> Result<Json<VmList>, Refusal> {
-    Ok(Json(VmList { vms: api.vms.list().await? }))
-}
-
-async fn vm_get(State(api): State<Api>, VmPath(id): VmPath) -> Result<Json<Vm>, Refusal> {
-    Ok(Json(api.vms.get(id).await?))
-}
-
-async fn vm_put(
-    State(api): State<Api>,
-    VmPath(id): VmPath,
-    JsonBody(spec): JsonBody<VmSpec>,
-) -> Result<Json<Vm>, Refusal> {
-    Ok(Json(api.vms.put(id, spec).await?))
-}
-
-async fn vm_delete(State(api): State<Api>, VmPath(id): VmPath) -> Result<StatusCode, Refusal> {
-    api.vms.delete(id).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn vm_power(
-    State(api): State<Api>,
-    VmPath(id): VmPath,
-    JsonBody(request): JsonBody<PowerRequest>,
-) -> Result<Json<Vm>, Refusal> {
-    Ok(Json(api.vms.power(id, request.verb).await?))
-}
-
-async fn image_list(State(api): State<Api>) -> Result<Json<ImageFileList>, Refusal> {
-    let vms = api.vms.list().await?;
-    Ok(Json(ImageFileList { images: api.images.list(&vms).await? }))
 }
 
 async fn image_import(
@@ -126,23 +80,6 @@ async fn image_import(
 ) -> Result<Json<ImageFile>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     Ok(Json(api.images.import(&sha256, length, body.into_data_stream()).await?))
-}
-
-async fn image_delete(State(api): State<Api>, Sha256Path(sha256): Sha256Path) -> Result<StatusCode, Refusal> {
-    api.images.delete(&sha256, api.vms.list()).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn certificate_request(State(api): State<Api>) -> Result<Json<CertificateRequest>, Refusal> {
-    Ok(Json(api.tls.request()?))
-}
-
-async fn certificate_put(
-    State(api): State<Api>,
-    JsonBody(certificate): JsonBody<Certificate>,
-) -> Result<StatusCode, Refusal> {
-    api.tls.accept(certificate)?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn stream(

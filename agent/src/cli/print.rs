@@ -5,6 +5,7 @@ use std::io::Write;
 use berth_model::agent::{ImageFile, Node, Vm, VmState};
 use berth_model::{ByteSize, Timestamp};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::CliError;
 
@@ -109,6 +110,51 @@ pub fn harmless(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
+/// An answer of which nothing more is known: a list of things as a table, one thing a field a line.
+pub fn anything(answer: &Value) -> String {
+    let fields = answer.as_object();
+    let mut lists = fields.into_iter().flatten().filter_map(|(_, field)| field.as_array());
+    if let (Some(list), None) = (lists.next(), lists.next())
+        && fields.is_some_and(|fields| fields.len() == 1)
+    {
+        return rows(list);
+    }
+    let rows = fields.into_iter().flatten().map(|(name, field)| vec![name.replace('_', " "), cell(field)]);
+    table(&[], &rows.collect::<Vec<_>>())
+}
+
+fn rows(list: &[Value]) -> String {
+    let names: Vec<&str> = list
+        .first()
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let head: Vec<String> = names.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    let rows: Vec<Vec<String>> =
+        list.iter().map(|row| names.iter().map(|name| cell(&row[*name])).collect()).collect();
+    table(&head, &rows)
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Value::String(text) => harmless(text),
+        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(_, field)| !field.is_null());
+            fields
+                .map(|(name, field)| format!("{}: {}", name.replace('_', " "), cell(field)))
+                .collect::<Vec<_>>()
+                .join("; ")
+        }
+        Value::Number(number) => number.to_string(),
+    }
+}
+
 /// The word on the wire.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
@@ -140,7 +186,8 @@ fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+/// Rows under a head, each column as wide as it must be.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let all: Vec<&Vec<String>> = (!head.is_empty()).then_some(&head).into_iter().chain(rows).collect();
     let columns = all.iter().map(|row| row.len()).max().unwrap_or(0);

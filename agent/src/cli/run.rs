@@ -66,6 +66,20 @@ pub fn read_text(path: &Path) -> Result<String, CliError> {
         .map_err(|e| CliError::Usage(format!("Cannot read {}: {e}.", path.display())))
 }
 
+/// The same; `-` is standard input.
+pub fn read_text_or_stdin(path: &Path) -> Result<String, CliError> {
+    if path != Path::new("-") {
+        return read_text(path);
+    }
+    let text = std::io::read_to_string(std::io::stdin().lock());
+    text.map_err(|e| CliError::Usage(format!("Cannot read standard input: {e}.")))
+}
+
+/// Runs a command's future to its end.
+pub fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    runtime(tokio::runtime::Builder::new_current_thread())?.block_on(future)
+}
+
 /// The runtime of a command.
 pub fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
     builder.enable_all().build().map_err(|e| CliError::failed("The runtime does not start", &e))

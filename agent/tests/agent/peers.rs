@@ -24,7 +24,7 @@ fn routes() -> Vec<(Method, String, Option<Value>, StatusCode)> {
         (Method::GET, "/v1/vms/1".into(), None, StatusCode::NOT_FOUND),
         (Method::PUT, "/v1/vms/1".into(), Some(json!(spec())), StatusCode::OK),
         (Method::GET, "/v1/vms/1".into(), None, StatusCode::OK),
-        (Method::POST, "/v1/vms/1/power".into(), Some(json!({"verb": "power_off"})), StatusCode::OK),
+        (Method::POST, "/v1/vms/1/power_off".into(), None, StatusCode::OK),
         (Method::DELETE, "/v1/vms/1".into(), None, StatusCode::NO_CONTENT),
         (Method::DELETE, "/v1/vms/1".into(), None, StatusCode::NO_CONTENT),
         (Method::GET, "/v1/images".into(), None, StatusCode::OK),

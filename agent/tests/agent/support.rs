@@ -87,8 +87,9 @@ impl Agent {
     }
 
     pub async fn power(&self, id: i64, verb: PowerVerb) -> Result<Vm, ApiError> {
-        let request = self.request(Method::POST, &format!("/v1/vms/{id}/power"));
-        answer(request.json(&serde_json::json!({ "verb": verb })).send().await.unwrap()).await
+        let verb = serde_json::to_value(verb).unwrap();
+        let path = format!("/v1/vms/{id}/{}", verb.as_str().unwrap());
+        answer(self.request(Method::POST, &path).send().await.unwrap()).await
     }
 
     /// Asks for the node until it is as it should be.

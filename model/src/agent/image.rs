@@ -4,6 +4,7 @@ use crate::ByteSize;
 
 /// An image file on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageFile {
     /// SHA-256 of the file, 64 hex digits; its name.
     pub sha256: String,
@@ -17,6 +18,7 @@ pub struct ImageFile {
 
 /// `GET /v1/images`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageFileList {
     /// All image files, by name.
     pub images: Vec<ImageFile>,

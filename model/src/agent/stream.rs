@@ -6,6 +6,7 @@ use crate::{Timestamp, VmId};
 /// What the agent says on its stream. It begins with one [`StreamMessage::Hello`]; what happened
 /// before that is found with `GET /v1/vms`. A reader that falls behind is closed and begins anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamMessage {
     /// The stream is open; all VMs as they are at this moment.
@@ -31,6 +32,7 @@ pub enum StreamMessage {
 
 /// A VM's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmEvent {
     /// Which.
     pub vm: VmId,
@@ -43,6 +45,7 @@ pub struct VmEvent {
 /// Counters of one VM since it was started, as libvirt gives them. The control plane makes rates
 /// of two of them; a counter that went down means the VM was started anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CounterSample {
     /// Which.
     pub vm: VmId,
@@ -68,6 +71,7 @@ pub struct CounterSample {
 
 /// What the control plane says on the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamCommand {
     /// Samples of these VMs every 2 s from now on, and of no others.

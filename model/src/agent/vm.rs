@@ -6,6 +6,7 @@ use crate::{ByteSize, Timestamp, VmId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
     /// Virtual CPUs, 1 to 128.
@@ -26,6 +27,7 @@ pub struct VmSpec {
 
 /// An image on the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmImage {
     /// SHA-256 of its file, 64 hex digits; its name on every node.
@@ -34,6 +36,7 @@ pub struct VmImage {
 
 /// A network card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
     /// `52:54:00:aa:bb:cc`, lower case, unique on the network.
@@ -44,18 +47,22 @@ pub struct Nic {
 
 /// An address of a network card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NicAddress {
     /// The address.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ip"))]
     pub ip: IpAddr,
     /// Length of the network's prefix, 0 to 32 or 128.
     pub prefix: u8,
     /// Where everything else goes.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = "ip"))]
     pub gateway: Option<IpAddr>,
 }
 
 /// NoCloud data: what cloud-init reads from a small CD with the label `cidata`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmSeed {
     /// The host name.
@@ -67,11 +74,13 @@ pub struct VmSeed {
     /// The customer's own user data, passed on as it is beside ours.
     pub user_data: Option<String>,
     /// Name servers for the guest.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub name_servers: Vec<IpAddr>,
 }
 
 /// Should it run?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WantedPower {
     /// Running: started if it is off.
@@ -84,6 +93,7 @@ pub enum WantedPower {
 
 /// What a VM does now, as the hypervisor tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
     /// Its CPUs run.
@@ -98,6 +108,7 @@ pub enum VmState {
 
 /// A VM as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Vm {
     /// Its number.
     pub id: VmId,
@@ -111,6 +122,7 @@ pub struct Vm {
 
 /// `GET /v1/vms`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmList {
     /// All VMs of this agent, by number.
     pub vms: Vec<Vm>,
@@ -118,6 +130,7 @@ pub struct VmList {
 
 /// A change of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PowerVerb {
     /// Start it; nothing if it runs.
@@ -130,12 +143,4 @@ pub enum PowerVerb {
     Reset,
     /// Pull the plug; nothing if it is off.
     PowerOff,
-}
-
-/// `POST /v1/vms/{id}/power`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PowerRequest {
-    /// What to do.
-    pub verb: PowerVerb,
 }
