@@ -15,13 +15,18 @@
 
 pub mod function;
 mod image;
+mod network;
 mod node;
 mod run;
 mod stream;
 mod vm;
 
-pub use function::{Function, Name, Nothing, Sha256};
+pub use function::{Function, Mac, Name, Nothing, Sha256};
 pub use image::{ImageFile, ImageFileList};
+pub use network::{
+    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange, PrivateNetwork,
+    PrivateNetworkState, Traffic, TrafficList,
+};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };

@@ -16,10 +16,14 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 5] = [
+const ROOMS: [(&str, &str); 9] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
     ("image", "Image files"),
+    ("nic", "Network cards"),
+    ("firewall", "Firewalls of network cards"),
+    ("network", "The guests' network"),
+    ("traffic", "What addresses have carried"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
 ];
@@ -193,6 +197,8 @@ fn target_help(name: &str) -> &'static str {
     match name {
         "vm" => "The VM's number",
         "run" => "The run's number",
+        "mac" => "The card's MAC address",
+        "network" => "The private network's number",
         "sha256" => "Its checksum",
         _ => "Its name",
     }

@@ -10,6 +10,7 @@
 
 mod images;
 mod machines;
+mod network;
 mod node;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ pub fn all() -> Functions {
     node::tie(&mut functions);
     machines::tie(&mut functions);
     images::tie(&mut functions);
+    network::tie(&mut functions);
     functions
 }
 
@@ -313,7 +315,7 @@ pub fn openapi() -> Value {
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| {
-                let kind = if matches!(name, "vm" | "run") { "integer" } else { "string" };
+                let kind = if matches!(name, "vm" | "run" | "network") { "integer" } else { "string" };
                 serde_json::json!({"name": name, "in": "path", "required": true, "schema": {"type": kind}})
             })
             .collect();

@@ -8,8 +8,11 @@
 pub mod libvirt;
 pub mod simulator;
 
-use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec};
-use berth_model::{FieldError, VmId};
+use berth_model::agent::{
+    CounterSample, DomainType, NetworkState, PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent,
+    VmSpec,
+};
+use berth_model::{FieldError, PrivateNetworkId, VmId};
 use tokio::sync::broadcast;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
@@ -72,4 +75,20 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
+
+    /// Does what is to be done at the agent's start and from time to time: puts back what somebody removed
+    /// from the node's network, and counts traffic.
+    fn tend(&self) -> Result<(), HypervisorError>;
+
+    /// What the node does for its guests' network cards.
+    fn network(&self) -> Result<NetworkState, HypervisorError>;
+
+    /// What each address has carried.
+    fn traffic(&self) -> Result<TrafficList, HypervisorError>;
+
+    /// Brings this node's part of a private network to what it should be.
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError>;
+
+    /// Leaves nothing of a private network on this node; [`HypervisorError::Conflict`] while a card is in it.
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError>;
 }

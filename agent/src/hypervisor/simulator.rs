@@ -17,11 +17,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CounterSample, DomainType, NetworkState, PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent,
+    VmSpec, VmState, WantedPower,
 };
-use berth_model::{FieldError, Timestamp, VmId};
+use berth_model::{FieldError, PrivateNetworkId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+
+mod network;
 
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::{clock, faults, spec};
@@ -44,6 +47,7 @@ pub struct SimulatorConfig {
 pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
+    networks: Mutex<network::Networks>,
     events: broadcast::Sender<VmEvent>,
 }
 
@@ -62,8 +66,9 @@ impl Simulator {
             Some(folder) => read_folder(folder)?,
             None => BTreeMap::new(),
         };
+        let networks = Mutex::new(network::read(config.folder.as_deref())?);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events })
+        Ok(Self { config, vms: Mutex::new(vms), networks, events })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -135,6 +140,7 @@ impl Hypervisor for Simulator {
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
+        self.check_private(spec)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -142,7 +148,7 @@ impl Hypervisor for Simulator {
             self.check_image(spec)?;
         }
         self.take_time();
-        points(&["put.after_folder", "put.after_disk", "put.after_seed", "put.after_define"])?;
+        points(&["put.after_folder", "put.after_disk", "put.after_seed", "put.after_define", "put.after_nics"])?;
         let (was, since) = before.map_or((VmState::Off, None), |before| (before.state, before.started));
         let (state, started) = match (spec.power, was) {
             (WantedPower::On, VmState::Off | VmState::Crashed) => (VmState::Running, Some(clock::now())),
@@ -196,6 +202,28 @@ impl Hypervisor for Simulator {
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.events.subscribe()
+    }
+
+    fn tend(&self) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        Ok(self.network_state())
+    }
+
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        Ok(self.traffic_list())
+    }
+
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.take_time();
+        self.put_private(id, network)
+    }
+
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.take_time();
+        self.delete_private(id)
     }
 }
 
@@ -261,6 +289,7 @@ fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<VmId, Record>> {
         let path = entry?.path();
         let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         match (id, path.extension().and_then(|e| e.to_str())) {
+            _ if path.ends_with(network::FILE) => {}
             (Some(id), Some("json")) => {
                 let record = serde_json::from_slice(&fs::read(&path)?)?;
                 vms.insert(VmId(id), record);

@@ -165,7 +165,7 @@ pub fn spec() -> VmSpec {
         memory: ByteSize::gib(1),
         disk: ByteSize::gib(10),
         image: VmImage { sha256: "a".repeat(64) },
-        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "a-guest".into(),
             ssh_keys: vec![],
@@ -263,6 +263,21 @@ impl Hypervisor for Gated {
     }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()
+    }
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.simulator.tend()
+    }
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.simulator.network()
+    }
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.simulator.traffic()
+    }
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.simulator.put_network(id, network)
+    }
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.simulator.delete_network(id)
     }
 }
 
