@@ -24,8 +24,8 @@ mod vm;
 pub use function::{Function, Mac, Name, Nothing, Sha256};
 pub use image::{ImageFile, ImageFileList};
 pub use network::{
-    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange, PrivateNetwork,
-    PrivateNetworkState, Traffic, TrafficList,
+    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
+    PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,
 };
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,

@@ -148,7 +148,13 @@ impl Hypervisor for Simulator {
             self.check_image(spec)?;
         }
         self.take_time();
-        points(&["put.after_folder", "put.after_disk", "put.after_seed", "put.after_define", "put.after_nics"])?;
+        points(&[
+            "put.after_folder",
+            "put.after_disk",
+            "put.after_seed",
+            "put.after_define",
+            "put.after_nics",
+        ])?;
         let (was, since) = before.map_or((VmState::Off, None), |before| (before.state, before.started));
         let (state, started) = match (spec.power, was) {
             (WantedPower::On, VmState::Off | VmState::Crashed) => (VmState::Running, Some(clock::now())),

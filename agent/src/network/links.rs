@@ -10,8 +10,8 @@ use berth_model::agent::{Limits, Nic, PrivateNetwork};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::nft::{Card, GATEWAY_V6, VXLAN_PORT};
 use super::names::Names;
+use super::nft::{Card, GATEWAY_V6, VXLAN_PORT};
 use super::program::{ask, run, tell};
 use crate::hypervisor::HypervisorError;
 
@@ -32,8 +32,19 @@ type Done = Result<(), HypervisorError>;
 
 /// Lets connection tracking see what passes a bridge.
 pub fn track_on_bridge(bridge: &str) -> Done {
-    let words =
-        ["ip", "link", "set", "dev", bridge, "type", "bridge", "nf_call_iptables", "1", "nf_call_ip6tables", "1"];
+    let words = [
+        "ip",
+        "link",
+        "set",
+        "dev",
+        bridge,
+        "type",
+        "bridge",
+        "nf_call_iptables",
+        "1",
+        "nf_call_ip6tables",
+        "1",
+    ];
     tell(&words).map(drop)
 }
 
@@ -70,7 +81,7 @@ pub fn route(card: &Card, nic: &Nic) -> Done {
             // It is shown without its length where it is of one address.
             let net: Option<IpNet> = to.parse().ok().or_else(|| to.parse::<IpAddr>().ok().map(IpNet::from));
             if net.is_none_or(|net| !wanted.contains(&net.to_string())) {
-                batch.push_str(&format!("{family} route del {to} dev {tap} proto {ROUTE_PROTOCOL}\n"));
+                batch.push_str(&format!("route del {to} dev {tap} proto {ROUTE_PROTOCOL}\n"));
             }
         }
     }
@@ -133,12 +144,13 @@ pub fn private(names: &Names, id: PrivateNetworkId, network: &PrivateNetwork) ->
     let mut batch = String::new();
     if of(&bridge).is_none() {
         batch.push_str(&format!(
-            "link add {bridge} mtu {PRIVATE_MTU} addrgenmode none type bridge stp_state 0 forward_delay 0 \
+            "link add {bridge} mtu {PRIVATE_MTU} type bridge stp_state 0 forward_delay 0 \
              mcast_snooping 0\n"
         ));
     }
     let local = network.local.to_string();
-    let right = |link: &Value| ["local", "local6"].iter().any(|key| link["linkinfo"]["info_data"][key] == local);
+    let right =
+        |link: &Value| ["local", "local6"].iter().any(|key| link["linkinfo"]["info_data"][key] == local);
     let old = of(&vxlan);
     let keep = old.is_some_and(right);
     if !keep {
@@ -146,12 +158,14 @@ pub fn private(names: &Names, id: PrivateNetworkId, network: &PrivateNetwork) ->
             batch.push_str(&format!("link del {vxlan}\n"));
         }
         batch.push_str(&format!(
-            "link add {vxlan} mtu {PRIVATE_MTU} addrgenmode none type vxlan id {id} local {local} dstport \
+            "link add {vxlan} mtu {PRIVATE_MTU} type vxlan id {id} local {local} dstport \
              {VXLAN_PORT} nolearning\n"
         ));
     }
     batch.push_str(&format!(
-        "link set dev {bridge} alias \"{alias}\" up\nlink set dev {vxlan} alias \"{alias}\" master {bridge} up\n"
+        // The node itself is nobody in it: no address by itself.
+        "link set dev {bridge} addrgenmode none\nlink set dev {vxlan} addrgenmode none\n\
+         link set dev {bridge} alias \"{alias}\" up\nlink set dev {vxlan} alias \"{alias}\" master {bridge} up\n"
     ));
     batch_of_ip(&batch)?;
     peers(&vxlan, network)
@@ -165,9 +179,12 @@ fn peers(vxlan: &str, network: &PrivateNetwork) -> Done {
         wanted.extend(peer.macs.iter().map(|mac| (mac.clone(), peer.node)));
     }
     let shown = ask(&["bridge", "-j", "fdb", "show", "dev", vxlan])?;
-    let entry = |entry: &Value| Some((entry["mac"].as_str()?.to_owned(), entry["dst"].as_str()?.parse().ok()?));
-    let there: BTreeSet<(String, IpAddr)> = shown.as_array().into_iter().flatten().filter_map(entry).collect();
-    let gone = there.difference(&wanted).map(|(mac, to)| format!("fdb del {mac} dev {vxlan} dst {to} self\n"));
+    let entry =
+        |entry: &Value| Some((entry["mac"].as_str()?.to_owned(), entry["dst"].as_str()?.parse().ok()?));
+    let there: BTreeSet<(String, IpAddr)> =
+        shown.as_array().into_iter().flatten().filter_map(entry).collect();
+    let gone =
+        there.difference(&wanted).map(|(mac, to)| format!("fdb del {mac} dev {vxlan} dst {to} self\n"));
     let new = wanted.difference(&there).map(|(mac, to)| {
         let verb = if mac == ALL { "append" } else { "replace" };
         format!("fdb {verb} {mac} dev {vxlan} dst {to} self static\n")

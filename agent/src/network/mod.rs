@@ -26,7 +26,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_model::agent::function::Mac;
 use berth_model::agent::{
-    Firewall, Limits, NetworkState, Nic, NicState, PrivateNetwork, PrivateNetworkState, TrafficList,
+    Firewall, Limits, NetworkState, Nic, NicAddress, NicState, PrivateNetwork, PrivateNetworkState,
+    TrafficList,
 };
 use berth_model::{FieldError, PrivateNetworkId, VmId};
 use ipnet::IpNet;
@@ -156,7 +157,8 @@ impl Plane {
         for (other, theirs) in known.nics.iter().flatten().filter(|(other, _)| **other != vm) {
             for their in theirs.iter().filter_map(|nic| Card::new(&self.names, *other, nic)) {
                 for my in mine.iter().filter(|my| my.private == their.private) {
-                    let meets = |net: &&IpNet| their.own().iter().any(|o| o.contains(*net) || net.contains(o));
+                    let meets =
+                        |net: &&IpNet| their.own().iter().any(|o| o.contains(*net) || net.contains(o));
                     if let Some(net) = my.own().iter().find(meets) {
                         return Err(HypervisorError::Conflict(format!("VM {other} has {net} already.")));
                     }
@@ -281,8 +283,10 @@ impl Plane {
             return Ok(());
         }
         let table = self.names.table();
-        let script: String =
-            unused.iter().map(|shown| format!("delete counter inet {table}_count {}\n", shown.name)).collect();
+        let script: String = unused
+            .iter()
+            .map(|shown| format!("delete counter inet {table}_count {}\n", shown.name))
+            .collect();
         program::run(&["nft", "-f", "-"], &script)?;
         Ok(())
     }
@@ -359,7 +363,8 @@ impl Plane {
     pub fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
         {
             let mut known = lock(&self.known);
-            let user = known.nics.iter().flatten().find(|(_, nics)| nics.iter().any(|n| n.private == Some(id)));
+            let user =
+                known.nics.iter().flatten().find(|(_, nics)| nics.iter().any(|n| n.private == Some(id)));
             if let Some((vm, _)) = user {
                 return Err(HypervisorError::Conflict(format!("A card of VM {vm} is in this network.")));
             }
@@ -391,6 +396,21 @@ pub fn nic_faults(nic: &Nic, field: &str) -> Vec<FieldError> {
     let mut faults = Vec::new();
     if nic.networks.len() > NETWORKS_MAX {
         faults.push(fault(&format!("{field}.networks"), "At most 16 networks are routed to a card."));
+    }
+    for (n, net) in nic.networks.iter().enumerate().take(NETWORKS_MAX) {
+        let least = if net.addr().is_ipv4() { 8 } else { 16 };
+        let ip = net.network();
+        if net.prefix_len() < least || *net != net.trunc() || ip.is_multicast() || ip.is_loopback() {
+            let rule = "A network is written like 2001:db8:7::/64, is no larger than a /8 or an IPv6 /16, and \
+                        can be routed.";
+            faults.push(fault(&format!("{field}.networks[{n}]"), rule));
+        }
+    }
+    for (n, address) in nic.addresses.iter().enumerate() {
+        let NicAddress { ip, .. } = address;
+        if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
+            faults.push(fault(&format!("{field}.addresses[{n}].ip"), "No card can have this address."));
+        }
     }
     if nic.private.is_some() && nic.firewall.is_some() {
         faults.push(fault(&format!("{field}.firewall"), "A card in a private network has no firewall."));

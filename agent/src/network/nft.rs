@@ -39,6 +39,8 @@ pub struct Card {
     mac: [u8; 6],
     /// Every address it may use, none within another.
     own: Vec<IpNet>,
+    /// It was given no address: any may be its own.
+    open: bool,
     firewall: Option<Firewall>,
     /// The private network it is plugged into.
     pub private: Option<PrivateNetworkId>,
@@ -53,9 +55,12 @@ impl Card {
             *byte = parts.next().and_then(|part| u8::from_str_radix(part, 16).ok())?;
         }
         let addresses = nic.addresses.iter().map(|address| IpNet::from(address.ip));
-        let own = disjoint(addresses.chain(nic.networks.iter().map(IpNet::trunc)).collect());
+        // nftables has no map of everything; nobody is routed everything.
+        let networks = nic.networks.iter().map(IpNet::trunc).filter(|net| net.prefix_len() > 0);
+        let own = disjoint(addresses.chain(networks).collect());
+        let open = nic.addresses.is_empty() && nic.networks.is_empty();
         let tap = names.tap(vm, &nic.mac);
-        Some(Self { vm, tap, mac, own, firewall: nic.firewall.clone(), private: nic.private })
+        Some(Self { vm, tap, mac, own, open, firewall: nic.firewall.clone(), private: nic.private })
     }
 
     /// The addresses it may use.
@@ -257,7 +262,9 @@ fn inet_table(out: &mut Lines, names: &Names, plan: &Plan, routed: &[&Card]) {
     for (family, v4) in [("ip", true), ("ip6", false)] {
         let elements = |direction: &str, has: fn(&Firewall) -> bool| {
             let of = |card: &&Card| card.firewall.as_ref().is_some_and(has);
-            elements(fenced.iter().copied().filter(of), v4, |card, _| format!("jump {direction}_{}", card.tap))
+            elements(fenced.iter().copied().filter(of), v4, |card, _| {
+                format!("jump {direction}_{}", card.tap)
+            })
         };
         let out = elements("out", |firewall| firewall.outbound.is_some());
         let inbound = elements("in", |_| true);
@@ -278,18 +285,18 @@ fn count_table(out: &mut Lines, table: &str, plan: &Plan) {
         "add chain {table} forward {{ type filter hook forward priority 10; policy accept; }}"
     ));
     out.line(format_args!("flush chain {table} forward"));
+    // Before the maps, or nft does not find them.
+    for name in counters(plan) {
+        out.line(format_args!("add counter {table} {name}"));
+    }
     for (family, v4) in [("ip", true), ("ip6", false)] {
         let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
         for (inbound, direction, side) in [(true, "in", "daddr"), (false, "out", "saddr")] {
             let map = format!("{family}_{direction}");
             out.line(format_args!("add map {table} {map} {{ type {kind} : counter; flags interval; }}"));
             out.line(format_args!("flush map {table} {map}"));
-            let all = elements(public(plan), v4, |card, net| format!("\"{}\"", counter(card.vm, net, inbound)));
-            for card in public(plan) {
-                for net in card.of_family(v4) {
-                    out.line(format_args!("add counter {table} {}", counter(card.vm, net, inbound)));
-                }
-            }
+            let all =
+                elements(public(plan), v4, |card, net| format!("\"{}\"", counter(card.vm, net, inbound)));
             if !all.is_empty() {
                 out.line(format_args!("add element {table} {map} {{ {} }}", all.join(", ")));
             }
@@ -343,7 +350,7 @@ fn dispatch(names: &Names, to: &str, cards: &[&Card]) -> Vec<String> {
 
 /// An address in ARP: its own, or none yet.
 fn arp_rules(card: &Card) -> Vec<String> {
-    if card.own.is_empty() {
+    if card.open {
         return vec!["accept".to_owned()];
     }
     let mut nets = card.of_family(true);
@@ -385,7 +392,7 @@ fn ip_rules(card: &Card, on_bridge: bool) -> Vec<String> {
         "icmp type { redirect, router-advertisement } drop".to_owned(),
         "icmpv6 type { nd-router-advert, nd-redirect } drop".to_owned(),
     ];
-    if card.own.is_empty() {
+    if card.open {
         rules.push("accept".to_owned());
         return rules;
     }

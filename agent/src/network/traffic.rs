@@ -10,8 +10,8 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use berth_model::agent::{Traffic, TrafficList};
 use berth_model::Timestamp;
+use berth_model::agent::{Traffic, TrafficList};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -101,9 +101,8 @@ impl Book {
     pub fn add(&mut self, shown: &[Shown]) {
         for Shown { name, of, amount } in shown {
             let entry = self.entries.entry(name.clone()).or_default();
-            let same = entry.of == *of
-                && entry.shown.bytes <= amount.bytes
-                && entry.shown.packets <= amount.packets;
+            let same =
+                entry.of == *of && entry.shown.bytes <= amount.bytes && entry.shown.packets <= amount.packets;
             let before = if same { entry.shown } else { Amount::default() };
             entry.total.bytes = entry.total.bytes.saturating_add(amount.bytes - before.bytes);
             entry.total.packets = entry.total.packets.saturating_add(amount.packets - before.packets);
@@ -117,7 +116,8 @@ impl Book {
         for (name, entry) in &mut self.entries {
             entry.gone = if used.contains(name) { None } else { entry.gone.or(Some(now)) };
         }
-        self.entries.retain(|_, entry| entry.gone.is_none_or(|gone| now.unix_ms() - gone.unix_ms() < KEPT_MS));
+        self.entries
+            .retain(|_, entry| entry.gone.is_none_or(|gone| now.unix_ms() - gone.unix_ms() < KEPT_MS));
     }
 
     /// All of it.

@@ -315,7 +315,8 @@ impl<'a> Interface<'a> {
             (None, _) => "user",
         };
         // The filter goes by the name of the card's end on the node, so it stands before the card is there.
-        let tap = plan.names.filter(|_| kind != "user").map(|names| Tap { dev: names.tap(plan.id, &nic.mac) });
+        let tap =
+            plan.names.filter(|_| kind != "user").map(|names| Tap { dev: names.tap(plan.id, &nic.mac) });
         Self {
             kind,
             mac: Mac { address: &nic.mac },

@@ -372,7 +372,8 @@ impl Hypervisor for Libvirt {
             cache: self.cache,
             names: self.plane.as_ref().map(|plane| plane.names()),
         };
-        let domain = connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
+        let domain =
+            connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
         faults::point("put.after_define")?;
         let stays_on = running.is_some() && spec.power != WantedPower::Off;
         self.put_nics(&domain, &plan, &nics_before, stays_on)?;

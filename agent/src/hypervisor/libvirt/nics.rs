@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use berth_model::VmId;
-use berth_model::agent::{Nic, NetworkState, PrivateNetwork, TrafficList, VmSpec};
 use berth_model::PrivateNetworkId;
+use berth_model::VmId;
+use berth_model::agent::{NetworkState, Nic, PrivateNetwork, TrafficList, VmSpec};
 use quick_xml::events::{BytesStart, Event};
 use virt::domain::Domain;
 use virt::error::ErrorNumber;
@@ -265,10 +265,8 @@ mod tests {
             <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/>\
             <target dev='t1_abc'/></interface><interface type='ethernet'>\
             <mac address='52:54:00:00:00:02'/></interface></devices></domain>";
-        let card = |mac: &str, bridge: Option<&str>| Live {
-            mac: mac.to_owned(),
-            bridge: bridge.map(str::to_owned),
-        };
+        let card =
+            |mac: &str, bridge: Option<&str>| Live { mac: mac.to_owned(), bridge: bridge.map(str::to_owned) };
         let cards = live_of(xml).unwrap();
         assert_eq!(cards, [card("52:54:00:00:00:01", Some("br0")), card("52:54:00:00:00:02", None)]);
         assert!(live_of("<a></b>").is_err());

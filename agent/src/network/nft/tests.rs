@@ -37,7 +37,10 @@ fn a_rule_names_protocol_ports_and_peers_of_each_family() {
         (rule(Udp, Some("8000-8999"), &["0.0.0.0/0"]), &["meta nfproto ipv4 udp dport 8000-8999 return"]),
         (
             rule(Tcp, None, &["10.1.2.3/8", "10.9.0.0/16", "2001:db8::/32"]),
-            &["ip saddr { 10.0.0.0/8 } meta l4proto tcp return", "ip6 saddr { 2001:db8::/32 } meta l4proto tcp return"],
+            &[
+                "ip saddr { 10.0.0.0/8 } meta l4proto tcp return",
+                "ip6 saddr { 2001:db8::/32 } meta l4proto tcp return",
+            ],
         ),
         (rule(Icmp, None, &[]), &["meta l4proto { icmp, ipv6-icmp } return"]),
         (rule(Gre, None, &[]), &["meta l4proto gre return"]),
@@ -78,17 +81,20 @@ fn a_counters_name_is_read_back() {
             assert_eq!(counter_of(&name), Some((VmId(7), net, inbound)));
         }
     }
-    for other in ["", "c_", "c_x_0a_32_in", "c_7_0a4d0007_33_in", "c_7_0a4d0007_32_up", "c_7_0a4d0007_32_in_"] {
+    for other in ["", "c_", "c_x_0a_32_in", "c_7_0a4d0007_33_in", "c_7_0a4d0007_32_up", "c_7_0a4d0007_32_in_"]
+    {
         assert_eq!(counter_of(other), None, "{other}");
     }
 }
 
 fn nets() -> impl Strategy<Value = IpNet> {
     prop_oneof![
-        (any::<u32>(), 0_u8..=32).prop_map(|(ip, p)| IpNet::new(std::net::Ipv4Addr::from(ip).into(), p).unwrap()),
+        (any::<u32>(), 0_u8..=32)
+            .prop_map(|(ip, p)| IpNet::new(std::net::Ipv4Addr::from(ip).into(), p).unwrap()),
         (any::<u128>(), 0_u8..=128).prop_map(|(ip, p)| IpNet::new(Ipv6Addr::from(ip).into(), p).unwrap()),
         // Those that meet each other, and those that are written in strange ways.
-        (0_u8..8, 24_u8..=32).prop_map(|(b, p)| IpNet::new(std::net::Ipv4Addr::new(10, 0, 0, b).into(), p).unwrap()),
+        (0_u8..8, 24_u8..=32)
+            .prop_map(|(b, p)| IpNet::new(std::net::Ipv4Addr::new(10, 0, 0, b).into(), p).unwrap()),
         (0_u16..8, 96_u8..=128).prop_map(|(b, p)| {
             IpNet::new(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0x0a00, b).into(), p).unwrap()
         }),
@@ -99,10 +105,12 @@ fn rules() -> impl Strategy<Value = FirewallRule> {
     use FirewallProtocol::{Esp, Gre, Icmp, Tcp, Udp};
     let ports = proptest::option::of((1_u16.., any::<u16>()));
     let protocol = prop_oneof![Just(Tcp), Just(Udp), Just(Icmp), Just(Gre), Just(Esp)];
-    (protocol, ports, proptest::collection::vec(nets(), 0..4)).prop_map(|(protocol, ports, peers)| FirewallRule {
-        protocol,
-        ports: ports.and_then(|(first, more)| PortRange::new(first, first.saturating_add(more))),
-        peers,
+    (protocol, ports, proptest::collection::vec(nets(), 0..4)).prop_map(|(protocol, ports, peers)| {
+        FirewallRule {
+            protocol,
+            ports: ports.and_then(|(first, more)| PortRange::new(first, first.saturating_add(more))),
+            peers,
+        }
     })
 }
 

@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::{ByteSize, PrivateNetworkId};
 use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, WantedPower};
+use berth_model::{ByteSize, PrivateNetworkId};
 
 use super::*;
 use crate::hypervisor::libvirt::names::Prefix;
