@@ -70,31 +70,7 @@ pub struct Filter {
     /// Also those that should no longer be chosen.
     pub include_deprecated: bool,
     /// First by the first; ties by id.
-    pub sort: Vec<Sort<SortColumn>>,
-}
-
-/// What a list of images can be sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortColumn {
-    /// The number.
-    Id,
-    /// The name.
-    Name,
-    /// When it was made.
-    Created,
-}
-
-impl SortColumn {
-    /// All of them, by their words.
-    pub const ALL: [(&str, Self); 3] = [("id", Self::Id), ("name", Self::Name), ("created", Self::Created)];
-
-    const fn column(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Name => "name",
-            Self::Created => "created",
-        }
-    }
+    pub sort: Vec<Sort>,
 }
 
 /// A page of the images that the project may use, and how many there are on all pages.
@@ -113,11 +89,7 @@ pub async fn list(
 
     let mut sql = QueryBuilder::new("select id from images");
     push_where(&mut sql, project, filter);
-    sql.push(" order by ");
-    for key in &filter.sort {
-        sql.push(key.column.column()).push(if key.descending { " desc, " } else { ", " });
-    }
-    sql.push("id limit ").push_bind(page.limit()).push(" offset ").push_bind(page.offset());
+    page.push_to(&mut sql, &filter.sort);
     let ids: Vec<ImageId> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
     Ok((by_ids(conn, &ids).await?, total))
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 pub use render::render;
-pub use select::{Filter, SortColumn, get, list};
+pub use select::{Filter, get, list};
 
 use super::rules::Need;
 use crate::labels;
