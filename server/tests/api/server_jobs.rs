@@ -11,6 +11,7 @@ use berth_model::{ActionId, ErrorCode, ServerId, VmId};
 use berth_server::jobs::{Registry, Settings, StepName, Worker};
 use berth_server::live::Signals;
 use berth_server::servers::jobs::{create, delete, register};
+use berth_server::vital::Vital;
 use berth_server::{clock, entropy, servers};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ impl Shop {
         let node = berth.node("node-1").await;
         let customer = berth.customer().await;
         let stop = CancellationToken::new();
-        let signals = Signals::start(berth.world().db.clone(), stop.clone());
+        let signals = Signals::start(berth.world().db.clone(), &Vital::until(stop.clone()));
         Self { berth, node, customer, signals, stop }
     }
 
