@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_agent::hypervisor::Hypervisor as _;
 use berth_model::action::{Action, ActionReply, ActionStatus};
-use berth_model::agent::{VmEvent, VmState};
+use berth_model::agent::{PowerVerb, VmEvent, VmState};
 use berth_model::server::{Server, ServerCreated, ServerReply, ServerStatus};
 use berth_model::{ActionId, ErrorCode, ServerId, VmId};
 use berth_server::jobs::{Registry, Settings, StepName, Worker};
@@ -302,6 +302,48 @@ async fn wherever_a_power_action_is_given_up_the_server_does_what_its_machine_do
         let server = shop.server(id).await.unwrap();
         assert_eq!((server.status, server.locked), (wanted, false), "{place}");
         worker.stop(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_that_come_after_the_last_look_of_an_action_are_not_lost() {
+    let shop = Shop::open().await;
+    let marker = shop.berth.folder().join("marker");
+    let places = ["create_server.boot", "start_server.settle", "stop_server.settle"];
+    let pauses = places.map(|place| format!("{place}.after_run=pause:{}", marker.display()));
+    let _worker = shop.worker(&pauses.join(","));
+    let made = shop.order().await;
+    let id = made.server.id;
+    let news = async |wanted: &str| {
+        until(&format!("the news is {wanted}"), async || {
+            let seen = sqlx::query_scalar::<_, Option<String>>("select seen from servers where id = $1");
+            let seen = seen.bind(id).fetch_one(&shop.berth.world().db).await.unwrap();
+            (seen.as_deref() == Some(wanted)).then_some(())
+        })
+        .await;
+    };
+    for (verb, looked, seen, status) in [
+        (None, "running", "crashed", ServerStatus::Off),
+        (Some("poweron"), "running", "crashed", ServerStatus::Off),
+        (Some("poweroff"), "crashed", "running", ServerStatus::Running),
+    ] {
+        let action = match verb {
+            Some(verb) => shop.tell(id, verb).await.id,
+            None => made.action.id,
+        };
+        until("the action has had its last look", async || marker.exists().then_some(())).await;
+        news(looked).await;
+        let (simulator, vm) = (&shop.node.simulator, VmId::from(id));
+        match seen {
+            "crashed" => simulator.crash(vm),
+            _ => simulator.power(vm, PowerVerb::Start),
+        }
+        .unwrap();
+        news(seen).await;
+        std::fs::remove_file(&marker).unwrap();
+        shop.succeeds(action).await;
+        let server = shop.server(id).await.unwrap();
+        assert_eq!((server.status, server.locked), (status, false), "{verb:?}");
     }
 }
 

@@ -14,6 +14,7 @@ use berth_model::{ErrorCode, NodeId, ServerId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::Look;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::networks::Address;
 use crate::servers::queries::{self, Machine};
@@ -34,8 +35,9 @@ pub struct ServerCreate {
     start: bool,
     /// Where it is placed.
     node: Option<NodeId>,
-    /// What it was last seen to do.
-    state: Option<VmState>,
+    /// The last look at its machine, for as long as the step takes.
+    #[serde(skip)]
+    look: Option<Look>,
 }
 
 /// The steps.
@@ -76,7 +78,7 @@ impl StepName for Step {
 impl ServerCreate {
     /// Makes this server, and starts it or not.
     pub fn new(server: ServerId, start: bool) -> Self {
-        Self { server, start, node: None, state: None }
+        Self { server, start, node: None, look: None }
     }
 
     fn node(&self) -> Result<NodeId, StepError> {
@@ -119,15 +121,16 @@ impl ServerCreate {
     }
 
     async fn look(&mut self, world: &World) -> Result<(), StepError> {
-        let agent = world.agents.node(self.node()?);
-        let Some(vm) = agent.get_vm(self.server.into()).await? else {
+        let node = self.node()?;
+        let look = Look::at(world, node, self.server).await?;
+        self.look = Some(look);
+        let Some(state) = look.state else {
             let why = anyhow!("the machine of server {} vanished from its node", self.server);
             return Err(StepError::fail(ErrorCode::ServiceError, "The machine vanished from its node.", why));
         };
-        self.state = Some(vm.state);
-        match vm.state {
+        match state {
             VmState::Off | VmState::Crashed if self.start => {
-                agent.power(self.server.into(), PowerVerb::Start).await?;
+                world.agents.node(node).power(self.server.into(), PowerVerb::Start).await?;
                 Err(StepError::NotYet(LOOK_AGAIN))
             }
             VmState::Paused => Err(StepError::NotYet(LOOK_AGAIN)),
@@ -198,8 +201,7 @@ impl Saga for ServerCreate {
             Step::Machine => {
                 let (machine, address) = self.machine(world).await?;
                 let spec = spec(machine, address.as_ref(), &world.config.name_servers, self.start);
-                let vm = world.agents.node(self.node()?).put_vm(self.server.into(), &spec).await?;
-                self.state = Some(vm.state);
+                world.agents.node(self.node()?).put_vm(self.server.into(), &spec).await?;
                 Ok(())
             }
             Step::Boot => self.look(world).await,
@@ -218,7 +220,7 @@ impl Saga for ServerCreate {
             Step::Image => return Ok(()),
             Step::Machine if self.start => queries::set_starting(conn, self.server).await?,
             Step::Machine => return Ok(()),
-            Step::Boot => queries::unlock(conn, self.server, self.state).await?,
+            Step::Boot => queries::unlock(conn, self.server, self.look).await?,
         }
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }
