@@ -166,7 +166,7 @@ pub async fn find(
 ) -> sqlx::Result<Option<Found>> {
     sqlx::query_as!(
         Found,
-        r#"select id as "id: ImageId", status as "status: ImageStatus", description, disk_bytes,
+        r#"select id as "id: ImageId", status as "status: ImageStatus", description, sha256, disk_bytes,
                   deprecated as "deprecated: Timestamp"
            from images
            where deleted is null and (project_id is null or project_id = $1)
@@ -189,6 +189,8 @@ pub struct Found {
     pub status: ImageStatus,
     /// For customers.
     pub description: String,
+    /// SHA-256 of its file.
+    pub sha256: String,
     /// Size of the disk in it.
     pub disk_bytes: i64,
     /// Since when it should no longer be chosen.

@@ -375,7 +375,7 @@ pub async fn place(conn: &mut PgConnection, id: ServerId, node: Option<NodeId>) 
     Ok(())
 }
 
-/// What the machine behind a server is made of, beside its address.
+/// What the machine behind a server is made of, beside its image and its address.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Its host name.
@@ -384,8 +384,6 @@ pub struct Machine {
     pub need: Need,
     /// `52:54:00:…`
     pub mac: String,
-    /// SHA-256 of the image file.
-    pub image_sha256: String,
     /// Lines of `authorized_keys`.
     pub ssh_public_keys: Vec<String>,
     /// crypt(3) SHA-512.
@@ -400,9 +398,9 @@ pub struct Machine {
 /// When the database fails.
 pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Machine>> {
     let row = sqlx::query!(
-        r#"select s.name, s.cores, s.memory_mib, s.disk_gib, s.mac::text as "mac!", s.ssh_public_keys,
-                  s.root_password_hash, s.user_data, i.sha256
-           from servers s join images i on i.id = s.image_id where s.id = $1"#,
+        r#"select name, cores, memory_mib, disk_gib, mac::text as "mac!", ssh_public_keys,
+                  root_password_hash, user_data
+           from servers where id = $1"#,
         id.0
     );
     let machine = row.fetch_optional(conn).await?.map(|row| Machine {
@@ -413,7 +411,6 @@ pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Opti
             disk: ByteSize::gib(u64::from(row.disk_gib.unsigned_abs())),
         },
         mac: row.mac,
-        image_sha256: row.sha256,
         ssh_public_keys: row.ssh_public_keys,
         root_password_hash: row.root_password_hash,
         user_data: row.user_data,

@@ -12,8 +12,9 @@ use berth_server::jobs::{Registry, Settings, StepName, Worker};
 use berth_server::live::Signals;
 use berth_server::servers::jobs::{create, delete, register};
 use berth_server::vital::Vital;
-use berth_server::{clock, entropy, servers};
+use berth_server::{clock, entropy, images, servers};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::SimulatedNode;
@@ -47,12 +48,12 @@ impl Shop {
     }
 
     fn worker(&self, faults: &str) -> Worker {
-        let settings = Settings {
-            lease: Duration::from_millis(600),
-            poll: Duration::from_millis(50),
-            faults: faults.parse().unwrap(),
-            ..Settings::default()
-        };
+        self.worker_with(Settings { faults: faults.parse().unwrap(), ..Settings::default() })
+    }
+
+    fn worker_with(&self, settings: Settings) -> Worker {
+        let (lease, poll) = (Duration::from_millis(600), Duration::from_millis(50));
+        let settings = Settings { lease, poll, ..settings };
         Worker::start(self.berth.world().clone(), &register(Registry::new()), &settings, &self.signals)
     }
 
@@ -65,6 +66,28 @@ impl Shop {
         let mut order = json!({"name": name, "server_type": "s1", "image": "tiny"});
         order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.customer.post("/v1/servers", order).await.expect(201)
+    }
+
+    /// Offers another file under this name; says its checksum.
+    async fn add_image(&self, name: &str) -> String {
+        let (world, mut content) = (self.berth.world(), [0; 96]);
+        content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        content[24..32].copy_from_slice(&1_048_576_u64.to_be_bytes());
+        content[80..].copy_from_slice(&entropy::bytes::<16>());
+        let sha256 = hex::encode(Sha256::digest(content));
+        std::fs::write(images::file_path(&world.config.data_dir, &sha256), content).unwrap();
+        let image = images::queries::SystemImage {
+            name,
+            description: name,
+            sha256: &sha256,
+            file_bytes: content.len() as i64,
+            disk_bytes: 1_048_576,
+            os_flavor: "tiny",
+            os_version: None,
+        };
+        let mut conn = world.db.acquire().await.unwrap();
+        images::queries::put_system(&mut conn, &image, clock::now()).await.unwrap();
+        sha256
     }
 
     async fn tell(&self, server: ServerId, verb: &str) -> Action {
@@ -344,6 +367,51 @@ async fn news_that_come_after_the_last_look_of_an_action_are_not_lost() {
         shop.succeeds(action).await;
         let server = shop.server(id).await.unwrap();
         assert_eq!((server.status, server.locked), (status, false), "{verb:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_goes_on_with_the_image_file_it_began_with() {
+    let shop = Shop::open().await;
+    let before = shop.order().await;
+    let replaced = shop.add_image("tiny").await;
+    let after = shop.order().await;
+    let _worker = shop.worker("");
+    let mut files = Vec::new();
+    for made in [before, after] {
+        shop.succeeds(made.action.id).await;
+        files.push(shop.node.simulator.get(VmId::from(made.server.id)).unwrap().spec.unwrap().image.sha256);
+    }
+    assert_ne!(files[0], replaced);
+    assert_eq!(files[1], replaced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_image_must_wait_leaves_its_worker_to_others() {
+    let shop = Shop::open().await;
+    let _worker = shop.worker_with(Settings { interactive: 1, ..Settings::default() });
+    let there = shop.order().await;
+    shop.succeeds(there.action.id).await;
+
+    let agents = &shop.berth.world().agents;
+    for it_is_this_one in [true, false] {
+        let sha256 = shop.add_image("other").await;
+        let sent = if it_is_this_one { sha256.as_str() } else { "another" };
+        let upload = agents.begin_upload(shop.node.id, sent, 1).unwrap();
+        let made = shop.order_with(json!({"image": "other"})).await;
+        until("the order has come to its image", async || {
+            let waits = "select count(*) from jobs where kind = 'create_server' and step = 'image'
+                             and attempts = 0 and run_at > now() and data->'server' = to_jsonb($1)
+                             and lease_owner is null";
+            (shop.count(waits, made.server.id).await > 0).then_some(())
+        })
+        .await;
+        let action = shop.tell(there.server.id, "reboot").await;
+        shop.succeeds(action.id).await;
+        assert_eq!(shop.action(made.action.id).await.status, ActionStatus::Running);
+        drop(upload);
+        shop.succeeds(made.action.id).await;
+        assert!(agents.begin_upload(shop.node.id, &sha256, 1).is_some(), "its own is over");
     }
 }
 
