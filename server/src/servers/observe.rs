@@ -69,6 +69,6 @@ pub async fn observe_all(
 /// # Errors
 /// When the database fails.
 pub async fn unknown_on_node(conn: &mut PgConnection, node: NodeId, now: Timestamp) -> sqlx::Result<()> {
-    let lost = queries::set_unknown(conn, node, now).await?;
+    let lost = queries::set_unknown(conn, node).await?;
     queries::publish_all(conn, &lost, now).await
 }

@@ -209,19 +209,15 @@ pub async fn on_node(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<
 ///
 /// # Errors
 /// When the database fails.
-pub async fn set_unknown(
-    conn: &mut PgConnection,
-    node: NodeId,
-    now: Timestamp,
-) -> sqlx::Result<Vec<ServerId>> {
+pub async fn set_unknown(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<ServerId>> {
+    // Not the time of now: the next news carry the node's own clock, which may be behind.
     sqlx::query_scalar!(
-        r#"update servers set observed = $2, seen = null,
+        r#"update servers set observed = null, seen = null,
                status = case when locked_by is null then 'unknown' else status end
            where id in (select id from servers where node_id = $1 and status <> 'unknown'
                         order by id for no key update)
            returning id as "id: ServerId""#,
-        node.0,
-        now as Timestamp
+        node.0
     )
     .fetch_all(conn)
     .await
