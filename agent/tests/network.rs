@@ -413,7 +413,7 @@ fn a_rule_change_under_load_drops_no_allowed_packet_and_lets_no_other_in() {
                 slowest.fetch_max(began.elapsed().as_millis() as u64, Ordering::Relaxed);
             }
         });
-        let changes = 60;
+        let changes = 150;
         for n in 0..changes {
             node.change(&mut guest, |nic| nic.firewall = Some(firewall(n)));
         }

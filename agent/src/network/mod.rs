@@ -201,8 +201,17 @@ impl Plane {
             links::forward_packets()?;
         }
         // First the filter: a network's frames are not to be let in before it is known from whom.
-        program::run(&["nft", "-f", "-"], &script(&self.names, plan))?;
+        program::run(&["nft", "-f", "-"], &script(&self.names, plan, &self.chains()?))?;
         networks.iter().try_for_each(|(id, network)| links::private(&self.names, *id, network))
+    }
+
+    /// Our chains that are in the kernel: family, name.
+    fn chains(&self) -> Result<Vec<(String, String)>, HypervisorError> {
+        let listed = program::ask(&["nft", "-j", "list", "chains"])?;
+        let chains = listed["nftables"].as_array().into_iter().flatten().map(|object| &object["chain"]);
+        let ours = chains.filter(|chain| chain["table"] == self.names.table());
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        Ok(ours.filter_map(|chain| Some((text(&chain["family"])?, text(&chain["name"])?))).collect())
     }
 
     fn plan(&self) -> (Plan, BTreeMap<PrivateNetworkId, PrivateNetwork>, u64) {

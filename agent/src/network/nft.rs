@@ -6,14 +6,15 @@
 //! | `inet T`, `arp T` | the same for a routed card; firewalls, with connection tracking |
 //! | `inet T_count` | counts by address what the firewalls let through |
 //!
-//! The kernel takes a script whole or not at all, and packets meet the old or the new one. The counting
-//! table is never removed, so that its counters live over a change.
+//! The kernel takes a script whole or not at all. That alone is not enough: a packet that is under way while a
+//! base chain is replaced may pass the new one, still empty, and the old one, empty by now. So tables, base
+//! chains and maps stay for ever, and what is in them is replaced: a packet meets the old or the new.
 //!
 //! Firewalls go by address, for a guest cannot use another's; so they are the same on a bridge and on a
 //! routed card. A firewall's chain ends with `return` when it lets a packet through: the other end's
 //! firewall is still to be asked when both are on this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -135,23 +136,32 @@ pub fn counter_of(name: &str) -> Option<(VmId, IpNet, bool)> {
     parts.next().is_none().then_some((vm, net, inbound))
 }
 
-/// The script that replaces whatever there was.
-pub fn script(names: &Names, plan: &Plan) -> String {
+/// The script that brings the kernel to a plan, from anything. `chains` are those that are there: family, name.
+pub fn script(names: &Names, plan: &Plan, chains: &[(String, String)]) -> String {
     let table = names.table();
-    let mut out = Lines(String::new());
-    for family in ["bridge", "inet", "arp"] {
-        // To remove what may not be there, it is made first.
-        out.line(format_args!("add table {family} {table}\ndelete table {family} {table}"));
-    }
+    let mut out = Lines::default();
     let (routed, bridged): (Vec<_>, Vec<_>) =
         plan.cards.iter().partition(|card| plan.routed && card.private.is_none());
     bridge_table(&mut out, names, &bridged);
     if plan.routed {
         arp_table(&mut out, names, &routed);
+    } else {
+        // To remove what may not be there, it is made first.
+        out.line(format_args!("add table arp {table}\ndelete table arp {table}"));
     }
     inet_table(&mut out, names, plan, &routed);
     count_table(&mut out, table, plan);
-    out.0
+    let is_gone = |(family, chain): &&(String, String)| {
+        (plan.routed || family != "arp") && !out.chains.contains(&(family.clone(), chain.clone()))
+    };
+    let gone: Vec<_> = chains.iter().filter(is_gone).collect();
+    // They refer to one another, too: emptied before any goes.
+    let of_gone = |verb: &str| -> String {
+        gone.iter().map(|(family, chain)| format!("{verb} chain {family} {table} {chain}\n")).collect()
+    };
+    let gone = of_gone("flush") + &of_gone("delete");
+    // First all chains, then what is in them: they refer to one another.
+    out.made + &out.filled + &gone
 }
 
 /// The script that leaves nothing.
@@ -161,74 +171,131 @@ pub fn nothing(names: &Names) -> String {
     tables.map(|(f, more)| format!("add table {f} {table}{more}\ndelete table {f} {table}{more}\n")).concat()
 }
 
-struct Lines(String);
+/// A script under way.
+#[derive(Default)]
+struct Lines {
+    made: String,
+    filled: String,
+    chains: BTreeSet<(String, String)>,
+}
 
 impl Lines {
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
-        writeln!(self.0, "{text}").expect("a String takes everything");
+        writeln!(self.made, "{text}").expect("a String takes everything");
     }
 
-    fn chain(&mut self, name: &str, hook: &str, rules: impl IntoIterator<Item = String>) {
-        self.line(format_args!("  chain {name} {{"));
-        if !hook.is_empty() {
-            self.line(format_args!("    type filter hook {hook}; policy accept;"));
-        }
+    fn fill(&mut self, text: std::fmt::Arguments<'_>) {
+        writeln!(self.filled, "{text}").expect("a String takes everything");
+    }
+
+    /// A chain with these rules and no others. It is of a table `FAMILY NAME`.
+    fn chain(&mut self, table: &str, name: &str, hook: &str, rules: impl IntoIterator<Item = String>) {
+        let hook = match hook {
+            "" => String::new(),
+            hook => format!(" {{ type filter hook {hook}; policy accept; }}"),
+        };
+        self.line(format_args!("add chain {table} {name}{hook}"));
+        self.line(format_args!("flush chain {table} {name}"));
         for rule in rules {
-            self.line(format_args!("    {rule}"));
+            self.fill(format_args!("add rule {table} {name} {rule}"));
         }
-        self.line(format_args!("  }}"));
+        let family = table.split(' ').next().unwrap_or_default();
+        self.chains.insert((family.to_owned(), name.to_owned()));
+    }
+
+    /// A map with these elements and no others.
+    fn map(&mut self, table: &str, name: &str, kind: &str, elements: &[String]) {
+        self.line(format_args!("add map {table} {name} {{ type {kind}; }}"));
+        self.fill(format_args!("flush map {table} {name}"));
+        if !elements.is_empty() {
+            self.fill(format_args!("add element {table} {name} {{ {} }}", elements.join(", ")));
+        }
+    }
+
+    /// Sends what comes from a card to its chain. From a card that is not known, nothing is heard.
+    fn dispatch(&mut self, table: &str, names: &Names, to: &str, cards: &[&Card]) -> [String; 2] {
+        let elements: Vec<_> =
+            cards.iter().map(|card| format!("\"{0}\" : goto {to}_{0}", card.tap)).collect();
+        self.map(table, "cards", "ifname : verdict", &elements);
+        ["iifname vmap @cards".to_owned(), format!("iifname \"{}\" drop", names.taps())]
     }
 }
 
 fn bridge_table(out: &mut Lines, names: &Names, cards: &[&Card]) {
-    let table = names.table();
-    out.line(format_args!("table bridge {table} {{"));
+    let table = &format!("bridge {}", names.table());
+    out.line(format_args!("add table {table}"));
     for card in cards {
-        out.chain(&format!("nd_{}", card.tap), "", neighbour_rules(card, true));
-        let arp = [
-            format!("arp saddr ether != {} drop", card.mac()),
-            format!("ether type arp goto arp_{}", card.tap),
-        ];
-        out.chain(&format!("arp_{}", card.tap), "", arp_rules(card));
+        let tap = &card.tap;
+        out.chain(table, &format!("nd_{tap}"), "", neighbour_rules(card, true));
+        out.chain(table, &format!("arp_{tap}"), "", arp_rules(card));
         let mut rules = vec![
             format!("ether saddr != {} drop", card.mac()),
             "ether type != { ip, ip6, arp } drop".to_owned(),
+            format!("ether type arp goto arp_{tap}"),
         ];
-        rules.extend(arp);
         rules.extend(ip_rules(card, true));
-        out.chain(&format!("from_{}", card.tap), "", rules);
+        out.chain(table, &format!("from_{tap}"), "", rules);
     }
-    out.chain("prerouting", "prerouting priority -300", dispatch(names, "from", cards));
-    out.line(format_args!("}}"));
+    let rules = out.dispatch(table, names, "from", cards);
+    out.chain(table, "prerouting", "prerouting priority -300", rules);
 }
 
 fn arp_table(out: &mut Lines, names: &Names, cards: &[&Card]) {
-    let table = names.table();
-    out.line(format_args!("table arp {table} {{"));
+    let table = &format!("arp {}", names.table());
+    out.line(format_args!("add table {table}"));
     for card in cards {
-        let mut rules = vec![format!("arp saddr ether != {} drop", card.mac())];
-        rules.extend(arp_rules(card));
-        out.chain(&format!("arp_{}", card.tap), "", rules);
+        out.chain(table, &format!("arp_{}", card.tap), "", arp_rules(card));
     }
-    out.chain("input", "input priority 0", dispatch(names, "arp", cards));
-    out.line(format_args!("}}"));
+    let rules = out.dispatch(table, names, "arp", cards);
+    out.chain(table, "input", "input priority 0", rules);
 }
 
 fn inet_table(out: &mut Lines, names: &Names, plan: &Plan, routed: &[&Card]) {
-    let table = names.table();
-    out.line(format_args!("table inet {table} {{"));
+    let table = &format!("inet {}", names.table());
+    out.line(format_args!("add table {table}"));
+    let mut early = network_rules(plan);
     for card in routed {
-        out.chain(&format!("nd_{}", card.tap), "", neighbour_rules(card, false));
+        out.chain(table, &format!("nd_{}", card.tap), "", neighbour_rules(card, false));
         let mut rules = vec![format!("ether saddr != {} drop", card.mac())];
         rules.extend(ip_rules(card, false));
-        out.chain(&format!("from_{}", card.tap), "", rules);
+        out.chain(table, &format!("from_{}", card.tap), "", rules);
     }
-    let mut early = Vec::new();
-    let bridges: Vec<_> = plan.networks.values().map(|(bridge, _)| format!("\"{bridge}\"")).collect();
-    if !bridges.is_empty() {
-        // Two projects use the same addresses: their connections must not be taken for one another's.
-        early.push(format!("iifname {{ {} }} notrack accept", bridges.join(", ")));
+    if plan.routed {
+        early.extend(out.dispatch(table, names, "from", routed));
     }
+    out.chain(table, "prerouting", "prerouting priority -300", early);
+
+    let mut forward = Vec::new();
+    if let Some(bridges) = bridges(plan) {
+        forward.push(format!("iifname {bridges} accept"));
+    }
+    let fenced: Vec<_> = public(plan).filter_map(|card| Some((card, card.firewall.as_ref()?))).collect();
+    for (card, firewall) in &fenced {
+        out.chain(table, &format!("in_{}", card.tap), "", firewall_rules(&firewall.inbound, "saddr"));
+        if let Some(outbound) = &firewall.outbound {
+            out.chain(table, &format!("out_{}", card.tap), "", firewall_rules(outbound, "daddr"));
+        }
+    }
+    let outward = |firewall: &Firewall| firewall.outbound.is_some();
+    let all = |_: &Firewall| true;
+    for (direction, side, has) in [("out", "saddr", &outward as &dyn Fn(&_) -> bool), ("in", "daddr", &all)] {
+        for (family, v4) in [("ip", true), ("ip6", false)] {
+            let cards = fenced.iter().filter(|(_, firewall)| has(firewall)).map(|(card, _)| *card);
+            let elements = elements(cards, v4, |card, _| format!("jump {direction}_{}", card.tap));
+            let map = format!("{family}_{direction}");
+            out.map(table, &map, &format!("{} : verdict; flags interval", address_type(v4)), &elements);
+            forward.push(format!("{family} {side} vmap @{map}"));
+        }
+    }
+    out.chain(table, "forward", "forward priority 0", forward);
+}
+
+/// What is said of private networks before anything else: connections in them are not tracked, and frames
+/// of theirs come from their nodes alone.
+fn network_rules(plan: &Plan) -> Vec<String> {
+    // Two projects use the same addresses: their connections must not be taken for one another's.
+    let mut rules: Vec<_> =
+        bridges(plan).map(|bridges| format!("iifname {bridges} notrack accept")).into_iter().collect();
     for (id, (_, nodes)) in &plan.networks {
         // The VXLAN network identifier stands 12 bytes behind the UDP header's beginning.
         let of_network = format!("udp dport {VXLAN_PORT} @th,96,24 {id}");
@@ -236,73 +303,43 @@ fn inet_table(out: &mut Lines, names: &Names, plan: &Plan, routed: &[&Card]) {
             let nodes: Vec<IpNet> =
                 disjoint(nodes.iter().filter(|ip| ip.is_ipv4() == v4).map(|ip| IpNet::from(*ip)).collect());
             let protocol = if v4 { "ipv4" } else { "ipv6" };
-            early.push(match nodes.is_empty() {
+            rules.push(match nodes.is_empty() {
                 true => format!("meta nfproto {protocol} {of_network} drop"),
                 false => format!("{family} saddr != {} {of_network} drop", set(&nodes)),
             });
         }
     }
-    if plan.routed {
-        early.extend(dispatch(names, "from", routed));
-    }
-    out.chain("prerouting", "prerouting priority -300", early);
+    rules
+}
 
-    let fenced: Vec<_> = public(plan).filter(|card| card.firewall.is_some()).collect();
-    let mut forward = Vec::new();
-    if !bridges.is_empty() {
-        forward.push(format!("iifname {{ {} }} accept", bridges.join(", ")));
-    }
-    for card in &fenced {
-        let Some(firewall) = &card.firewall else { continue };
-        out.chain(&format!("in_{}", card.tap), "", firewall_rules(&firewall.inbound, "saddr"));
-        if let Some(outbound) = &firewall.outbound {
-            out.chain(&format!("out_{}", card.tap), "", firewall_rules(outbound, "daddr"));
-        }
-    }
-    for (family, v4) in [("ip", true), ("ip6", false)] {
-        let elements = |direction: &str, has: fn(&Firewall) -> bool| {
-            let of = |card: &&Card| card.firewall.as_ref().is_some_and(has);
-            elements(fenced.iter().copied().filter(of), v4, |card, _| {
-                format!("jump {direction}_{}", card.tap)
-            })
-        };
-        let out = elements("out", |firewall| firewall.outbound.is_some());
-        let inbound = elements("in", |_| true);
-        for (elements, side) in [(out, "saddr"), (inbound, "daddr")] {
-            if !elements.is_empty() {
-                forward.push(format!("{family} {side} vmap {{ {} }}", elements.join(", ")));
-            }
-        }
-    }
-    out.chain("forward", "forward priority 0", forward);
-    out.line(format_args!("}}"));
+/// The bridges of all private networks, as a set.
+fn bridges(plan: &Plan) -> Option<String> {
+    let bridges: Vec<_> = plan.networks.values().map(|(bridge, _)| format!("\"{bridge}\"")).collect();
+    (!bridges.is_empty()).then(|| format!("{{ {} }}", bridges.join(", ")))
+}
+
+fn address_type(v4: bool) -> &'static str {
+    if v4 { "ipv4_addr" } else { "ipv6_addr" }
 }
 
 fn count_table(out: &mut Lines, table: &str, plan: &Plan) {
-    let table = format!("inet {table}_count");
+    let table = &format!("inet {table}_count");
     out.line(format_args!("add table {table}"));
-    out.line(format_args!(
-        "add chain {table} forward {{ type filter hook forward priority 10; policy accept; }}"
-    ));
-    out.line(format_args!("flush chain {table} forward"));
     // Before the maps, or nft does not find them.
     for name in counters(plan) {
         out.line(format_args!("add counter {table} {name}"));
     }
+    let mut rules = Vec::new();
     for (family, v4) in [("ip", true), ("ip6", false)] {
-        let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
         for (inbound, direction, side) in [(true, "in", "daddr"), (false, "out", "saddr")] {
             let map = format!("{family}_{direction}");
-            out.line(format_args!("add map {table} {map} {{ type {kind} : counter; flags interval; }}"));
-            out.line(format_args!("flush map {table} {map}"));
             let all =
                 elements(public(plan), v4, |card, net| format!("\"{}\"", counter(card.vm, net, inbound)));
-            if !all.is_empty() {
-                out.line(format_args!("add element {table} {map} {{ {} }}", all.join(", ")));
-            }
-            out.line(format_args!("add rule {table} forward counter name {family} {side} map @{map}"));
+            out.map(table, &map, &format!("{} : counter; flags interval", address_type(v4)), &all);
+            rules.push(format!("counter name {family} {side} map @{map}"));
         }
     }
+    out.chain(table, "forward", "forward priority 10", rules);
 }
 
 /// The names of all counters in use.
@@ -337,25 +374,17 @@ fn elements<'a>(
     elements
 }
 
-/// Sends what comes from a card to its chain. From a card that is not known, nothing is heard.
-fn dispatch(names: &Names, to: &str, cards: &[&Card]) -> Vec<String> {
-    let elements: Vec<_> = cards.iter().map(|card| format!("\"{0}\" : goto {to}_{0}", card.tap)).collect();
-    let mut rules = Vec::new();
-    if !elements.is_empty() {
-        rules.push(format!("iifname vmap {{ {} }}", elements.join(", ")));
-    }
-    rules.push(format!("iifname \"{}\" drop", names.taps()));
-    rules
-}
-
 /// An address in ARP: its own, or none yet.
 fn arp_rules(card: &Card) -> Vec<String> {
+    let mut rules = vec![format!("arp saddr ether != {} drop", card.mac())];
     if card.open {
-        return vec!["accept".to_owned()];
+        rules.push("accept".to_owned());
+        return rules;
     }
     let mut nets = card.of_family(true);
     nets.push(IpNet::from(IpAddr::from([0, 0, 0, 0])));
-    vec![format!("arp saddr ip {} accept", set(&disjoint(nets))), "drop".to_owned()]
+    rules.extend([format!("arp saddr ip {} accept", set(&disjoint(nets))), "drop".to_owned()]);
+    rules
 }
 
 /// Of whom a guest may speak in neighbour discovery: of its own addresses.

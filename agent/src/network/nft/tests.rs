@@ -157,32 +157,43 @@ fn plans() -> impl Strategy<Value = Plan> {
     )
 }
 
-/// nftables reads a script without taking it, in a network namespace of its own.
-fn nft_takes(script: &str) -> Result<(), String> {
-    use std::io::Write;
-    let mut nft = std::process::Command::new("unshare")
-        .args(["--net", "nft", "-c", "-f", "-"])
-        .stdin(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    nft.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
-    let output = nft.wait_with_output().unwrap();
+/// The kernel takes one script after the other, in a network namespace of their own.
+fn nft_takes(scripts: &[&str]) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut words = String::new();
+    for (n, script) in scripts.iter().enumerate() {
+        let path = folder.path().join(n.to_string());
+        std::fs::write(&path, script).unwrap();
+        words.push_str(&format!("nft -f {} && ", path.display()));
+    }
+    words.push_str("true");
+    let output = std::process::Command::new("unshare").args(["--net", "sh", "-c", &words]).output().unwrap();
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
-    /// Whatever is asked for, nftables takes it whole, and nothing of a text in it gets into the script.
+    /// Whatever is asked for, nftables takes it whole, after anything else, and nothing of a text in it gets
+    /// into the script.
     #[test]
-    fn nftables_takes_every_script(plan in plans()) {
+    fn nftables_takes_every_script(before in plans(), plan in plans()) {
         let _proof = proof::pure(&["firewall.set", "network.put", "nic.attach"]);
-        let script = script(&names(), &plan);
+        let first = script(&names(), &before, &[]);
+        let there: Vec<(String, String)> = first
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.strip_prefix("add chain ")?.split(' ');
+                let (family, table, chain) = (words.next()?, words.next()?, words.next()?);
+                (table == names().table()).then(|| (family.to_owned(), chain.to_owned()))
+            })
+            .filter(|(family, _)| before.routed || family != "arp")
+            .collect();
+        let script = script(&names(), &plan, &there);
         let allowed = |c: char| c.is_ascii_alphanumeric() || " \n_-,.:;{}\"/@&=!*".contains(c);
         prop_assert!(script.chars().all(allowed), "{}", script);
-        if let Err(complaint) = nft_takes(&script) {
-            prop_assert!(false, "{}\n{}", complaint, script);
+        if let Err(complaint) = nft_takes(&[&first, &script]) {
+            prop_assert!(false, "{}\n{}\n{}", complaint, first, script);
         }
     }
 }
