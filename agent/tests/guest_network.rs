@@ -96,6 +96,7 @@ fn a_guest_that_lies_is_not_heard_and_gets_and_loses_cards_while_it_runs() {
          while ip link show eth1 >/dev/null 2>&1; do sleep 0.1; done\necho second: gone\n"
     ));
     node.libvirt.put(ID, &spec).unwrap();
+    node.wait_for_boot(ID, 1);
     heard(&node, "truth-3: heard");
     let said = node.console(ID);
     for line in ["truth-1: heard", "false-ip: silent", "truth-2: heard", "false-mac: silent"] {
@@ -145,6 +146,7 @@ fn a_routed_guest_has_its_route_and_limits_from_its_first_packet_and_keeps_its_f
     ));
     let made = node.libvirt.put(ID, &spec).unwrap();
     assert_eq!(made.state, VmState::Running);
+    node.wait_for_boot(ID, 1);
     heard(&node, "world: reached");
     heard(&node, "zeros: there");
     wait_for("the guest's page", || page(own));

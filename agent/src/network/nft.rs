@@ -260,8 +260,10 @@ fn inet_table(out: &mut Lines, names: &Names, plan: &Plan, routed: &[&Card]) {
         rules.extend(ip_rules(card, false));
         out.chain(table, &format!("from_{}", card.tap), "", rules);
     }
+    // Also where no card is routed: another agent before this one may have routed.
+    let dispatch = out.dispatch(table, names, "from", routed);
     if plan.routed {
-        early.extend(out.dispatch(table, names, "from", routed));
+        early.extend(dispatch);
     }
     out.chain(table, "prerouting", "prerouting priority -300", early);
 

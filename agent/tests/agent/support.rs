@@ -11,10 +11,11 @@ use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    CounterSample, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    CounterSample, NetworkState, Nic, Node, PowerVerb, PrivateNetwork, TrafficList, Vm, VmEvent, VmImage,
+    VmSeed, VmSpec, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
