@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use berth_model::PrivateNetworkId;
 use berth_model::agent::{Limits, Nic, PrivateNetwork};
@@ -32,6 +33,15 @@ type Done = Result<(), HypervisorError>;
 
 /// Lets connection tracking see what passes a bridge.
 pub fn track_on_bridge(bridge: &str) -> Done {
+    let is_there = || Path::new("/proc/sys/net/bridge").exists();
+    if !is_there() {
+        // Without it the bridge takes the setting, and firewalls would see nothing.
+        tell(&["modprobe", "br_netfilter"])?;
+    }
+    if !is_there() {
+        let why = "Firewalls on a bridge need the kernel's br_netfilter, which is not there.";
+        return Err(HypervisorError::Failed(why.to_owned()));
+    }
     let words = [
         "ip",
         "link",

@@ -247,7 +247,10 @@ impl Libvirt {
         }
         match state(domain)? {
             VmState::Running => {}
-            VmState::Paused => domain.resume().map_err(|e| refused("resume the VM", &e))?,
+            VmState::Paused => {
+                self.plug_again(id, domain)?;
+                domain.resume().map_err(|e| refused("resume the VM", &e))?;
+            }
             VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}

@@ -202,6 +202,13 @@ impl Libvirt {
         resumed.inspect_err(|_| drop(domain.destroy()))
     }
 
+    /// Before a held domain runs on: one whose start was cut off has its cards, and not yet what is set on them.
+    pub(super) fn plug_again(&self, id: VmId, domain: &Domain) -> Done {
+        let Some(plane) = self.plane()? else { return Ok(()) };
+        plane.converge()?;
+        plane.plug(id, &self.nics_of(Some(domain))?)
+    }
+
     fn spec_of(&self, domain: &Domain) -> Result<Option<VmSpec>, HypervisorError> {
         let text = super::metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)?;
         Ok(text.and_then(|text| domain::spec_of_metadata(&text).ok()))
@@ -235,6 +242,7 @@ impl Libvirt {
                 }
             }
         }
+        plane.converge()?;
         plane.keep()
     }
 

@@ -172,7 +172,7 @@ fn nft_takes(scripts: &[&str]) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     /// Whatever is asked for, nftables takes it whole, after anything else, and nothing of a text in it gets
     /// into the script.
