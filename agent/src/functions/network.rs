@@ -12,18 +12,15 @@ use crate::error::Refusal;
 use crate::{network as rules, spec};
 
 pub(super) fn tie(functions: &mut Functions) {
-    functions.change::<nic::Attach>(
-        |nic| spec::nic_faults(nic),
-        |api, _, id, nic| {
-            change(api, *id, |spec| {
-                match spec.nics.iter_mut().find(|old| old.mac == nic.mac) {
-                    Some(old) => *old = nic,
-                    None => spec.nics.push(nic),
-                }
-                Ok(())
-            })
-        },
-    );
+    functions.change::<nic::Attach>(spec::nic_faults, |api, _, id, nic| {
+        change(api, *id, |spec| {
+            match spec.nics.iter_mut().find(|old| old.mac == nic.mac) {
+                Some(old) => *old = nic,
+                None => spec.nics.push(nic),
+            }
+            Ok(())
+        })
+    });
     functions.change::<nic::Detach>(no_faults, |api, _, (id, mac), _| {
         change(api, *id, |spec| {
             spec.nics.retain(|nic| nic.mac != mac.as_str());
