@@ -14,17 +14,27 @@
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
 pub mod function;
+mod guest;
 mod image;
 mod node;
 mod run;
+mod sample;
+mod size;
 mod stream;
 mod vm;
 
 pub use function::{Function, Name, Nothing, Sha256};
+pub use guest::{
+    Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
+    GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
+    TrimmedFileSystem,
+};
 pub use image::{ImageFile, ImageFileList};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
 pub use run::{Progress, Run, RunId, RunList};
+pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use size::{VmLimits, VmResize};
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

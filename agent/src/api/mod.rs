@@ -27,9 +27,11 @@ pub use self::log::{Caller, Listener};
 use self::extract::Sha256Path;
 use crate::error::Refusal;
 use crate::functions;
+use crate::guest::Freezes;
 use crate::hub::Hub;
 use crate::images::Images;
 use crate::limits::Limits;
+use crate::metrics;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -48,6 +50,8 @@ pub struct Api {
     pub tls: Arc<Tls>,
     /// Events and samples.
     pub hub: Arc<Hub>,
+    /// Guests that are frozen.
+    pub freezes: Arc<Freezes>,
     /// Limits.
     pub limits: Arc<Limits>,
     /// Requests at once.
@@ -64,6 +68,7 @@ pub fn router(api: Api, listener: Listener) -> Router {
         .merge(functions::all().router())
         .route("/v1/images/{sha256}", put(image_import))
         .route("/v1/stream", get(stream))
+        .route("/metrics", get(metrics_page))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(api.clone(), one_of_many))
@@ -97,6 +102,13 @@ async fn stream(
         let stream = Stream::new(socket, seat, api.node, limits);
         api.streams.track_future(stream.run(hello, api.stop))
     }))
+}
+
+/// For Prometheus. While the hypervisor does not answer, the node alone.
+async fn metrics_page(State(api): State<Api>) -> impl IntoResponse {
+    let samples = api.work.counters().await.unwrap_or_default();
+    let page = metrics::page(&api.node.node(), &api.hub.states(), &samples);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page)
 }
 
 async fn no_route(request: Request) -> Refusal {

@@ -8,8 +8,11 @@
 pub mod libvirt;
 pub mod simulator;
 
+use std::time::Duration;
+
 use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec};
 use berth_model::{FieldError, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
@@ -67,7 +70,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Changes its power, see [`PowerVerb`].
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError>;
 
-    /// Counters of all running VMs, in one call to the hypervisor.
+    /// Asks a VM's guest agent: `words` is a command of QEMU's guest agent protocol, and the answer is what
+    /// stands under `return`. Use [`crate::guest::Guest`] instead.
+    ///
+    /// `Unavailable` when it does not answer, `Conflict` when the VM does not run, `Lacking` when it does
+    /// not know the command.
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError>;
+
+    /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.

@@ -174,6 +174,7 @@ pub fn spec() -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -256,6 +257,15 @@ impl Hypervisor for Gated {
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
         self.gate.pass("power");
         self.simulator.power(id, verb)
+    }
+    fn ask_guest(
+        &self,
+        id: VmId,
+        words: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        self.gate.pass("ask_guest");
+        self.simulator.ask_guest(id, words, patience)
     }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");
