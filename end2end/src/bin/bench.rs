@@ -6,10 +6,10 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, create, event, first_load, list};
+use berth_end2end::bench::{Row, agent_samples, create, event, first_load, list};
 
 /// Parts, by name.
-const PARTS: [&str; 4] = ["create", "event", "list", "first-load"];
+const PARTS: [&str; 5] = ["create", "event", "list", "first-load", "agent-samples"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -30,6 +30,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if runs("first-load") {
         rows.extend(first_load::measure().await?);
+    }
+    if runs("agent-samples") {
+        rows.extend(agent_samples::measure().await?);
     }
     print!("{}", Row::table(&rows));
     let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
