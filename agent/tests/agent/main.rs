@@ -9,6 +9,7 @@ mod support;
 mod api;
 mod cli;
 mod enrol;
+mod guest;
 mod images;
 mod peers;
 mod stream;
