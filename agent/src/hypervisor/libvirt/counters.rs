@@ -11,7 +11,9 @@ use super::ffi::DomainStats;
 /// a VM that was started anew.
 pub fn sample(vm: VmId, at: Timestamp, stats: &DomainStats) -> Option<CounterSample> {
     let number = |name: &str| stats.numbers.iter().find(|(n, _)| n == name).map(|(_, value)| *value);
-    number("block.count")?;
+    // Of a VM that is busy libvirt counts the disks and reads none.
+    let count = number("block.count")?;
+    (0..count).try_for_each(|n| number(&format!("block.{n}.rd.bytes")).map(drop))?;
     let disks: Vec<DiskSample> = disks(stats).into_values().collect();
     let nics: Vec<NicSample> = nics(stats).into_values().collect();
     Some(CounterSample {
@@ -192,5 +194,6 @@ mod tests {
     fn half_read_numbers_make_no_sample() {
         assert_eq!(of(&[("cpu.time", 5)]), None);
         assert_eq!(of(&[("block.count", 1)]), None);
+        assert_eq!(of(&[("cpu.time", 5), ("block.count", 1), ("block.0.name", 0)]), None);
     }
 }
