@@ -274,6 +274,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_a_fault_in_its_last_tenth() {
+        let _proof = crate::proof::pure(&["node.get"]);
         let life = Life { not_before: day(10), not_after: day(110) };
         assert_eq!(certificate_fault(life, day(50)), None);
         assert_eq!(certificate_fault(life, day(99)), None);
@@ -290,6 +291,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_a_fault() {
+        let _proof = crate::proof::pure(&["node.get"]);
         let with = |free| storage_fault(Storage { size: ByteSize::gib(100), free });
         assert_eq!(with(ByteSize::gib(2)), None);
         assert!(with(ByteSize::gib(1)).unwrap().contains("1024 MiB"));

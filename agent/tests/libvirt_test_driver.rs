@@ -30,6 +30,7 @@ fn disk_size(node: &Node, id: VmId) -> ByteSize {
 
 #[test]
 fn libvirt_keeps_the_contract_of_hypervisors() {
+    let _proof = berth_agent::proof::driver(&["vm.list", "vm.get", "vm.put", "vm.delete", "vm.start", "vm.shutdown", "vm.reboot", "vm.reset", "vm.power_off"]);
     let ground = contract::Ground {
         image: EMPTY_IMAGE.to_owned(),
         disk: ByteSize::mib(64),
@@ -63,6 +64,7 @@ fn a_vm_is_told_from_its_making_to_its_end() {
 
 #[test]
 fn an_agent_that_comes_anew_finds_its_vms_as_they_are() {
+    let _proof = berth_agent::proof::driver(&["vm.get", "vm.list"]);
     let node = node();
     let mut with_all = spec(EMPTY_IMAGE);
     with_all.seed.root_password_hash = Some("$6$salt$hash".to_owned());
@@ -86,6 +88,7 @@ fn domains_of_others_are_left_alone() {
 
 #[test]
 fn a_put_that_was_cut_off_anywhere_is_completed_when_it_is_told_again() {
+    let _proof = berth_agent::proof::driver(&["vm.put"]);
     let node = node();
     for (n, point) in POINTS.iter().filter(|point| point.starts_with("put.")).enumerate() {
         let id = VmId(100 + n as i64);
@@ -130,6 +133,7 @@ fn a_half_made_vm_is_deleted_whole() {
 
 #[test]
 fn a_delete_that_was_cut_off_anywhere_is_completed_when_it_is_told_again() {
+    let _proof = berth_agent::proof::driver(&["vm.delete"]);
     let node = node();
     for (n, point) in POINTS.iter().filter(|point| point.starts_with("delete.")).enumerate() {
         let id = VmId(300 + n as i64);

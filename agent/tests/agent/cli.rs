@@ -136,6 +136,7 @@ fn vms_and_images_are_handled_over_the_socket() {
 
 #[test]
 fn the_node_is_shown() {
+    let _proof = berth_agent::proof::driver(&["node.get"]);
     let served = Served::start();
     let until = Instant::now() + PATIENCE;
     let node = loop {

@@ -107,6 +107,7 @@ async fn two_agents_do_not_share_a_folder() {
 
 #[tokio::test]
 async fn a_certificate_is_replaced_without_a_break() {
+    let _proof = berth_agent::proof::driver(&["certificate.request", "certificate.put"]);
     let agent = Agent::start().await;
     let before: Node = agent.get("/v1/node").await;
     let old_certificate = shown(&agent).await;

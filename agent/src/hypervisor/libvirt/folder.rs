@@ -151,6 +151,7 @@ mod tests {
 
     #[test]
     fn folders_are_found_again_and_other_names_are_not() {
+        let _proof = crate::proof::pure(&["vm.list", "vm.delete"]);
         let data = tempfile::tempdir().unwrap();
         let folders = Folders::open(data.path()).unwrap();
         for id in [3, 11] {
