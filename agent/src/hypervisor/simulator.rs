@@ -9,21 +9,26 @@
 //!
 //! Every function that changes something takes `delay`, as a real one takes its time.
 
+mod consoles;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::orphans::Found;
+use crate::screenshot::Picture;
 use crate::{clock, faults, spec};
 
 /// Events that a slow receiver may lie behind before it lags.
@@ -45,6 +50,7 @@ pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
     events: broadcast::Sender<VmEvent>,
+    consoles: consoles::Open,
 }
 
 /// All there is of one VM, in memory and in its file.
@@ -63,7 +69,7 @@ impl Simulator {
             None => BTreeMap::new(),
         };
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events })
+        Ok(Self { config, vms: Mutex::new(vms), events, consoles: consoles::Open::default() })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -81,6 +87,15 @@ impl Simulator {
         Ok(self.vms().get(&id).cloned())
     }
 
+    /// A VM that is on.
+    fn on(&self, id: VmId) -> Result<Record, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if record.state.is_on() {
+            return Ok(record);
+        }
+        Err(HypervisorError::Conflict(format!("VM {id} is off; its consoles are there while it runs.")))
+    }
+
     /// Writes a VM down, then shows it, then tells of its state if that changed.
     fn keep(&self, id: VmId, record: Record) -> Result<Vm, HypervisorError> {
         if let Some(folder) = &self.config.folder {
@@ -95,6 +110,9 @@ impl Simulator {
     }
 
     fn tell(&self, vm: VmId, state: Option<VmState>) {
+        if !state.is_some_and(VmState::is_on) {
+            self.consoles.hang_up(vm);
+        }
         // No receiver is no fault: nobody listens yet.
         let _ = self.events.send(VmEvent { vm, state, at: clock::now() });
     }
@@ -185,6 +203,34 @@ impl Hypervisor for Simulator {
         };
         self.take_time();
         self.keep(id, Record { spec: before.spec, state, started })
+    }
+
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.consoles.open(id, &self.on(id)?.spec, kind).map_err(|e| failed("could not open a console", &e))
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        Ok(consoles::log(id, record.started, max_bytes))
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.on(id)?;
+        consoles::screen(id).map_err(HypervisorError::Failed)
+    }
+
+    fn send_keys(&self, id: VmId, _codes: &[u32], _hold: Duration) -> Result<(), HypervisorError> {
+        self.on(id).map(drop)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        // What a crash leaves in its folder is cleared away when it is opened.
+        Ok(Vec::new())
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let sentence = "No guest runs: VMs are simulated.".to_owned();
+        vec![NodeCheck { check: "accelerator".to_owned(), ok: true, needed: false, sentence }]
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {

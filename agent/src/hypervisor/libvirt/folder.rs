@@ -5,6 +5,7 @@
 //! | `disk.qcow2` | what the guest wrote over its image |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
+//! | `serial.sock` | its serial port, while it runs |
 //! | `*.new` | something that is being made; worthless after a cut |
 //!
 //! The folder is made before everything else of a VM and removed after everything else, so whoever
@@ -79,6 +80,11 @@ impl Folder {
     /// The console's log.
     pub fn console(&self) -> PathBuf {
         self.0.join("console.log")
+    }
+
+    /// The serial port's socket.
+    pub fn serial(&self) -> PathBuf {
+        self.0.join("serial.sock")
     }
 
     /// Is it there?
