@@ -140,7 +140,13 @@ async fn serve(
     };
     if let End::Close(code, reason) = end {
         let frame = CloseFrame { code, reason: reason.into() };
-        let _gone_already = timeout(limits.send_patience, socket.send(Message::Close(Some(frame)))).await;
+        let close = async {
+            socket.send(Message::Close(Some(frame))).await?;
+            // Until the other side has read it: what it still sends must not cut it off.
+            while socket.recv().await.transpose()?.is_some() {}
+            Ok::<_, axum::Error>(())
+        };
+        let _gone_already = timeout(limits.send_patience, close).await;
     }
 }
 

@@ -8,7 +8,10 @@ mod support;
 
 mod api;
 mod cli;
+mod consoles;
 mod enrol;
 mod images;
+mod keeping;
 mod peers;
 mod stream;
+mod update;
