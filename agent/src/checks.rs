@@ -22,7 +22,11 @@ pub fn of_node(data_dir: &Path) -> Vec<NodeCheck> {
     let taints = std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
     vec![
         check("data folder", true, data_folder(data_dir)),
-        check("clock", false, clock_sync(said("timedatectl", &["show", "--property=NTPSynchronized", "--value"]))),
+        check(
+            "clock",
+            false,
+            clock_sync(said("timedatectl", &["show", "--property=NTPSynchronized", "--value"])),
+        ),
         check("kernel", false, kernel(taints.trim().parse().unwrap_or(0))),
         check("reboot", false, reboot(Path::new("/run/reboot-required").exists())),
         check("disk wear", true, disk_wear()),
@@ -52,7 +56,8 @@ fn clock_sync(said: Option<String>) -> Result<String, String> {
 }
 
 fn kernel(taints: u64) -> Result<String, String> {
-    let found: Vec<_> = TAINTS.iter().filter(|(bit, _)| taints >> bit & 1 == 1).map(|(_, what)| *what).collect();
+    let found: Vec<_> =
+        TAINTS.iter().filter(|(bit, _)| taints >> bit & 1 == 1).map(|(_, what)| *what).collect();
     if found.is_empty() {
         return Ok("The kernel has noted no trouble since it was booted.".to_owned());
     }
@@ -89,7 +94,8 @@ fn wear(reports: &[(&str, Option<String>)]) -> Result<String, String> {
     let mut faults = Vec::new();
     let mut fine = 0;
     for (device, report) in reports {
-        let report: Value = report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let report: Value =
+            report.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let used = report["nvme_smart_health_information_log"]["percentage_used"].as_u64();
         match (report["smart_status"]["passed"].as_bool(), used) {
             (Some(false), _) => faults.push(format!("{device} says that it is failing")),
@@ -130,10 +136,16 @@ mod tests {
         let worn = report(
             r#"{"smart_status":{"passed":true},"nvme_smart_health_information_log":{"percentage_used":93}}"#,
         );
-        assert_eq!(wear(&[("a", well.clone()), ("b", None)]), Ok("1 of 2 disks say that they are well.".to_owned()));
+        assert_eq!(
+            wear(&[("a", well.clone()), ("b", None)]),
+            Ok("1 of 2 disks say that they are well.".to_owned())
+        );
         assert!(wear(&[("a", None)]).unwrap().starts_with("No disk"));
         let sentence = wear(&[("/dev/sda", failing), ("/dev/sdb", well), ("/dev/nvme0", worn)]).unwrap_err();
-        assert!(sentence.contains("/dev/sda says") && sentence.contains("/dev/nvme0 is worn by 93 %"), "{sentence}");
+        assert!(
+            sentence.contains("/dev/sda says") && sentence.contains("/dev/nvme0 is worn by 93 %"),
+            "{sentence}"
+        );
         assert!(!sentence.contains("sdb"), "{sentence}");
     }
 

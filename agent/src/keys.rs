@@ -99,7 +99,16 @@ mod tests {
     #[test]
     fn keys_have_the_kernels_codes() {
         let _proof = crate::proof::pure(&["vm.send_keys"]);
-        let known = [("ctrl", 29), ("alt", 56), ("delete", 111), ("a", 30), ("m", 50), ("0", 11), ("1", 2), ("p", 25)];
+        let known = [
+            ("ctrl", 29),
+            ("alt", 56),
+            ("delete", 111),
+            ("a", 30),
+            ("m", 50),
+            ("0", 11),
+            ("1", 2),
+            ("p", 25),
+        ];
         for (name, wanted) in known {
             assert_eq!(code(name), Some(wanted), "{name}");
         }

@@ -236,7 +236,8 @@ impl NodeWatch {
             let watch = Arc::clone(self);
             // One that hangs is the loop's alone: what was found before holds.
             let Ok(checks) = tokio::task::spawn_blocking(move || watch.slow_checks()).await else { continue };
-            let unfit: Vec<_> = checks.into_iter().filter(|c| c.needed && !c.ok).map(|c| c.sentence).collect();
+            let unfit: Vec<_> =
+                checks.into_iter().filter(|c| c.needed && !c.ok).map(|c| c.sentence).collect();
             for sentence in &unfit {
                 tracing::warn!("{sentence}");
             }

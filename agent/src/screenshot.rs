@@ -31,7 +31,8 @@ impl Picture {
     pub fn read(bytes: Vec<u8>) -> Result<Self, String> {
         if bytes.starts_with(b"\x89PNG") {
             let reader = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info();
-            let (width, height) = reader.map_err(|e| format!("The picture makes no sense: {e}."))?.info().size();
+            let (width, height) =
+                reader.map_err(|e| format!("The picture makes no sense: {e}."))?.info().size();
             return Ok(Self { width, height, png: bytes });
         }
         let (width, height, rgb) = ppm(&bytes).ok_or("The picture makes no sense: it is no PPM.")?;

@@ -86,7 +86,12 @@ impl Updates {
     }
 
     /// Fetches and checks a new version, and then stops the agent for the trial.
-    pub fn prepare(&self, cx: &Cx, request: &UpdateRequest, was_healthy: bool) -> Result<UpdateStatus, Refusal> {
+    pub fn prepare(
+        &self,
+        cx: &Cx,
+        request: &UpdateRequest,
+        was_healthy: bool,
+    ) -> Result<UpdateStatus, Refusal> {
         if self.trial.get().is_some() {
             return Err(Refusal::conflict("An update is under way."));
         }
@@ -101,7 +106,8 @@ impl Updates {
         fetch(cx, &request.source, file.as_file())?;
         let found = checksum(file.path()).map_err(own)?;
         if found != request.sha256 {
-            let message = format!("The file's SHA-256 is {found}; it was damaged on its way, or is another file.");
+            let message =
+                format!("The file's SHA-256 is {found}; it was damaged on its way, or is another file.");
             return Err(Refusal::field("sha256", message));
         }
         let program = unpack(&self.folder.join("program"), file)?;
@@ -150,7 +156,11 @@ fn check_arguments(arguments: &[OsString]) -> Vec<OsString> {
 pub fn faults(request: &UpdateRequest) -> Vec<FieldError> {
     let is_url = ["https://", "http://"].iter().any(|scheme| request.source.starts_with(scheme));
     let rules = [
-        ("source", is_url || request.source.starts_with('/'), "An https:// address, or a path from the root."),
+        (
+            "source",
+            is_url || request.source.starts_with('/'),
+            "An https:// address, or a path from the root.",
+        ),
         ("sha256", spec::is_sha256(&request.sha256), spec::SHA256_RULE),
         (
             "patience",
@@ -159,11 +169,14 @@ pub fn faults(request: &UpdateRequest) -> Vec<FieldError> {
         ),
     ];
     let wrong = rules.into_iter().filter(|(_, fine, _)| !fine);
-    wrong.map(|(name, _, rule)| FieldError { name: name.to_owned(), messages: vec![rule.to_owned()] }).collect()
+    wrong
+        .map(|(name, _, rule)| FieldError { name: name.to_owned(), messages: vec![rule.to_owned()] })
+        .collect()
 }
 
 fn fetch(cx: &Cx, source: &str, mut to: &std::fs::File) -> Result<(), Refusal> {
-    let failed = |e: &dyn std::fmt::Display| Refusal::field("source", format!("{source} cannot be read: {e}."));
+    let failed =
+        |e: &dyn std::fmt::Display| Refusal::field("source", format!("{source} cannot be read: {e}."));
     if let Some(path) = source.starts_with('/').then(|| Path::new(source)) {
         let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
         let bytes = file.metadata().map_err(|e| failed(&e))?.len();
@@ -225,9 +238,11 @@ fn unpack(folder: &Path, file: tempfile::NamedTempFile) -> Result<PathBuf, Refus
         file.persist(&program).map_err(|e| own(e.error))?;
         program
     };
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Refusal::field("source", format!("The package holds no {IN_PACKAGE}.")),
-        _ => own(e),
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).map_err(|e| {
+        match e.kind() {
+            ErrorKind::NotFound => Refusal::field("source", format!("The package holds no {IN_PACKAGE}.")),
+            _ => own(e),
+        }
     })?;
     Ok(program)
 }

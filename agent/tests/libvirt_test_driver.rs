@@ -30,7 +30,17 @@ fn disk_size(node: &Node, id: VmId) -> ByteSize {
 
 #[test]
 fn libvirt_keeps_the_contract_of_hypervisors() {
-    let _proof = berth_agent::proof::driver(&["vm.list", "vm.get", "vm.put", "vm.delete", "vm.start", "vm.shutdown", "vm.reboot", "vm.reset", "vm.power_off"]);
+    let _proof = berth_agent::proof::driver(&[
+        "vm.list",
+        "vm.get",
+        "vm.put",
+        "vm.delete",
+        "vm.start",
+        "vm.shutdown",
+        "vm.reboot",
+        "vm.reset",
+        "vm.power_off",
+    ]);
     let ground = contract::Ground {
         image: EMPTY_IMAGE.to_owned(),
         disk: ByteSize::mib(64),

@@ -29,8 +29,8 @@ pub use console::{
 pub use function::{Function, Name, Nothing, Sha256};
 pub use image::{ImageFile, ImageFileList};
 pub use keeping::{
-    Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest, Share,
-    UpdateRequest, UpdateState, UpdateStatus,
+    Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
+    Share, UpdateRequest, UpdateState, UpdateStatus,
 };
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,

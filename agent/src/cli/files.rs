@@ -41,7 +41,8 @@ pub fn console(common: &Common, words: &ArgMatches) -> Result<(), CliError> {
     let (_, log) = run::block_on(client.function(console::Log::METHOD.word(), &path, &request, None))?;
     let log: ConsoleLog =
         serde_json::from_value(log).map_err(|e| CliError::failed("The agent's answer makes no sense", &e))?;
-    let text = |log: &ConsoleLog| log.lines.iter().map(|line| print::harmless(line)).collect::<Vec<_>>().join("\n");
+    let text =
+        |log: &ConsoleLog| log.lines.iter().map(|line| print::harmless(line)).collect::<Vec<_>>().join("\n");
     Output::new(common.json).show(&log, text)
 }
 

@@ -64,7 +64,8 @@ pub fn serve(config: Config) -> Result<(), CliError> {
 
 /// Asks an agent whether it is healthy.
 async fn is_healthy(client: &Client) -> Result<bool, String> {
-    let (_, node) = client.function("GET", "/v1/node", &Value::Null, None).await.map_err(|e| e.to_string())?;
+    let (_, node) =
+        client.function("GET", "/v1/node", &Value::Null, None).await.map_err(|e| e.to_string())?;
     Ok(node["health"]["healthy"] == true)
 }
 

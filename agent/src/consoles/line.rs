@@ -93,7 +93,9 @@ impl Lines {
     fn place(&self, vm: VmId) -> Place {
         // Single inserts and removes: whole after any panic.
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|_, place| Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|l| l.strong_count() > 0));
+        places.retain(|_, place| {
+            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|l| l.strong_count() > 0)
+        });
         Arc::clone(places.entry(vm).or_default())
     }
 }

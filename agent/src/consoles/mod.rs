@@ -92,7 +92,8 @@ impl Consoles {
         now: Timestamp,
         (open, stop): (TaskTracker, CancellationToken),
     ) -> Result<Response, Refusal> {
-        let shown = ticket_of(headers).is_some_and(|ticket| self.tickets.take(ticket, now) == Some((vm, kind)));
+        let shown =
+            ticket_of(headers).is_some_and(|ticket| self.tickets.take(ticket, now) == Some((vm, kind)));
         if !shown {
             let message = "A console needs a ticket for this VM and kind that was not used yet.";
             return Err(Refusal::new(ErrorCode::Unauthorized, message));
@@ -115,7 +116,8 @@ impl Consoles {
 
 /// The ticket among the subprotocols that are offered.
 fn ticket_of(headers: &HeaderMap) -> Option<&str> {
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered =
+        headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     offered.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix(TICKET_PROTOCOL))
 }
 
@@ -150,7 +152,12 @@ async fn serve(
     }
 }
 
-async fn vnc(socket: &mut WebSocket, mut stream: UnixStream, limits: &Limits, stop: &CancellationToken) -> End {
+async fn vnc(
+    socket: &mut WebSocket,
+    mut stream: UnixStream,
+    limits: &Limits,
+    stop: &CancellationToken,
+) -> End {
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut beat = beat(limits);
     loop {

@@ -11,7 +11,9 @@ pub mod simulator;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use berth_model::agent::{ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec};
+use berth_model::agent::{
+    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec,
+};
 use berth_model::{FieldError, VmId};
 use tokio::sync::broadcast;
 

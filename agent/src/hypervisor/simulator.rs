@@ -20,7 +20,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState,
+    WantedPower,
 };
 use berth_model::{FieldError, Timestamp, VmId};
 use serde::{Deserialize, Serialize};

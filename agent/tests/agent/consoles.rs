@@ -115,7 +115,11 @@ async fn a_ticket_that_was_used_is_late_or_for_another_console_opens_nothing() {
     for path in ["/v1/vms/8/console/serial", "/v1/vms/7/console/vnc"] {
         let other = ticket(&agent, 7, ConsoleKind::Serial).await;
         assert_eq!(Viewer::open(&agent, path, &other.ticket).await.err(), Some(401), "{path}");
-        assert_eq!(Viewer::open(&agent, &other.path, &other.ticket).await.err(), Some(401), "and it is spent");
+        assert_eq!(
+            Viewer::open(&agent, &other.path, &other.ticket).await.err(),
+            Some(401),
+            "and it is spent"
+        );
     }
     assert_eq!(Viewer::open(&agent, &fine.path, "").await.err(), Some(401));
     assert_eq!(Viewer::open(&agent, "/v1/vms/7/console/tty", &fine.ticket).await.err(), Some(422));

@@ -49,8 +49,16 @@ async fn a_node_tells_what_it_promised_and_how_it_is() {
     assert_eq!((capacity.vms, capacity.half_made), (2, 0));
 
     let checks = agent.get::<NodeChecks>("/v1/node/check").await.checks;
-    for name in ["hypervisor", "free space", "certificate", "data folder", "clock", "kernel", "disk wear", "accelerator"]
-    {
+    for name in [
+        "hypervisor",
+        "free space",
+        "certificate",
+        "data folder",
+        "clock",
+        "kernel",
+        "disk wear",
+        "accelerator",
+    ] {
         let check = checks.iter().find(|check| check.check == name).unwrap_or_else(|| panic!("{name}"));
         assert!(check.sentence.ends_with('.'), "{check:?}");
         assert!(check.ok || !check.needed, "{check:?}");
@@ -73,7 +81,9 @@ async fn an_unfinished_upload_of_long_ago_is_an_orphan_and_goes_when_told() {
     for _ in 0..2 {
         let named = find(json!({})).await;
         assert_eq!(named.len(), 1, "{named:?}");
-        assert!(named[0].kind == "unfinished image" && named[0].name.ends_with(".old.part") && !named[0].removed);
+        assert!(
+            named[0].kind == "unfinished image" && named[0].name.ends_with(".old.part") && !named[0].removed
+        );
         assert!(old.exists());
     }
     assert!(find(json!({ "remove": true })).await[0].removed && !old.exists() && new.exists());

@@ -14,7 +14,8 @@ use berth_agent::orphans::Found;
 use berth_agent::screenshot::Picture;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, Nic, Node, NodeCheck, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    ConsoleKind, CounterSample, Nic, Node, NodeCheck, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec,
+    WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorBody, NodeId, VmId};

@@ -89,7 +89,8 @@ fn a_package_is_taken_too() {
     let tree = served.home.path().join("tree");
     std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
     std::fs::create_dir_all(tree.join("usr/bin")).unwrap();
-    let control = "Package: berth-agent\nVersion: 9\nArchitecture: amd64\nMaintainer: a <a@b>\nDescription: x\n";
+    let control =
+        "Package: berth-agent\nVersion: 9\nArchitecture: amd64\nMaintainer: a <a@b>\nDescription: x\n";
     std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
     let mut bytes = std::fs::read(&program).unwrap();
     bytes.extend_from_slice(b"packed");
@@ -113,9 +114,10 @@ fn a_version_that_ends_or_never_answers_is_rolled_back() {
     served.text(&["vm", "put", "1", &spec]);
     let before: VmList = served.json(&["vm", "list"]);
     let own = sha256(&program);
-    for (serve, patience, reason) in
-        [("exit 7", "30", "It ended by itself (exit status: 7)"), ("exec sleep 1000", "1", "not healthy within 1 s")]
-    {
+    for (serve, patience, reason) in [
+        ("exit 7", "30", "It ended by itself (exit status: 7)"),
+        ("exec sleep 1000", "1", "not healthy within 1 s"),
+    ] {
         let broken = script(&served, serve);
         let status = update(&served, &broken, patience);
         assert_eq!(status["to"], "9.9.9");
@@ -141,7 +143,11 @@ fn what_is_no_agent_is_refused_and_the_agent_goes_on() {
     for (text, sha, sentence) in [
         ("garbage", None, "does not start"),
         ("#!/bin/sh\necho something else\n", None, "no berth-agent"),
-        ("#!/bin/sh\ncase \"$*\" in *version*) echo berth-agent 9 ;; *) echo bad key >&2; exit 2 ;; esac\n", None, "bad key"),
+        (
+            "#!/bin/sh\ncase \"$*\" in *version*) echo berth-agent 9 ;; *) echo bad key >&2; exit 2 ;; esac\n",
+            None,
+            "bad key",
+        ),
         ("anything", Some("a".repeat(64)), "The file's SHA-256 is"),
         ("!<arch>\nno package", None, "does not start"),
     ] {

@@ -35,7 +35,8 @@ impl Libvirt {
             ConsoleKind::Vnc => ffi::open_graphics(&domain).map_err(|e| refused("open the VM's screen", &e)),
             ConsoleKind::Serial => UnixStream::connect(self.folders.of(id).serial()).map_err(|e| {
                 if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
-                    let message = format!("VM {id} has no serial console yet; it gets one at its next start.");
+                    let message =
+                        format!("VM {id} has no serial console yet; it gets one at its next start.");
                     return HypervisorError::Conflict(message);
                 }
                 on_disk(e)
@@ -89,9 +90,9 @@ impl Libvirt {
         let domain = self.whole_domain(connect, id)?;
         match state(&domain)? {
             VmState::Running | VmState::Paused => Ok(domain),
-            VmState::Off | VmState::Crashed => {
-                Err(HypervisorError::Conflict(format!("VM {id} is off; its consoles are there while it runs.")))
-            }
+            VmState::Off | VmState::Crashed => Err(HypervisorError::Conflict(format!(
+                "VM {id} is off; its consoles are there while it runs."
+            ))),
         }
     }
 }
@@ -171,7 +172,10 @@ mod tests {
     #[test]
     fn a_log_without_an_end_is_a_fault() {
         let _proof = crate::proof::pure(&["node.check"]);
-        assert_eq!(ring_of("#max_size = 0\n"), (true, "Each VM's serial log is a ring of at most 8192 KiB.".to_owned()));
+        assert_eq!(
+            ring_of("#max_size = 0\n"),
+            (true, "Each VM's serial log is a ring of at most 8192 KiB.".to_owned())
+        );
         assert!(ring_of("max_size = 1048576\nmax_backups=1\n").1.contains("2048 KiB"));
         assert!(!ring_of("  max_size = 0\n").0);
     }

@@ -42,11 +42,12 @@ mod xml;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState,
+    WantedPower,
 };
 use berth_model::{ByteSize, FieldError, VmId};
 use tokio::sync::broadcast;
@@ -152,7 +153,9 @@ impl Libvirt {
         let check = |ok, sentence| NodeCheck { check: "accelerator".to_owned(), ok, needed: false, sentence };
         match (remark, self.config.accelerator) {
             (Some(remark), _) => check(false, remark),
-            (None, Accelerator::Qemu) => check(false, "Guests are translated, as the settings say.".to_owned()),
+            (None, Accelerator::Qemu) => {
+                check(false, "Guests are translated, as the settings say.".to_owned())
+            }
             (None, _) => check(true, "Nothing keeps guests from running on KVM.".to_owned()),
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use berth_model::VmId;
 
 use super::folder::gone;
-use super::ops::{on_disk, refused};
 use super::names::{Prefix, vm_id};
+use super::ops::{on_disk, refused};
 use super::{Libvirt, QEMU_LOGS};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::orphans::{Found, is_old};
@@ -108,7 +108,8 @@ fn files_by_domain<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<
 fn file<'a>(kind: &str, path: PathBuf, why: &str) -> Found<'a> {
     let name = path.to_string_lossy().into_owned();
     Found::new(kind, name, why, move || {
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         gone(removed).map_err(on_disk)
     })
 }
@@ -122,9 +123,9 @@ fn vm_of_file(prefix: &Prefix, name: &str, suffix: &str) -> Option<VmId> {
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, HypervisorError> {
     match std::fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries
-            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-            .map_err(on_disk),
+        entries => {
+            entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()).map_err(on_disk)
+        }
     }
 }
 
