@@ -19,14 +19,11 @@ const TAINTS: [(u32, &str); 3] =
 
 /// All that concern the node itself; `data_dir` holds its disks.
 pub fn of_node(data_dir: &Path) -> Vec<NodeCheck> {
+    let follows = said("timedatectl", &["show", "--property=NTPSynchronized", "--value"]);
     let taints = std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
     vec![
         check("data folder", true, data_folder(data_dir)),
-        check(
-            "clock",
-            false,
-            clock_sync(said("timedatectl", &["show", "--property=NTPSynchronized", "--value"])),
-        ),
+        check("clock", false, clock_sync(follows.as_deref())),
         check("kernel", false, kernel(taints.trim().parse().unwrap_or(0))),
         check("reboot", false, reboot(Path::new("/run/reboot-required").exists())),
         check("disk wear", true, disk_wear()),
@@ -47,8 +44,8 @@ fn data_folder(folder: &Path) -> Result<String, String> {
     }
 }
 
-fn clock_sync(said: Option<String>) -> Result<String, String> {
-    match said.as_deref().map(str::trim) {
+fn clock_sync(said: Option<&str>) -> Result<String, String> {
+    match said.map(str::trim) {
         Some("yes") => Ok("The clock follows a time server.".to_owned()),
         Some("no") => Err("The clock follows no time server: set up systemd-timesyncd or chrony.".to_owned()),
         _ => Ok("Whether the clock follows a time server cannot be told here.".to_owned()),
@@ -117,7 +114,7 @@ fn said(program: &str, args: &[&str]) -> Option<String> {
     let mut command = Command::new("timeout");
     command.args([PATIENCE_S, program]).args(args).stdin(Stdio::null()).env("LC_ALL", "C");
     let output = command.output().ok()?;
-    let is_lacking = matches!(output.status.code(), Some(124 | 125 | 126 | 127) | None);
+    let is_lacking = matches!(output.status.code(), Some(124..=127) | None);
     (!is_lacking).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -154,8 +151,8 @@ mod tests {
         let _proof = crate::proof::pure(&["node.check"]);
         assert!(kernel(0).is_ok() && kernel(1 << 12).is_ok(), "a module from elsewhere is no trouble");
         assert!(kernel(1 << 7 | 1 << 4).unwrap_err().contains("hardware error, it has had an oops"));
-        assert!(clock_sync(Some("yes\n".to_owned())).is_ok() && clock_sync(None).is_ok());
-        assert!(clock_sync(Some("no\n".to_owned())).is_err());
+        assert!(clock_sync(Some("yes\n")).is_ok() && clock_sync(None).is_ok());
+        assert!(clock_sync(Some("no\n")).is_err());
         assert!(reboot(true).is_err() && reboot(false).is_ok());
     }
 

@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{self, Api, Listener};
 use crate::config::Config;
 use crate::consoles::Consoles;
+use crate::guest::Freezes;
 use crate::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::images::Images;
@@ -96,6 +97,7 @@ pub async fn serve(
     let config = Arc::new(config);
     let tls = Arc::new(Tls::open(config.tls_dir(), &config.name));
     let runs = Runs::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
+    let freezes = Arc::new(Freezes::new(config.data_dir.join("frozen"), Arc::clone(&hypervisor)));
     let work = Arc::new(Work::new(hypervisor, Arc::new(runs), &config.limits));
     let maintenance =
         Switch::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
@@ -113,6 +115,7 @@ pub async fn serve(
         updates: Arc::new(Updates::new(&config.data_dir, Arc::clone(&trial), stop.clone())),
         hub: Arc::new(Hub::new(Arc::clone(&work), config.limits.clone())),
         images: Arc::new(images),
+        freezes,
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         limits: Arc::new(config.limits.clone()),
         streams: TaskTracker::new(),
@@ -140,6 +143,7 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     let watchers = TaskTracker::new();
     watchers.spawn(Arc::clone(&api.node).run(api.stop.clone()));
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
+    watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
     watchers.spawn(async move { stop.run_until_cancelled(tls.watch(every)).await });
     watchers.close();

@@ -59,7 +59,7 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     assert!(said.contains(key), "{said}");
 
     // It is seen working.
-    let first = counters(&node).expect("a running VM has counters");
+    let first = wait_for("counters of a VM that is not busy", || counters(&node));
     assert!(first.cpu_ns > 0 && first.disk_read_bytes > 0 && first.disk_read_ops > 0, "{first:?}");
     assert!((1..=spec.memory.bytes()).contains(&first.memory_used_bytes), "{first:?}");
     wait_for("CPU time to pass", || counters(&node).filter(|later| later.cpu_ns > first.cpu_ns));

@@ -16,10 +16,13 @@
 
 mod console;
 pub mod function;
+mod guest;
 mod image;
 mod keeping;
 mod node;
 mod run;
+mod sample;
+mod size;
 mod stream;
 mod vm;
 
@@ -27,6 +30,11 @@ pub use console::{
     ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
 };
 pub use function::{Function, Name, Nothing, Sha256};
+pub use guest::{
+    Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
+    GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
+    TrimmedFileSystem,
+};
 pub use image::{ImageFile, ImageFileList};
 pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
@@ -36,5 +44,7 @@ pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
 pub use run::{Progress, Run, RunId, RunList};
+pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use size::{VmLimits, VmResize};
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

@@ -329,6 +329,9 @@ fn the_agent_protocol_keeps_its_wire_form() {
             name_servers: vec!["203.0.113.1".parse().unwrap()],
         },
         power: WantedPower::On,
+        vcpus_max: Some(4),
+        memory_max: Some(ByteSize::gib(8)),
+        limits: VmLimits { cpu_percent: Some(150), disk_write_iops: Some(2000), ..VmLimits::default() },
     };
     golden("vm_spec", &spec);
     let vm = Vm {
@@ -336,6 +339,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
         state: VmState::Running,
         spec: Some(spec),
         started: Some(at("2026-11-20T02:14:00Z")),
+        pending: vec!["memory".to_owned()],
     };
     golden("vm_list", &VmList { vms: vec![vm] });
     let run = Run {
@@ -393,6 +397,10 @@ fn the_agent_protocol_keeps_its_wire_form() {
         disk_write_ops: 4,
         net_in_bytes: 5,
         net_out_bytes: 6,
+        steal_ns: Some(7),
+        memory: MemorySample { balloon_bytes: 8, resident_bytes: 9, ..MemorySample::default() },
+        disks: vec![DiskSample { name: "vda".into(), read_bytes: 1, ..DiskSample::default() }],
+        nics: vec![NicSample { in_bytes: 5, out_bytes: 6, ..NicSample::default() }],
     };
     golden(
         "stream",

@@ -30,11 +30,13 @@ use crate::clock;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::functions;
+use crate::guest::Freezes;
 use crate::hub::Hub;
 use crate::hypervisor::HypervisorError;
 use crate::images::Images;
 use crate::limits::Limits;
 use crate::maintenance::Switch;
+use crate::metrics;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -60,6 +62,8 @@ pub struct Api {
     pub maintenance: Arc<Switch>,
     /// The agent's own update.
     pub updates: Arc<Updates>,
+    /// Guests that are frozen.
+    pub freezes: Arc<Freezes>,
     /// Limits.
     pub limits: Arc<Limits>,
     /// Requests at once.
@@ -77,6 +81,7 @@ pub fn router(api: Api, listener: Listener) -> Router {
         .route("/v1/images/{sha256}", put(image_import))
         .route("/v1/stream", get(stream))
         .route("/v1/vms/{vm}/console/{kind}", get(console))
+        .route("/metrics", get(metrics_page))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(api.clone(), one_of_many))
@@ -139,6 +144,13 @@ impl Api {
             Err(e) => Err(e.into()),
         })
     }
+}
+
+/// For Prometheus. While the hypervisor does not answer, the node alone.
+async fn metrics_page(State(api): State<Api>) -> impl IntoResponse {
+    let samples = api.work.counters().await.unwrap_or_default();
+    let page = metrics::page(&api.node.node(), &api.hub.states(), &samples);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page)
 }
 
 async fn no_route(request: Request) -> Refusal {

@@ -16,11 +16,13 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 6] = [
+const ROOMS: [(&str, &str); 8] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
+    ("guest", "What goes on inside a guest"),
     ("console", "Consoles of VMs"),
     ("image", "Image files"),
+    ("samples", "Counters of VMs"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
 ];
@@ -144,7 +146,7 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
     match schema {
         None => {
             let thing = match (parts(function).0, values.first()) {
-                ("vm", Some(id)) => format!("VM {id}"),
+                ("vm" | "guest", Some(id)) => format!("VM {id}"),
                 ("image", Some(sha256)) => format!("Image {sha256}"),
                 (room, Some(name)) => format!("The {room} {name}"),
                 (room, None) => format!("The {room}"),

@@ -9,9 +9,11 @@
 //! claim and with a [run](crate::runs), and [`Functions::answer`] answers from what the async side knows.
 
 mod consoles;
+mod guest;
 mod images;
 mod machines;
 mod node;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -52,6 +54,8 @@ pub fn all() -> Functions {
     machines::tie(&mut functions);
     consoles::tie(&mut functions);
     images::tie(&mut functions);
+    sizes::tie(&mut functions);
+    guest::tie(&mut functions);
     functions
 }
 

@@ -15,6 +15,7 @@ use berth_model::agent::{
     ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec,
 };
 use berth_model::{FieldError, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 
 use crate::orphans::Found;
@@ -94,7 +95,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// What guests need of the node besides an answer to [`Self::ping`].
     fn checks(&self) -> Vec<NodeCheck>;
 
-    /// Counters of all running VMs, in one call to the hypervisor.
+    /// Asks a VM's guest agent: `words` is a command of QEMU's guest agent protocol, and the answer is what
+    /// stands under `return`. Use [`crate::guest::Guest`] instead.
+    ///
+    /// `Unavailable` when it does not answer, `Conflict` when the VM does not run, `Lacking` when it does
+    /// not know the command.
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError>;
+
+    /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.

@@ -178,6 +178,7 @@ pub fn spec() -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -282,6 +283,15 @@ impl Hypervisor for Gated {
     }
     fn checks(&self) -> Vec<NodeCheck> {
         self.simulator.checks()
+    }
+    fn ask_guest(
+        &self,
+        id: VmId,
+        words: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        self.gate.pass("ask_guest");
+        self.simulator.ask_guest(id, words, patience)
     }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");

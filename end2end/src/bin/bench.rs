@@ -6,10 +6,11 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, create, event, first_load, list};
+use berth_end2end::bench::{Row, agent, create, event, first_load, list};
 
 /// Parts, by name.
-const PARTS: [&str; 4] = ["create", "event", "list", "first-load"];
+const PARTS: [&str; 7] =
+    ["create", "event", "list", "first-load", "agent-start", "agent-creates", "agent-memory"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -30,6 +31,15 @@ async fn main() -> anyhow::Result<()> {
     }
     if runs("first-load") {
         rows.extend(first_load::measure().await?);
+    }
+    if runs("agent-start") {
+        rows.extend(agent::start().await?);
+    }
+    if runs("agent-creates") {
+        rows.extend(agent::creates().await?);
+    }
+    if runs("agent-memory") {
+        rows.extend(agent::memory().await?);
     }
     print!("{}", Row::table(&rows));
     let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

@@ -3,14 +3,15 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
-use berth_model::VmId;
 use berth_model::agent::{DomainType, VmSpec};
+use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
 use super::disk::Cache;
 use super::folder::Folder;
 use super::names;
 use super::network::GuestNetwork;
+use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
 use super::xml;
 
 /// The namespace of our metadata.
@@ -55,8 +56,11 @@ pub fn xml(plan: &Plan<'_>) -> String {
         metadata: Metadata {
             vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
         },
-        memory: Amount { unit: "KiB", value: spec.memory.bytes() / 1024 },
-        vcpu: spec.vcpus,
+        memory: Amount::of(spec.memory_max.unwrap_or(spec.memory)),
+        current_memory: spec.memory_max.map(|_| Amount::of(spec.memory)),
+        vcpu: Vcpu::of(spec),
+        vcpus: Vcpus::of(spec),
+        cputune: CpuTune::of(&spec.limits),
         os: Os {
             // The test driver knows another machine than QEMU does, so it chooses.
             os_type: OsType { arch: real.then_some("x86_64"), machine: real.then_some("q35"), value: "hvm" },
@@ -87,6 +91,7 @@ pub fn xml(plan: &Plan<'_>) -> String {
                         discard: Some("unmap"),
                     },
                     source: File { file: xml::path(&folder.disk()) },
+                    iotune: IoTune::of(&spec.limits),
                     ..Disk::virtio("vda")
                 },
                 // A disk, not a CD drive: a guest without a driver for SATA reads it too.
@@ -135,7 +140,13 @@ struct Domain<'a> {
     uuid: String,
     metadata: Metadata<'a>,
     memory: Amount,
-    vcpu: u32,
+    #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
+    current_memory: Option<Amount>,
+    vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<Vcpus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cputune: Option<CpuTune>,
     os: Os,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,6 +180,12 @@ struct Amount {
     unit: &'static str,
     #[serde(rename = "$text")]
     value: u64,
+}
+
+impl Amount {
+    fn of(size: ByteSize) -> Self {
+        Self { unit: "KiB", value: size.bytes() / 1024 }
+    }
 }
 
 #[derive(Serialize)]
@@ -238,6 +255,8 @@ struct Disk {
     target: Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iotune: Option<IoTune>,
 }
 
 impl Disk {
@@ -250,6 +269,7 @@ impl Disk {
             source: File { file: String::new() },
             target: Target { dev, bus: "virtio" },
             readonly: None,
+            iotune: None,
         }
     }
 }

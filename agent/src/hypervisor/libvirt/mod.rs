@@ -30,12 +30,14 @@ mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod guest;
 mod names;
 mod network;
 mod ops;
 mod orphans;
 pub mod probe;
 mod seed;
+mod sizes;
 mod tool;
 mod xml;
 
@@ -50,6 +52,7 @@ use berth_model::agent::{
     WantedPower,
 };
 use berth_model::{ByteSize, FieldError, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -218,7 +221,10 @@ impl Libvirt {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
                 folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
             }
-            Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
+            Some(overlay) if overlay.size < spec.disk => {
+                running.map_or(Ok(()), sizes::note_growth)?;
+                disk::grow(&folder.disk(), running, spec.disk)
+            }
             Some(_) => Ok(()),
         }
     }
@@ -282,7 +288,7 @@ impl Libvirt {
 
     fn show(&self, id: VmId, domain: Option<&Domain>) -> Result<Vm, HypervisorError> {
         let Some(domain) = domain else {
-            return Ok(Vm { id, state: VmState::Off, spec: None, started: None });
+            return Ok(Vm { id, state: VmState::Off, spec: None, started: None, pending: Vec::new() });
         };
         let state = state(domain)?;
         let spec = match metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
@@ -291,11 +297,14 @@ impl Libvirt {
                 .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"))
                 .ok(),
         };
-        let started = match state {
-            VmState::Running | VmState::Paused => started(domain)?,
-            VmState::Off | VmState::Crashed => None,
+        let (started, pending) = match (state, &spec) {
+            (VmState::Off | VmState::Crashed, _) => (None, Vec::new()),
+            (VmState::Running | VmState::Paused, None) => (started(domain)?, Vec::new()),
+            (VmState::Running | VmState::Paused, Some(spec)) => {
+                (started(domain)?, sizes::pending(domain, spec)?)
+            }
         };
-        Ok(Vm { id, state, spec, started })
+        Ok(Vm { id, state, spec, started, pending })
     }
 
     /// Was a VM deleted since `domain` was found? Lists and looks do not wait for deletions.
@@ -375,6 +384,9 @@ impl Hypervisor for Libvirt {
         });
         let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
         faults::point("put.after_define")?;
+        if running.is_some() && spec.power != WantedPower::Off {
+            self.apply_live(id, &domain, spec)?;
+        }
         match spec.power {
             WantedPower::On => self.start(&connect, &domain)?,
             WantedPower::Off => power_off(&domain)?,
@@ -457,6 +469,11 @@ impl Hypervisor for Libvirt {
         checks
     }
 
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError> {
+        let domain = self.whole_domain(&self.connection.get()?, id)?;
+        guest::ask(&domain, id, words, patience)
+    }
+
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         let connect = self.connection.get()?;
         let mut stats = ffi::stats_of_active(&connect).map_err(|e| refused("read the VMs' counters", &e))?;
@@ -465,7 +482,9 @@ impl Hypervisor for Libvirt {
         }
         let at = clock::now();
         let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
-        Ok(stats.iter().filter_map(sample).collect())
+        let mut samples: Vec<_> = stats.iter().filter_map(sample).collect();
+        samples.sort_by_key(|sample| sample.vm);
+        Ok(samples)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

@@ -29,6 +29,7 @@ fn spec() -> VmSpec {
             name_servers: vec!["9.9.9.9".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
