@@ -215,6 +215,7 @@ mod tests {
             },
             health: Health { healthy: true, faults: vec![] },
             certificate_expires: None,
+            maintenance: None,
         }
     }
 

@@ -378,7 +378,12 @@ fn the_agent_protocol_keeps_its_wire_form() {
     };
     golden(
         "node",
-        &Node { facts, health: health.clone(), certificate_expires: Some(at("2027-02-20T02:14:00Z")) },
+        &Node {
+            facts,
+            health: health.clone(),
+            certificate_expires: Some(at("2027-02-20T02:14:00Z")),
+            maintenance: None,
+        },
     );
     let gone = VmEvent { vm: VmId(7), state: None, at: at("2026-11-20T02:14:00Z") };
     let counters = CounterSample {

@@ -1,7 +1,7 @@
 //! The agent's functions as commands, made from their list: a group for each room, `berth-agent vm …`,
 //! in it a command for each function, whose arguments come from its path and its request.
 
-use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Vm, VmList};
+use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Screenshot, Vm, VmList};
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -16,10 +16,11 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 7] = [
+const ROOMS: [(&str, &str); 8] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
     ("guest", "What goes on inside a guest"),
+    ("console", "Consoles of VMs"),
     ("image", "Image files"),
     ("samples", "Counters of VMs"),
     ("run", "The log of functions"),
@@ -156,6 +157,7 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
         Some("Node") => output.show(&from::<Node>(answer).map_err(broken)?, print::node),
         Some("Vm") => output.show(&from::<Vm>(answer).map_err(broken)?, |vm| vms(std::slice::from_ref(vm))),
         Some("VmList") => output.show(&from::<VmList>(answer).map_err(broken)?, |list| vms(&list.vms)),
+        Some("Screenshot") if !common.json => output.file(&from::<Screenshot>(answer).map_err(broken)?.png),
         Some("ImageFile") => output.show(&from::<ImageFile>(answer).map_err(broken)?, |image| {
             print::images(std::slice::from_ref(image))
         }),

@@ -9,18 +9,20 @@
 //!
 //! Every function that changes something takes `delay`, as a real one takes its time.
 
+mod consoles;
 mod guest;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DiskSample, DomainType, MemorySample, NicSample, PowerVerb, Versions, Vm, VmEvent, VmSpec,
-    VmState, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, MemorySample, NicSample, NodeCheck, PowerVerb,
+    Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,8 @@ use tokio::sync::broadcast;
 pub use self::guest::Guest;
 use self::guest::Guests;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::orphans::Found;
+use crate::screenshot::Picture;
 use crate::sizes::Running;
 use crate::{clock, faults, spec};
 
@@ -52,6 +56,7 @@ pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
     events: broadcast::Sender<VmEvent>,
+    consoles: consoles::Open,
     guests: Guests,
 }
 
@@ -89,7 +94,13 @@ impl Simulator {
             None => BTreeMap::new(),
         };
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events, guests: Guests::default() })
+        Ok(Self {
+            config,
+            vms: Mutex::new(vms),
+            events,
+            guests: Guests::default(),
+            consoles: consoles::Open::default(),
+        })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -112,6 +123,15 @@ impl Simulator {
         Ok(self.vms().get(&id).cloned())
     }
 
+    /// A VM that is on.
+    fn on(&self, id: VmId) -> Result<Record, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if record.state.is_on() {
+            return Ok(record);
+        }
+        Err(HypervisorError::Conflict(format!("VM {id} is off; its consoles are there while it runs.")))
+    }
+
     /// Writes a VM down, then shows it, then tells of its state if that changed.
     fn keep(&self, id: VmId, record: Record) -> Result<Vm, HypervisorError> {
         if let Some(folder) = &self.config.folder {
@@ -126,6 +146,9 @@ impl Simulator {
     }
 
     fn tell(&self, vm: VmId, state: Option<VmState>) {
+        if !state.is_some_and(VmState::is_on) {
+            self.consoles.hang_up(vm);
+        }
         // No receiver is no fault: nobody listens yet.
         let _ = self.events.send(VmEvent { vm, state, at: clock::now() });
     }
@@ -223,6 +246,34 @@ impl Hypervisor for Simulator {
     fn ask_guest(&self, id: VmId, words: &Value, _patience: Duration) -> Result<Value, HypervisorError> {
         let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
         self.guests.answer(id, &record.spec, record.state, words)
+    }
+
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.consoles.open(id, &self.on(id)?.spec, kind).map_err(|e| failed("could not open a console", &e))
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        Ok(consoles::log(id, record.started, max_bytes))
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.on(id)?;
+        consoles::screen(id).map_err(HypervisorError::Failed)
+    }
+
+    fn send_keys(&self, id: VmId, _codes: &[u32], _hold: Duration) -> Result<(), HypervisorError> {
+        self.on(id).map(drop)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        // What a crash leaves in its folder is cleared away when it is opened.
+        Ok(Vec::new())
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let sentence = "No guest runs: VMs are simulated.".to_owned();
+        vec![NodeCheck { check: "accelerator".to_owned(), ok: true, needed: false, sentence }]
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {

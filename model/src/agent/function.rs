@@ -283,6 +283,28 @@ functions! {
         ///
         /// Answered from what was seen last, so it answers also while the hypervisor hangs.
         Get = "get" Read Get "/v1/node" (()) Nothing => Node;
+        /// Look after everything that the node needs, a sentence each.
+        ///
+        /// What is not `ok` and is `needed` makes the node unhealthy, too.
+        Check = "check" Read Get "/v1/node/check" (()) Nothing => NodeChecks;
+        /// Show what the node has, and how much of it is promised to VMs.
+        Capacity = "capacity" Read Get "/v1/node/capacity" (()) Nothing => super::Capacity;
+        /// Close the node for new VMs, or open it again.
+        ///
+        /// VMs that are there go on and can be changed. It holds until it is told otherwise, over restarts, too.
+        Maintenance = "maintenance" Change Put "/v1/node/maintenance" (()) MaintenanceRequest => Node;
+        /// Find what crashes long ago left behind, and remove it only when told.
+        ///
+        /// What was touched in the last ten minutes is left out: it may be in the making. `conflict` is not
+        /// answered: what cannot be removed is listed with the reason.
+        Orphans = "orphans" Change Post "/v1/node/orphans" (()) OrphansRequest => OrphanList;
+        /// Replace the agent by another version, and go back by itself if that does not work.
+        ///
+        /// Answered once the file is fetched and checked; then the agent tries the new version in its own
+        /// place, and keeps it if it is healthy in time. VMs keep running. `node.update_status` tells the end.
+        Update = "update" Long Post "/v1/node/update" (()) UpdateRequest => super::UpdateStatus;
+        /// Show how the last update of the agent went; `not_found` when there was none.
+        UpdateStatus = "update_status" Read Get "/v1/node/update" (()) Nothing => super::UpdateStatus;
     }
 
     /// Virtual machines.
@@ -318,6 +340,15 @@ functions! {
         Reset = "reset" Change Post "/v1/vms/{vm}/reset" (VmId) Nothing => Vm;
         /// Pull a VM's plug; fine when it is off.
         PowerOff = "power_off" Change Post "/v1/vms/{vm}/power_off" (VmId) Nothing => Vm;
+        /// Show what a VM's screen shows, as a PNG.
+        ///
+        /// `conflict` when it is off.
+        Screenshot = "screenshot" Read Get "/v1/vms/{vm}/screenshot" (VmId) Nothing => super::Screenshot;
+        /// Press keys of a VM's keyboard together, like ctrl, alt and delete.
+        ///
+        /// At once, also while another function works on the VM. Told twice, they are pressed twice.
+        /// `conflict` when it is off.
+        SendKeys = "send_keys" Change Post "/v1/vms/{vm}/send_keys" (VmId) super::SendKeys => Nothing;
         /// Change a VM's virtual CPUs, memory or disk.
         ///
         /// At once where the running guest allows: virtual CPUs up to `vcpus_max`, memory up to
@@ -367,6 +398,18 @@ functions! {
         ///
         /// A VM that is named and does not run is left out. The same for Prometheus: `GET /metrics`.
         Get = "get" Read Post "/v1/samples" (()) SamplesRequest => SampleList;
+    }
+
+    /// Consoles of VMs.
+    mod console {
+        /// Make a ticket that opens one console of a VM once, within seconds.
+        ///
+        /// At most 1024 are kept; the agent forgets them when it restarts.
+        Ticket = "ticket" Read Post "/v1/vms/{vm}/console/ticket" (VmId) ConsoleTicketRequest => ConsoleTicket;
+        /// Show the last lines that a VM wrote to its serial port.
+        ///
+        /// The log is a ring: of each VM the last 8 MiB or so are kept, over restarts, too.
+        Log = "log" Read Post "/v1/vms/{vm}/console/log" (VmId) ConsoleLogRequest => ConsoleLog;
     }
 
     /// Image files.

@@ -120,6 +120,13 @@ pub enum VmState {
     Crashed,
 }
 
+impl VmState {
+    /// Is there a guest, working or held?
+    pub const fn is_on(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
 /// A VM as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -103,8 +103,16 @@ pub fn xml(plan: &Plan<'_>) -> String {
                 },
             ],
             interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
-            // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
-            serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
+            // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
+            serial: Serial {
+                kind: "unix",
+                source: Socket { mode: "bind", path: xml::path(&folder.serial()) },
+                log: Log { file: xml::path(&folder.console()), append: "on" },
+            },
+            // Nobody reaches the screen but through libvirt, which hands connections to the agent. All who look
+            // share it, whatever their program asks for.
+            graphics: Graphics { kind: "vnc", share: "ignore", listen: Listen { kind: "none" } },
+            video: Video { model: Model { kind: "vga" } },
             channel: Channel {
                 kind: "unix",
                 target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
@@ -229,6 +237,8 @@ struct Devices<'a> {
     disk: Vec<Disk>,
     interface: Vec<Interface<'a>>,
     serial: Serial,
+    graphics: Graphics,
+    video: Video,
     channel: Channel,
     rng: Rng,
     memballoon: Balloon,
@@ -338,7 +348,36 @@ struct Model {
 struct Serial {
     #[serde(rename = "@type")]
     kind: &'static str,
+    source: Socket,
     log: Log,
+}
+
+#[derive(Serialize)]
+struct Socket {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+    #[serde(rename = "@path")]
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Graphics {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@sharePolicy")]
+    share: &'static str,
+    listen: Listen,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Video {
+    model: Model,
 }
 
 #[derive(Serialize)]

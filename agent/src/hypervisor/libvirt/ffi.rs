@@ -8,6 +8,8 @@
 )]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -215,6 +217,13 @@ pub fn state(domain: &Domain) -> Result<(u32, u32), Error> {
     // SAFETY: the domain is held by its wrapper, and both places are ours.
     let done = unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok((state.cast_unsigned(), reason.cast_unsigned())) }
+}
+
+/// A connection of its own to the screen of a domain that runs.
+pub fn open_graphics(domain: &Domain) -> Result<UnixStream, Error> {
+    let fd = domain.open_graphics_fd(0, sys::VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)?;
+    // SAFETY: libvirt made this socket for the caller alone, who is to close it.
+    Ok(unsafe { UnixStream::from_raw_fd(fd.cast_signed()) })
 }
 
 /// # Safety

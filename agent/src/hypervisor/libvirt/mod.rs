@@ -23,6 +23,7 @@
 //! nodes to customers who do not trust each other only behind a network that filters.
 
 mod connection;
+mod consoles;
 mod counters;
 mod disk;
 mod domain;
@@ -33,6 +34,7 @@ mod guest;
 mod names;
 mod network;
 mod ops;
+mod orphans;
 pub mod probe;
 mod seed;
 mod sizes;
@@ -40,12 +42,14 @@ mod tool;
 mod xml;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState,
+    WantedPower,
 };
 use berth_model::{ByteSize, FieldError, VmId};
 use serde_json::Value;
@@ -69,6 +73,8 @@ use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::config::Accelerator;
+use crate::orphans::Found;
+use crate::screenshot::Picture;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -145,9 +151,16 @@ impl Libvirt {
         self.verdict.get()?.reason.clone()
     }
 
-    /// Where the guest's serial console is logged.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.folders.of(id).console()
+    fn check_accelerator(&self) -> NodeCheck {
+        let remark = self.accelerator_remark();
+        let check = |ok, sentence| NodeCheck { check: "accelerator".to_owned(), ok, needed: false, sentence };
+        match (remark, self.config.accelerator) {
+            (Some(remark), _) => check(false, remark),
+            (None, Accelerator::Qemu) => {
+                check(false, "Guests are translated, as the settings say.".to_owned())
+            }
+            (None, _) => check(true, "Nothing keeps guests from running on KVM.".to_owned()),
+        }
     }
 
     fn is_test_driver(&self) -> bool {
@@ -426,6 +439,34 @@ impl Hypervisor for Libvirt {
             }
         }
         self.show(id, Some(&domain))
+    }
+
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.open_console(id, kind)
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.read_console_log(id, max_bytes)
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.take_screenshot(id)
+    }
+
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.press_keys(id, codes, hold)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        orphans::find(self)
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let mut checks = vec![self.check_accelerator()];
+        checks.extend(self.config.network.check());
+        let (ok, sentence) = consoles::ring_check();
+        checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
+        checks
     }
 
     fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError> {
