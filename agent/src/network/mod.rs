@@ -331,6 +331,12 @@ impl Plane {
         Ok(NetworkState { filtered: true, fault, nics, networks: networks.collect(), orphans })
     }
 
+    /// Removes an interface that belongs to nothing; what has come to use meanwhile stays.
+    pub fn remove_orphan(&self, interface: &str) -> Result<(), HypervisorError> {
+        let is_orphan = self.state()?.orphans.iter().any(|orphan| orphan == interface);
+        if is_orphan { links::remove(interface) } else { Ok(()) }
+    }
+
     /// Is our table in the kernel?
     fn stands(&self) -> Result<bool, HypervisorError> {
         let tables = program::ask(&["nft", "-j", "list", "tables", "inet"])?;

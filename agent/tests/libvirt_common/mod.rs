@@ -164,6 +164,7 @@ pub fn spec(image: &str) -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 

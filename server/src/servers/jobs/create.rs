@@ -195,6 +195,7 @@ fn spec(
             name_servers: name_servers.to_vec(),
         },
         power: if start { WantedPower::On } else { WantedPower::Off },
+        ..VmSpec::default()
     }
 }
 

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, WantedPower};
+use berth_model::agent::{Nic, NicAddress, VmImage, VmLimits, VmSeed, WantedPower};
 use berth_model::{ByteSize, PrivateNetworkId};
 
 use super::*;
@@ -30,6 +30,7 @@ fn spec() -> VmSpec {
             name_servers: vec!["9.9.9.9".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -59,6 +60,16 @@ fn cases() -> Vec<Case> {
     bare.memory = ByteSize::mib(64);
     bare.nics.clear();
     bare.seed.user_data = None;
+    let mut limited = spec();
+    limited.vcpus_max = Some(6);
+    limited.memory_max = Some(ByteSize::gib(16));
+    // Without a weight: it is written as this machine's kernel counts it.
+    limited.limits = VmLimits {
+        cpu_percent: Some(150),
+        disk_read_iops: Some(1000),
+        disk_write_bytes_per_s: Some(ByteSize::mib(50)),
+        ..VmLimits::default()
+    };
     let nat = GuestNetwork::Nat { bridge: "berth0".to_owned(), gateway: "10.77.0.1/24".parse().unwrap() };
     vec![
         Case {
@@ -86,6 +97,13 @@ fn cases() -> Vec<Case> {
             golden: "qemu-user",
             domain_type: DomainType::Qemu,
             spec: spec(),
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "kvm-room-and-limits",
+            domain_type: DomainType::Kvm,
+            spec: limited,
             network: GuestNetwork::User,
             cache: Cache::None,
         },
@@ -120,6 +138,7 @@ fn golden(case: &Case) -> PathBuf {
 /// `UPDATE_GOLDEN=1` writes the files anew, to be read before they are committed.
 #[test]
 fn domains_are_as_the_golden_files_say() {
+    let _proof = crate::proof::pure(&["vm.put", "vm.resize", "vm.limits"]);
     for case in cases() {
         let (path, xml) = (golden(&case), xml_of(&case));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -142,6 +161,7 @@ fn libvirts_schema_takes_every_golden_file() {
 
 #[test]
 fn the_whole_spec_comes_back_from_the_metadata() {
+    let _proof = crate::proof::pure(&["vm.get", "vm.list"]);
     for case in cases() {
         let xml = xml_of(&case);
         let from = xml.find("<berth:vm").unwrap();
