@@ -8,9 +8,14 @@ use berth_model::agent::function::{self, Function, node};
 use berth_model::agent::{Nic, Nothing, VmImage, VmSeed, VmSpec, WantedPower};
 use berth_model::{ByteSize, ErrorBody};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tokio_tungstenite::WebSocketStream;
 
 use crate::process::{Process, binary, run};
 use crate::{Hypervisor, wait};
+
+/// Ticks a second in `/proc/PID/stat`, by Linux's interface.
+const TICKS_PER_S: f64 = 100.0;
 
 /// An agent of its own. Its process, its machines and its folder go when it is dropped.
 #[derive(Debug)]
@@ -130,6 +135,27 @@ impl LoneAgent {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
         Ok(ByteSize(line.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024))
+    }
+
+    /// CPU time the process has used, in seconds.
+    ///
+    /// # Errors
+    /// When `/proc` does not say.
+    pub fn cpu_s(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        // The name in parentheses may hold spaces; `utime` and `stime` are the 12th and 13th word behind it.
+        let words: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |n: usize| -> anyhow::Result<f64> { Ok(words.get(n).context("a short stat")?.parse()?) };
+        Ok((ticks(11)? + ticks(12)?) / TICKS_PER_S)
+    }
+
+    /// Opens its stream.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn stream(&self) -> anyhow::Result<WebSocketStream<UnixStream>> {
+        let socket = UnixStream::connect(self.folder.path().join("data/agent.sock")).await?;
+        Ok(tokio_tungstenite::client_async("ws://agent/v1/stream", socket).await?.0)
     }
 
     /// Its folder.

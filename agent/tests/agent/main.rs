@@ -10,6 +10,7 @@ mod api;
 mod cli;
 mod consoles;
 mod enrol;
+mod guest;
 mod images;
 mod keeping;
 mod peers;

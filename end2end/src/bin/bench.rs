@@ -6,11 +6,19 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, agent, create, event, first_load, list};
+use berth_end2end::bench::{Row, agent, agent_samples, create, event, first_load, list};
 
 /// Parts, by name.
-const PARTS: [&str; 7] =
-    ["create", "event", "list", "first-load", "agent-start", "agent-creates", "agent-memory"];
+const PARTS: [&str; 8] = [
+    "create",
+    "event",
+    "list",
+    "first-load",
+    "agent-start",
+    "agent-creates",
+    "agent-memory",
+    "agent-samples",
+];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -40,6 +48,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if runs("agent-memory") {
         rows.extend(agent::memory().await?);
+    }
+    if runs("agent-samples") {
+        rows.extend(agent_samples::measure().await?);
     }
     print!("{}", Row::table(&rows));
     let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

@@ -140,7 +140,8 @@ pub struct Vm {
     /// Since when it runs.
     pub started: Option<Timestamp>,
     /// The fields of its specification that it does not run with yet: they wait for its next start, as
-    /// `vcpus`, `memory`; `disk` when the disk has grown and the guest's file system has not.
+    /// `vcpus`; `memory` also while the guest's balloon is on its way there; `disk` when the disk has grown
+    /// and the guest's file system has not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
 }

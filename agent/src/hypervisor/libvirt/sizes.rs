@@ -295,7 +295,8 @@ impl Libvirt {
             set_limits(id, domain, &live, &spec.limits)?;
         }
         let is_running = state(domain)? == VmState::Running;
-        if is_running && spec.vcpus_max.is_some() {
+        // Not while the guest is about to give one back.
+        if is_running && spec.vcpus_max.is_some() && Live::of(domain)?.running().vcpus == spec.vcpus {
             let online = Guest::of(self, id).bring_cpus_online();
             online.unwrap_or_else(|e| tracing::debug!(vm = id.0, error = %e, "CPUs were not brought online"));
         }
