@@ -250,8 +250,18 @@ fn unpack(folder: &Path, file: tempfile::NamedTempFile) -> Result<PathBuf, Refus
 /// What a program prints, which must end well.
 fn say(program: &Path, arguments: impl IntoIterator<Item = OsString>) -> Result<String, Refusal> {
     let mut command = std::process::Command::new("timeout");
-    let output = command.arg(SAY_PATIENCE_S).arg(program).args(arguments).stdin(Stdio::null()).output();
-    let output = output.map_err(|e| Refusal::own("The new version could not be tried", &e))?;
+    command.arg(SAY_PATIENCE_S).arg(program).args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+    let mut tries = 5;
+    let output = loop {
+        tries -= 1;
+        let output = command.output().map_err(|e| Refusal::own("The new version could not be tried", &e))?;
+        // A program that another thread started just now may hold the file open until it begins.
+        let is_busy = String::from_utf8_lossy(&output.stderr).contains("Text file busy");
+        if !is_busy || tries == 0 {
+            break output;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

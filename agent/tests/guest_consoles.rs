@@ -116,7 +116,7 @@ impl Viewer {
         loop {
             let said = String::from_utf8_lossy(&self.heard).into_owned();
             if let Some(at) = said.find(text) {
-                self.heard = said[at + text.len()..].as_bytes().to_vec();
+                self.heard = said.as_bytes()[at + text.len()..].to_vec();
                 return;
             }
             assert!(self.hear().await, "closed, after {said}");
@@ -238,7 +238,7 @@ fn leftovers_of_vms_are_named_and_what_runs_is_kept() {
     std::fs::File::create(&of_none).unwrap().set_modified(long_ago).unwrap();
     let names = |orphans: &[Orphan]| orphans.iter().map(|o| o.name.clone()).collect::<Vec<_>>();
     let find = |remove| berth_agent::orphans::list(node.libvirt.orphans().unwrap(), remove).orphans;
-    assert_eq!(names(&find(false)), [of_none.clone()], "whole VMs are none");
+    assert_eq!(names(&find(false)), std::slice::from_ref(&of_none), "whole VMs are none");
 
     for id in [ID, VmId(8)] {
         std::fs::remove_dir_all(node.folder(id)).unwrap();

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use berth_model::agent::{UpdateState, UpdateStatus, VmList};
@@ -15,7 +16,9 @@ use crate::support::PATIENCE;
 fn served() -> (Served, PathBuf) {
     let served = Served::start_from(|home| {
         let program = home.join("berth-agent");
-        std::fs::copy(env!("CARGO_BIN_EXE_berth-agent"), &program).unwrap();
+        // By another process: a file that this one wrote may be held open by what other tests just started.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_berth-agent")).arg(&program).status();
+        assert!(copied.unwrap().success());
         program
     });
     let program = served.home.path().join("berth-agent");
@@ -96,7 +99,7 @@ fn a_package_is_taken_too() {
     bytes.extend_from_slice(b"packed");
     std::fs::write(tree.join("usr/bin/berth-agent"), &bytes).unwrap();
     let package = served.home.path().join("berth-agent.deb");
-    let made = std::process::Command::new("dpkg-deb")
+    let made = Command::new("dpkg-deb")
         .args(["-Znone", "--build", tree.to_str().unwrap(), package.to_str().unwrap()])
         .output()
         .expect("dpkg-deb is in Debian's package dpkg");

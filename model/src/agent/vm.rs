@@ -26,7 +26,7 @@ pub struct VmSpec {
     /// Should it run when this request is done?
     pub power: WantedPower,
     /// Virtual CPUs up to which it can grow while it runs, `vcpus` to 128. Without it, another number
-    /// of virtual CPUs waits for its next start.
+    /// of virtual CPUs waits for its next start; so do fewer ones where there is no KVM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus_max: Option<u32>,
     /// Memory up to which it can grow while it runs; at least `memory`. The guest sees so much and gives
