@@ -122,6 +122,12 @@ impl Drop for Node {
         for vm in vms {
             let _ = self.libvirt.delete(vm.id);
         }
+        // An agent leaves its filter standing; this one never comes back.
+        let table = berth_agent::network::Names::new(&self.config.prefix).table().to_owned();
+        let count = format!("{table}_count");
+        for (family, table) in [("bridge", &table), ("inet", &table), ("arp", &table), ("inet", &count)] {
+            let _ = Command::new("nft").args(["delete", "table", family, table]).output();
+        }
     }
 }
 
