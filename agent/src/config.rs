@@ -14,7 +14,7 @@
 //! | `libvirt.prefix` | `BERTH_AGENT_LIBVIRT_PREFIX` | names of this agent's domains begin with it; `berth-` |
 //! | `libvirt.probe_kernel` | `BERTH_AGENT_LIBVIRT_PROBE_KERNEL` | kernel of the probe boot; a kernel of the node if not set |
 //! | `libvirt.probe_initrd` | `BERTH_AGENT_LIBVIRT_PROBE_INITRD` | its initial RAM disk; none if not set |
-//! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's) or `user` (QEMU's own, no root) |
+//! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's), `routed` (a route for each address; guests' gateways are 169.254.1.1 and fe80::1) or `user` (QEMU's own, no root) |
 //! | `network.bridge` | `BERTH_AGENT_NETWORK_BRIDGE` | the bridge; `berth0` |
 //! | `network.gateway` | `BERTH_AGENT_NETWORK_GATEWAY` | the node's address on it with `nat`; `10.77.0.1/24` |
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
@@ -170,6 +170,8 @@ pub enum NetworkMode {
     Nat,
     /// On a bridge that the operator made.
     Bridge,
+    /// By a route on the node for each address.
+    Routed,
     /// Through QEMU itself, without any privilege.
     User,
 }

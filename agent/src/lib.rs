@@ -29,6 +29,7 @@ pub mod keys;
 pub mod limits;
 pub mod maintenance;
 pub mod metrics;
+pub mod network;
 pub mod node;
 pub mod orphans;
 pub mod proof;

@@ -49,6 +49,8 @@ pub struct Limits {
     pub all_every: u32,
     /// How often all VMs are listed to find what no event told.
     pub relist_every: Duration,
+    /// How often the hypervisor tends to the node's network.
+    pub tend_every: Duration,
     /// Messages that a stream's reader may lie behind.
     pub stream_backlog: usize,
     /// How long a stream's reader may take for one message.
@@ -87,6 +89,7 @@ impl Default for Limits {
             watched_every: seconds(2),
             all_every: 15,
             relist_every: seconds(60),
+            tend_every: seconds(60),
             stream_backlog: 1024,
             send_patience: seconds(10),
             samples_per_message: 1000,

@@ -143,6 +143,7 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     let watchers = TaskTracker::new();
     watchers.spawn(Arc::clone(&api.node).run(api.stop.clone()));
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
+    watchers.spawn(tend(api.clone()));
     watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
     watchers.spawn(async move { stop.run_until_cancelled(tls.watch(every)).await });
@@ -171,6 +172,22 @@ async fn serve_unix(api: &Api, listener: std::os::unix::net::UnixListener) {
     if let (Err(e), ()) = tokio::join!(served, stop) {
         tracing::error!(error = %e, "the unix socket failed");
     }
+}
+
+/// Lets the hypervisor tend to the node, from the start on. One that hangs is waited for.
+async fn tend(api: Api) {
+    let tending = async {
+        loop {
+            let hypervisor = Arc::clone(api.work.hypervisor());
+            match tokio::task::spawn_blocking(move || hypervisor.tend()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!(error = %e, "the node's network could not be tended to"),
+                Err(broken) => tracing::error!(error = %broken, "tending to the node broke off"),
+            }
+            tokio::time::sleep(api.limits.tend_every).await;
+        }
+    };
+    api.stop.run_until_cancelled(tending).await;
 }
 
 async fn serve_https(api: &Api, socket: TcpSocket) {

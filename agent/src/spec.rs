@@ -13,6 +13,7 @@ use berth_model::server::USER_DATA_MAX_BYTES;
 use berth_model::{ByteSize, FieldError};
 
 use crate::hypervisor::HypervisorError;
+use crate::network;
 
 /// Most virtual CPUs.
 pub const VCPUS_MAX: u32 = 128;
@@ -130,6 +131,16 @@ pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// What is wrong with one network card.
+pub fn nic_faults(nic: &Nic) -> Vec<FieldError> {
+    let mut faults = Faults::default();
+    nics(std::slice::from_ref(nic), &mut faults);
+    for fault in &mut faults.0 {
+        fault.name = fault.name.trim_start_matches("nics[0].").to_owned();
+    }
+    faults.0
+}
+
 fn nics(nics: &[Nic], faults: &mut Faults) {
     faults.unless(nics.len() <= NICS_MAX, "nics", "A VM has at most 8 network cards.");
     let mut seen = HashSet::new();
@@ -147,6 +158,9 @@ fn nics(nics: &[Nic], faults: &mut Faults) {
             &field,
             "A network card has at most 64 addresses.",
         );
+        for fault in network::nic_faults(nic, &format!("nics[{n}]")) {
+            faults.0.push(fault);
+        }
         for (m, address) in nic.addresses.iter().enumerate().take(ADDRESSES_MAX) {
             let longest = if address.ip.is_ipv4() { 32 } else { 128 };
             let field = format!("nics[{n}].addresses[{m}].prefix");

@@ -43,7 +43,7 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     let spec = spec(TINY);
 
     // Cut off in the middle, and told again.
-    for point in ["put.after_disk", "put.after_define"] {
+    for point in ["put.after_disk", "put.after_define", "put.after_nics"] {
         assert!(faults::with(&format!("{point}=error"), || libvirt.put(ID, &spec)).is_err(), "{point}");
     }
     let made = libvirt.put(ID, &spec).unwrap();

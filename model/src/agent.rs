@@ -19,6 +19,7 @@ pub mod function;
 mod guest;
 mod image;
 mod keeping;
+mod network;
 mod node;
 mod run;
 mod sample;
@@ -29,7 +30,7 @@ mod vm;
 pub use console::{
     ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
 };
-pub use function::{Function, Name, Nothing, Sha256};
+pub use function::{Function, Mac, Name, Nothing, Sha256};
 pub use guest::{
     Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
     GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
@@ -39,6 +40,10 @@ pub use image::{ImageFile, ImageFileList};
 pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
     Share, UpdateRequest, UpdateState, UpdateStatus,
+};
+pub use network::{
+    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
+    PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,
 };
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,

@@ -320,6 +320,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
                 prefix: 24,
                 gateway: Some("203.0.113.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: "web-1".into(),

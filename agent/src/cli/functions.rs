@@ -16,12 +16,16 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 8] = [
+const ROOMS: [(&str, &str); 12] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
     ("guest", "What goes on inside a guest"),
     ("console", "Consoles of VMs"),
     ("image", "Image files"),
+    ("nic", "Network cards"),
+    ("firewall", "Firewalls of network cards"),
+    ("network", "The guests' network"),
+    ("traffic", "What addresses have carried"),
     ("samples", "Counters of VMs"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
@@ -197,6 +201,8 @@ fn target_help(name: &str) -> &'static str {
     match name {
         "vm" => "The VM's number",
         "run" => "The run's number",
+        "mac" => "The card's MAC address",
+        "network" => "The private network's number",
         "sha256" => "Its checksum",
         _ => "Its name",
     }

@@ -149,6 +149,7 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
         network: match mode {
             NetworkMode::Nat => GuestNetwork::Nat { bridge, gateway },
             NetworkMode::Bridge => GuestNetwork::Bridge { bridge },
+            NetworkMode::Routed => GuestNetwork::Routed,
             NetworkMode::User => GuestNetwork::User,
         },
     }

@@ -12,6 +12,7 @@ mod consoles;
 mod guest;
 mod images;
 mod machines;
+mod network;
 mod node;
 mod sizes;
 
@@ -54,6 +55,7 @@ pub fn all() -> Functions {
     machines::tie(&mut functions);
     consoles::tie(&mut functions);
     images::tie(&mut functions);
+    network::tie(&mut functions);
     sizes::tie(&mut functions);
     guest::tie(&mut functions);
     functions
@@ -319,7 +321,7 @@ pub fn openapi() -> Value {
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| {
-                let kind = if matches!(name, "vm" | "run") { "integer" } else { "string" };
+                let kind = if matches!(name, "vm" | "run" | "network") { "integer" } else { "string" };
                 serde_json::json!({"name": name, "in": "path", "required": true, "schema": {"type": kind}})
             })
             .collect();

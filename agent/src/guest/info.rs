@@ -95,7 +95,7 @@ impl Guest<'_> {
         let time_zone = questions.ask::<TimeZone>("guest-get-timezone")?;
         Ok(GuestInfo {
             agent_version: short(&questions.agent.version),
-            os: questions.ask("guest-get-osinfo")?.map(os),
+            os: questions.ask("guest-get-osinfo")?.as_ref().map(os),
             hostname: questions.ask("guest-get-host-name")?.map(|HostName { host_name }| short(&host_name)),
             utc_offset_s: time_zone.as_ref().map(|zone| zone.offset),
             time_zone: time_zone.and_then(|zone| zone.zone).map(|zone| short(&zone)),
@@ -130,14 +130,14 @@ impl Questions<'_> {
     fn list<T: DeserializeOwned, U>(
         &self,
         command: &str,
-        one: impl Fn(T) -> U,
+        one: impl Fn(&T) -> U,
     ) -> Result<Vec<U>, HypervisorError> {
         let things: Vec<T> = self.ask(command)?.unwrap_or_default();
-        Ok(things.into_iter().take(THINGS_MAX).map(one).collect())
+        Ok(things.iter().take(THINGS_MAX).map(one).collect())
     }
 }
 
-fn os(os: Os) -> GuestOs {
+fn os(os: &Os) -> GuestOs {
     let name = if os.pretty_name.is_empty() { &os.name } else { &os.pretty_name };
     GuestOs {
         id: short(&os.id),
@@ -148,11 +148,11 @@ fn os(os: Os) -> GuestOs {
     }
 }
 
-fn user(user: User) -> GuestUser {
+fn user(user: &User) -> GuestUser {
     GuestUser { user: short(&user.user), since: Timestamp::from_unix_ms((user.login_time * 1000.0) as i64) }
 }
 
-fn file_system(fs: FileSystem) -> GuestFileSystem {
+fn file_system(fs: &FileSystem) -> GuestFileSystem {
     GuestFileSystem {
         mounted_at: short(&fs.mountpoint),
         device: short(&fs.name),
@@ -162,13 +162,13 @@ fn file_system(fs: FileSystem) -> GuestFileSystem {
     }
 }
 
-fn interface(interface: Interface) -> GuestInterface {
-    let address = |address: Address| {
+fn interface(interface: &Interface) -> GuestInterface {
+    let address = |address: &Address| {
         Some(GuestAddress { ip: address.ip_address.parse().ok()?, prefix: address.prefix })
     };
     GuestInterface {
         name: short(&interface.name),
         mac: interface.hardware_address.as_deref().map(short),
-        addresses: interface.ip_addresses.into_iter().take(THINGS_MAX).filter_map(address).collect(),
+        addresses: interface.ip_addresses.iter().take(THINGS_MAX).filter_map(address).collect(),
     }
 }

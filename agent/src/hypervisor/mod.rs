@@ -12,9 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec,
+    ConsoleKind, CounterSample, DomainType, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
+    Versions, Vm, VmEvent, VmSpec,
 };
-use berth_model::{FieldError, VmId};
+use berth_model::{FieldError, PrivateNetworkId, VmId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
@@ -107,4 +108,20 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
+
+    /// Does what is to be done at the agent's start and from time to time: puts back what somebody removed
+    /// from the node's network, and counts traffic.
+    fn tend(&self) -> Result<(), HypervisorError>;
+
+    /// What the node does for its guests' network cards.
+    fn network(&self) -> Result<NetworkState, HypervisorError>;
+
+    /// What each address has carried.
+    fn traffic(&self) -> Result<TrafficList, HypervisorError>;
+
+    /// Brings this node's part of a private network to what it should be.
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError>;
+
+    /// Leaves nothing of a private network on this node; [`HypervisorError::Conflict`] while a card is in it.
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError>;
 }

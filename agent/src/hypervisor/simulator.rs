@@ -11,6 +11,7 @@
 
 mod consoles;
 mod guest;
+mod network;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,10 +22,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, MemorySample, NicSample, NodeCheck, PowerVerb,
-    Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, MemorySample, NetworkState, NicSample, NodeCheck,
+    PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
-use berth_model::{FieldError, Timestamp, VmId};
+use berth_model::{FieldError, PrivateNetworkId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::broadcast;
@@ -55,6 +56,7 @@ pub struct SimulatorConfig {
 pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
+    networks: Mutex<network::Networks>,
     events: broadcast::Sender<VmEvent>,
     consoles: consoles::Open,
     guests: Guests,
@@ -93,10 +95,12 @@ impl Simulator {
             Some(folder) => read_folder(folder)?,
             None => BTreeMap::new(),
         };
+        let networks = Mutex::new(network::read(config.folder.as_deref())?);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         Ok(Self {
             config,
             vms: Mutex::new(vms),
+            networks,
             events,
             guests: Guests::default(),
             consoles: consoles::Open::default(),
@@ -189,6 +193,7 @@ impl Hypervisor for Simulator {
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
+        self.check_private(spec)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -196,7 +201,13 @@ impl Hypervisor for Simulator {
             self.check_image(spec)?;
         }
         self.take_time();
-        points(&["put.after_folder", "put.after_disk", "put.after_seed", "put.after_define"])?;
+        points(&[
+            "put.after_folder",
+            "put.after_disk",
+            "put.after_seed",
+            "put.after_define",
+            "put.after_nics",
+        ])?;
         let (was, since, running) = before
             .map_or((VmState::Off, None, None), |before| (before.state, before.started, before.running));
         let (state, started) = match (spec.power, was) {
@@ -285,6 +296,28 @@ impl Hypervisor for Simulator {
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.events.subscribe()
+    }
+
+    fn tend(&self) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        Ok(self.network_state())
+    }
+
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        Ok(self.traffic_list())
+    }
+
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.take_time();
+        self.put_private(id, network)
+    }
+
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.take_time();
+        self.delete_private(id)
     }
 }
 
@@ -384,6 +417,7 @@ fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<VmId, Record>> {
         let path = entry?.path();
         let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         match (id, path.extension().and_then(|e| e.to_str())) {
+            _ if path.ends_with(network::FILE) => {}
             (Some(id), Some("json")) => {
                 let record = serde_json::from_slice(&fs::read(&path)?)?;
                 vms.insert(VmId(id), record);

@@ -14,11 +14,11 @@ use berth_agent::orphans::Found;
 use berth_agent::screenshot::Picture;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, Nic, Node, NodeCheck, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec,
-    WantedPower,
+    ConsoleKind, CounterSample, NetworkState, Nic, Node, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
+    Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -169,7 +169,7 @@ pub fn spec() -> VmSpec {
         memory: ByteSize::gib(1),
         disk: ByteSize::gib(10),
         image: VmImage { sha256: "a".repeat(64) },
-        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "a-guest".into(),
             ssh_keys: vec![],
@@ -299,6 +299,21 @@ impl Hypervisor for Gated {
     }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()
+    }
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.simulator.tend()
+    }
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.simulator.network()
+    }
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.simulator.traffic()
+    }
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.simulator.put_network(id, network)
+    }
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.simulator.delete_network(id)
     }
 }
 

@@ -56,6 +56,7 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
                 prefix: 24,
                 gateway: Some("10.77.0.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: format!("contract-{n}"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::run::RunId;
 use super::*;
-use crate::VmId;
+use crate::{PrivateNetworkId, VmId};
 
 /// A body or an answer.
 #[cfg(not(feature = "openapi"))]
@@ -110,6 +110,48 @@ impl TargetValue for RunId {
     const RULE: &'static str = "A run's number is a whole one from 1.";
     fn read(text: &str) -> Option<Self> {
         text.parse().ok().filter(|id: &Self| id.0 > 0 && id.to_string() == text)
+    }
+}
+
+impl TargetValue for PrivateNetworkId {
+    const RULE: &'static str = "A private network's number is a whole one from 1 to 16777215.";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|id: &Self| (1..1 << 24).contains(&id.0) && id.to_string() == text)
+    }
+}
+
+/// A MAC address of a network card, `52:54:00:aa:bb:cc`, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(String);
+
+impl Mac {
+    /// Takes an address that keeps the rule.
+    pub fn new(text: &str) -> Option<Self> {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let pairs: Vec<&[u8]> = text.split(':').map(str::as_bytes).collect();
+        let fine = pairs.len() == 6
+            && pairs.iter().all(|pair| matches!(pair, [a, b] if lower_hex(*a) && lower_hex(*b)))
+            && u8::from_str_radix(&text[..2], 16).is_ok_and(|first| first & 1 == 0);
+        fine.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Mac {
+    const RULE: &'static str =
+        "A MAC address looks like 52:54:00:aa:bb:cc, in lower case, and is not a multicast one.";
+    fn read(text: &str) -> Option<Self> {
+        Self::new(text)
     }
 }
 
@@ -420,6 +462,51 @@ functions! {
         ///
         /// Fine when there is none; `conflict` while a disk stands on it.
         Delete = "delete" Change Delete "/v1/images/{sha256}" (Sha256) Nothing => Nothing;
+    }
+
+    /// Network cards.
+    mod nic {
+        /// Plug a network card into a VM, or bring it to what the request says.
+        ///
+        /// A running guest gets it at once. Told twice, it ends the same; the MAC address says which card.
+        Attach = "attach" Change Post "/v1/vms/{vm}/nics" (VmId) Nic => Vm;
+        /// Take a network card out of a VM; fine when it has none of this MAC address.
+        ///
+        /// A running guest that does not let go within 20 seconds keeps it until its next start: `conflict`.
+        Detach = "detach" Change Delete "/v1/vms/{vm}/nics/{mac}" ((VmId, Mac)) Nothing => Vm;
+    }
+
+    /// Firewalls of network cards.
+    mod firewall {
+        /// Set what may come in and go out of a network card.
+        ///
+        /// All rules change at once: no packet meets half of them, or none. Connections that stand go on.
+        /// Told twice, it ends the same. `not_found` when the VM has no such card.
+        Set = "set" Change Put "/v1/vms/{vm}/nics/{mac}/firewall" ((VmId, Mac)) Firewall => Vm;
+        /// Take the firewall of a network card away: everything may come in and go out.
+        Remove = "remove" Change Delete "/v1/vms/{vm}/nics/{mac}/firewall" ((VmId, Mac)) Nothing => Vm;
+    }
+
+    /// The guests' network.
+    mod network {
+        /// Show what the node does for its guests' network cards, and what is left over.
+        Get = "get" Read Get "/v1/network" (()) Nothing => NetworkState;
+        /// Bring this node's part of a private network to what the request says.
+        ///
+        /// Told whenever a card is plugged into it anywhere, or goes. Told twice, it ends the same.
+        Put = "put" Change Put "/v1/networks/{network}" (PrivateNetworkId) PrivateNetwork => Nothing;
+        /// Take a private network off the node; fine when it is not there.
+        ///
+        /// `conflict` while a card of a VM is plugged into it.
+        Delete = "delete" Change Delete "/v1/networks/{network}" (PrivateNetworkId) Nothing => Nothing;
+    }
+
+    /// Traffic.
+    mod traffic {
+        /// Show how many bytes each address has sent and received since it was first used.
+        ///
+        /// Only grows, over restarts of guest, agent and node. What a firewall dropped is not counted.
+        Get = "get" Read Get "/v1/traffic" (()) Nothing => TrafficList;
     }
 
     /// The log of functions.

@@ -1,9 +1,10 @@
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::VmLimits;
-use crate::{ByteSize, Timestamp, VmId};
+use super::{Firewall, Limits, VmLimits};
+use crate::{ByteSize, PrivateNetworkId, Timestamp, VmId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct VmSpec {
     /// Should it run when this request is done?
     pub power: WantedPower,
     /// Virtual CPUs up to which it can grow while it runs, `vcpus` to 128. Without it, another number
-    /// of virtual CPUs waits for its next start.
+    /// of virtual CPUs waits for its next start; so do fewer ones where there is no KVM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus_max: Option<u32>,
     /// Memory up to which it can grow while it runs; at least `memory`. The guest sees so much and gives
@@ -55,6 +56,19 @@ pub struct Nic {
     pub mac: String,
     /// Its addresses, told to the guest through cloud-init. Without one, the guest asks DHCP.
     pub addresses: Vec<NicAddress>,
+    /// Whole networks that are routed to it, beside its addresses: an IPv6 /64 of its own. At most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub networks: Vec<IpNet>,
+    /// What may come in and go out; everything without one. Not for a card in a private network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Firewall>,
+    /// How much may come in and go out in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// The private network it is plugged into, which was put on the node before; the public one without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private: Option<PrivateNetworkId>,
 }
 
 /// An address of a network card.

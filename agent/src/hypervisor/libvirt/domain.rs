@@ -3,7 +3,7 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
-use berth_model::agent::{DomainType, VmSpec};
+use berth_model::agent::{DomainType, Nic, VmSpec};
 use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use super::names;
 use super::network::GuestNetwork;
 use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
 use super::xml;
+use crate::network::{Names, PRIVATE_MTU};
 
 /// The namespace of our metadata.
 pub const METADATA_URI: &str = "urn:berth:vm:1";
@@ -39,6 +40,8 @@ pub struct Plan<'a> {
     pub network: &'a GuestNetwork,
     /// How its disk is cached.
     pub cache: Cache,
+    /// How its cards' ends on the node are called; nothing where libvirt may choose.
+    pub names: Option<&'a Names>,
 }
 
 /// The definition.
@@ -102,7 +105,7 @@ pub fn xml(plan: &Plan<'_>) -> String {
                     ..Disk::virtio("vdb")
                 },
             ],
-            interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
+            interface: spec.nics.iter().map(|nic| Interface::new(nic, plan)).collect(),
             // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
             serial: Serial {
                 kind: "unix",
@@ -123,6 +126,22 @@ pub fn xml(plan: &Plan<'_>) -> String {
         },
         name,
     })
+}
+
+/// The definition of one card, for a guest that runs.
+pub fn interface_xml(nic: &Nic, plan: &Plan<'_>) -> String {
+    xml::write(&Interface::new(nic, plan))
+}
+
+/// The bridge that a card is plugged into.
+pub fn bridge_of(nic: &Nic, plan: &Plan<'_>) -> Option<String> {
+    match (nic.private, plan.network) {
+        (Some(id), _) => plan.names.map(|names| names.bridge(id)),
+        // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
+        // need nothing, and it fails on a node where no dnsmasq ever ran.
+        (None, GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge }) => Some(bridge.clone()),
+        (None, GuestNetwork::Routed | GuestNetwork::User) => None,
+    }
 }
 
 /// The spec in the text of our metadata element, as libvirt gives it back.
@@ -303,26 +322,39 @@ struct Target {
 }
 
 #[derive(Serialize)]
+#[serde(rename = "interface")]
 struct Interface<'a> {
     #[serde(rename = "@type")]
     kind: &'static str,
     mac: Mac<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source<'a>>,
+    source: Option<Source>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<Tap>,
     model: Model,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Mtu>,
 }
 
 impl<'a> Interface<'a> {
-    fn new(mac: &'a str, plan: &Plan<'a>) -> Self {
-        let (kind, source) = match plan.network {
-            // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
-            // need nothing, and it fails on a node where no dnsmasq ever ran.
-            GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => {
-                ("bridge", Some(Source { bridge }))
-            }
-            GuestNetwork::User => ("user", None),
+    fn new(nic: &'a Nic, plan: &Plan<'_>) -> Self {
+        let bridge = bridge_of(nic, plan);
+        let kind = match (&bridge, plan.network) {
+            (Some(_), _) => "bridge",
+            (None, GuestNetwork::Routed) => "ethernet",
+            (None, _) => "user",
         };
-        Self { kind, mac: Mac { address: mac }, source, model: Model { kind: "virtio" } }
+        // The filter goes by the name of the card's end on the node, so it stands before the card is there.
+        let tap =
+            plan.names.filter(|_| kind != "user").map(|names| Tap { dev: names.tap(plan.id, &nic.mac) });
+        Self {
+            kind,
+            mac: Mac { address: &nic.mac },
+            source: bridge.map(|bridge| Source { bridge }),
+            target: tap,
+            model: Model { kind: "virtio" },
+            mtu: nic.private.map(|_| Mtu { size: PRIVATE_MTU }),
+        }
     }
 }
 
@@ -333,9 +365,21 @@ struct Mac<'a> {
 }
 
 #[derive(Serialize)]
-struct Source<'a> {
+struct Source {
     #[serde(rename = "@bridge")]
-    bridge: &'a str,
+    bridge: String,
+}
+
+#[derive(Serialize)]
+struct Tap {
+    #[serde(rename = "@dev")]
+    dev: String,
+}
+
+#[derive(Serialize)]
+struct Mtu {
+    #[serde(rename = "@size")]
+    size: u32,
 }
 
 #[derive(Serialize)]

@@ -19,8 +19,8 @@
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
 //! - the packages `qemu-utils` and `xorriso`.
 //!
-//! Guests of one node share its bridge, and nothing keeps one from using a neighbour's address: give
-//! nodes to customers who do not trust each other only behind a network that filters.
+//! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
+//! own network, nothing filters.
 
 mod connection;
 mod consoles;
@@ -33,6 +33,7 @@ mod folder;
 mod guest;
 mod names;
 mod network;
+mod nics;
 mod ops;
 mod orphans;
 pub mod probe;
@@ -48,10 +49,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState,
-    WantedPower,
+    ConsoleKind, CounterSample, DomainType, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
+    Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, VmId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
@@ -73,6 +74,7 @@ use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::config::Accelerator;
+use crate::network::Plane;
 use crate::orphans::Found;
 use crate::screenshot::Picture;
 use crate::{clock, faults, spec};
@@ -115,6 +117,8 @@ pub struct Libvirt {
     verdict: OnceLock<Verdict>,
     /// Two VMs that start at once must not both make the network.
     network: Mutex<()>,
+    /// Filters, where guests' cards are the node's interfaces.
+    plane: Option<Arc<Plane>>,
 }
 
 impl Libvirt {
@@ -132,6 +136,10 @@ impl Libvirt {
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
         let images = Images::new(config.images_dir.clone());
         let verdict = OnceLock::new();
+        let mode = nics::mode(&config.network, config.uri.starts_with("test"));
+        let plane =
+            mode.map(|mode| Plane::open(&config.prefix, mode, &config.data_dir.join("network"))).transpose();
+        let plane = plane.map_err(|e| wrong("could not keep the network's state in", &e))?.map(Arc::new);
         Ok(Self {
             config,
             prefix,
@@ -142,6 +150,7 @@ impl Libvirt {
             hub,
             verdict,
             network: Mutex::default(),
+            plane,
         })
     }
 
@@ -236,6 +245,7 @@ impl Libvirt {
             return Err(HypervisorError::Invalid(FieldError { name: "id".to_owned(), messages }));
         }
         spec::check(spec)?;
+        self.check_nics(id, &spec.nics)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -246,7 +256,7 @@ impl Libvirt {
         disk::check_room(&self.config.data_dir, ByteSize(more))
     }
 
-    fn start(&self, connect: &Connect, domain: &Domain) -> Result<(), HypervisorError> {
+    fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
         {
             let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
             self.config
@@ -256,11 +266,14 @@ impl Libvirt {
         }
         match state(domain)? {
             VmState::Running => {}
-            VmState::Paused => domain.resume().map_err(|e| refused("resume the VM", &e))?,
-            VmState::Off | VmState::Crashed => match domain.create() {
+            VmState::Paused => {
+                self.plug_again(id, domain)?;
+                domain.resume().map_err(|e| refused("resume the VM", &e))?;
+            }
+            VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}
-                created => created.map_err(|e| self.could_not_start(&e))?,
+                created => created?,
             },
         }
         note_start(domain)
@@ -372,7 +385,8 @@ impl Hypervisor for Libvirt {
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
         faults::point("put.after_seed")?;
-        let xml = domain::xml(&domain::Plan {
+        let nics_before = self.nics_of(before.as_ref())?;
+        let plan = domain::Plan {
             id,
             prefix: &self.prefix,
             node: &self.config.node_name,
@@ -381,14 +395,19 @@ impl Hypervisor for Libvirt {
             folder: &folder,
             network: &self.config.network,
             cache: self.cache,
-        });
-        let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
+            names: self.plane.as_ref().map(|plane| plane.names()),
+        };
+        let domain =
+            connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
         faults::point("put.after_define")?;
-        if running.is_some() && spec.power != WantedPower::Off {
+        let stays_on = running.is_some() && spec.power != WantedPower::Off;
+        self.put_nics(&domain, &plan, &nics_before, stays_on)?;
+        faults::point("put.after_nics")?;
+        if stays_on {
             self.apply_live(id, &domain, spec)?;
         }
         match spec.power {
-            WantedPower::On => self.start(&connect, &domain)?,
+            WantedPower::On => self.start(&connect, id, &domain)?,
             WantedPower::Off => power_off(&domain)?,
             WantedPower::Keep => {}
         }
@@ -400,12 +419,14 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let folder = self.folders.of(id);
         let domain = self.domain(&connect, id)?;
+        let nics = self.nics_of(domain.as_ref())?;
         if let Some(domain) = &domain {
             power_off(domain)?;
             faults::point("delete.after_destroy")?;
             undefine(domain)?;
             faults::point("delete.after_undefine")?;
         }
+        self.delete_nics(id, &nics)?;
         if self.config.uri == "qemu:///system" {
             self.remove_qemu_log(id).map_err(on_disk)?;
         }
@@ -426,7 +447,7 @@ impl Hypervisor for Libvirt {
         let domain = self.whole_domain(&connect, id)?;
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
         match (verb, on) {
-            (PowerVerb::Start, _) => self.start(&connect, &domain)?,
+            (PowerVerb::Start, _) => self.start(&connect, id, &domain)?,
             (PowerVerb::PowerOff, _) => power_off(&domain)?,
             (PowerVerb::Shutdown, false) => {}
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
@@ -489,5 +510,25 @@ impl Hypervisor for Libvirt {
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.hub.subscribe()
+    }
+
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.tend_network()
+    }
+
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.network_state()
+    }
+
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.traffic_list()
+    }
+
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.put_private(id, network)
+    }
+
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.delete_private(id)
     }
 }

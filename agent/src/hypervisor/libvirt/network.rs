@@ -26,6 +26,8 @@ pub enum GuestNetwork {
         /// Its name.
         bridge: String,
     },
+    /// A route on the node for each address, without a bridge.
+    Routed,
     /// QEMU's own, without any privilege; guests reach out, and nothing reaches them.
     User,
 }

@@ -27,7 +27,7 @@ impl Known {
 type Finder = for<'a> fn(&'a Libvirt, &Known) -> Result<Vec<Found<'a>>, HypervisorError>;
 
 /// Who finds what; each kind of leftover is one of them.
-const FINDERS: [Finder; 4] = [folders, domains, unfinished, files_by_domain];
+const FINDERS: [Finder; 5] = [folders, domains, unfinished, files_by_domain, interfaces];
 
 /// Where libvirt keeps a file for each domain: what it is, the folder, and what follows the domain's name.
 const FILES_BY_DOMAIN: [(&str, &str, &str); 3] = [
@@ -50,6 +50,17 @@ pub fn find(libvirt: &Libvirt) -> Result<Vec<Found<'_>>, HypervisorError> {
         found.extend(finder(libvirt, &known)?);
     }
     Ok(found)
+}
+
+/// Interfaces that bear the agent's mark.
+fn interfaces<'a>(libvirt: &'a Libvirt, _: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
+    let Some(plane) = libvirt.plane()? else { return Ok(Vec::new()) };
+    let why = "No VM's network card and no private network needs it.";
+    let found = |name: String| {
+        let interface = name.clone();
+        Found::new("interface", name, why, move || plane.remove_orphan(&interface))
+    };
+    Ok(plane.state()?.orphans.into_iter().map(found).collect())
 }
 
 /// VMs whose making or deleting was cut off and never told again.

@@ -2,7 +2,7 @@
 //!
 //! | what | live |
 //! | --- | --- |
-//! | virtual CPUs | plugged and unplugged, up to `vcpus_max`; the guest agent brings them online |
+//! | virtual CPUs | plugged, and with KVM unplugged, up to `vcpus_max`; the guest agent brings them online |
 //! | memory | by the balloon, up to `memory_max` |
 //! | disk | grown by QEMU; the guest agent grows the file system ([`guest::Guest::grow`]) |
 //! | limits | through cgroups and QEMU's own throttling |
@@ -169,6 +169,8 @@ impl IoTune {
 /// A running domain, as libvirt tells of it.
 #[derive(Debug, Deserialize)]
 struct Live {
+    #[serde(rename = "@type")]
+    domain_type: String,
     memory: Kib,
     #[serde(rename = "currentMemory")]
     current_memory: Kib,
@@ -227,9 +229,12 @@ impl Live {
     }
 
     fn running(&self) -> Running {
+        let vcpus = self.vcpu.current.unwrap_or(self.vcpu.max);
+        // QEMU's translator does not survive that a CPU is unplugged: its memory is corrupt afterwards.
+        let can_unplug = self.domain_type != "qemu";
         Running {
-            vcpus: self.vcpu.current.unwrap_or(self.vcpu.max),
-            vcpus_min: self.vcpus.fixed(),
+            vcpus,
+            vcpus_min: if can_unplug { self.vcpus.fixed() } else { vcpus },
             vcpus_max: self.vcpu.max,
             memory: self.current_memory.size(),
             memory_max: self.memory.size(),
@@ -304,7 +309,7 @@ impl Libvirt {
             match Guest::of(self, id).grow("vda") {
                 Ok(()) => noted(id, "forget the note", set_growth_note(domain, None))?,
                 Err(e) => {
-                    tracing::info!(vm = id.0, error = %e, "the guest's file system grows at its next boot")
+                    tracing::info!(vm = id.0, error = %e, "the guest's file system grows at its next boot");
                 }
             }
         }
@@ -389,7 +394,9 @@ mod tests {
         let _proof = crate::proof::pure(&["vm.resize", "vm.limits"]);
         let live = Live::parse(LIVE).unwrap();
         let running = live.running();
-        assert_eq!((running.vcpus, running.vcpus_min, running.vcpus_max), (2, 1, 3));
+        assert_eq!((running.vcpus, running.vcpus_min, running.vcpus_max), (2, 2, 3));
+        let kvm = Live::parse(&LIVE.replace("type='qemu'", "type='kvm'")).unwrap().running();
+        assert_eq!((kvm.vcpus, kvm.vcpus_min, kvm.vcpus_max), (2, 1, 3));
         assert_eq!((running.memory, running.memory_max), (ByteSize::mib(200), ByteSize::mib(256)));
         let names: Vec<_> = live.disks().map(|disk| disk.target.dev.as_str()).collect();
         assert_eq!(names, ["vda"]);

@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::ByteSize;
 use berth_model::agent::{Nic, NicAddress, VmImage, VmLimits, VmSeed, WantedPower};
+use berth_model::{ByteSize, PrivateNetworkId};
 
 use super::*;
 use crate::hypervisor::libvirt::names::Prefix;
@@ -20,6 +20,7 @@ fn spec() -> VmSpec {
                 prefix: 24,
                 gateway: Some("10.77.0.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: "web-1".to_owned(),
@@ -41,10 +42,19 @@ struct Case {
     cache: Cache,
 }
 
+fn names() -> Names {
+    Names::new("berth-")
+}
+
 fn cases() -> Vec<Case> {
     let bridge = "br0".to_owned();
     let mut two_cards = spec();
-    two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), addresses: vec![] });
+    two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), ..Nic::default() });
+    two_cards.nics.push(Nic {
+        mac: "52:54:00:00:00:09".to_owned(),
+        private: Some(PrivateNetworkId(5)),
+        ..Nic::default()
+    });
     let mut bare = spec();
     bare.vcpus = 1;
     bare.memory = ByteSize::mib(64);
@@ -75,6 +85,13 @@ fn cases() -> Vec<Case> {
             spec: two_cards,
             network: GuestNetwork::Bridge { bridge },
             cache: Cache::Writeback,
+        },
+        Case {
+            golden: "kvm-routed",
+            domain_type: DomainType::Kvm,
+            spec: spec(),
+            network: GuestNetwork::Routed,
+            cache: Cache::None,
         },
         Case {
             golden: "qemu-user",
@@ -110,6 +127,7 @@ fn xml_of(case: &Case) -> String {
         folder: &Folder::at(PathBuf::from("/var/lib/berth-agent/vms/7")),
         network: &case.network,
         cache: case.cache,
+        names: (case.domain_type != DomainType::Test).then_some(&names()),
     })
 }
 

@@ -15,6 +15,7 @@ fn spec() -> VmSpec {
                 gateway: gateway.map(|gateway| gateway.parse().unwrap()),
             })
             .collect(),
+        ..Nic::default()
     };
     VmSpec {
         vcpus: 1,
