@@ -68,7 +68,7 @@ enum Command {
         /// Only say whether they are as they should be.
         #[arg(long)]
         check: bool,
-        /// Only take over the agent's README that the last `cargo xtask test agent` composed.
+        /// Only write the agent's README, as the last `cargo xtask test agent` proved.
         #[arg(long, conflicts_with = "check")]
         readme: bool,
     },

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! berth-agent functions --json ─┐
-//! what the tests proved ────────┼─► target/xtask/agent-README.md ─compared─ agent/README.md
+//! what the tests proved ────────┼─► the rest
 //! agent/reasons.toml ───────────┘
 //! ```
 //!
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::place::{Place, text};
+use crate::place::Place;
 use crate::shell;
 
 /// The ways to prove a function, and the heads of their columns.
@@ -46,12 +46,8 @@ impl Function {
 }
 
 /// Where the tests note what they proved.
-pub fn proofs(place: &Place) -> PathBuf {
+fn proofs(place: &Place) -> PathBuf {
     place.logs().join("agent-proofs.tsv")
-}
-
-fn composed(place: &Place) -> PathBuf {
-    place.logs().join("agent-README.md")
 }
 
 fn kept(place: &Place) -> PathBuf {
@@ -65,36 +61,35 @@ pub fn begin(place: &Place) -> Result<PathBuf> {
     Ok(proofs)
 }
 
-/// Composes it from a whole run of the agent's tests, and compares it with the one that is kept.
+/// Compares the one that is kept with what a whole run of the agent's tests proved.
 pub fn check(place: &Place) -> Result<()> {
-    let mut list = shell::command(place.program("berth-agent"));
-    let functions: Vec<Function> = serde_json::from_str(&shell::output(list.args(["functions", "--json"]))?)
-        .context("The list of the agent's functions makes no sense.")?;
-    let reasons = read(&place.root.join("agent/reasons.toml"))?;
-    let reasons: Reasons = toml::from_str(&reasons).context("agent/reasons.toml makes no sense.")?;
-    let kept = read(&kept(place))?;
-    let (made, faults) = compose(&kept, &functions, &read(&proofs(place))?, &reasons);
-    let file = composed(place);
-    std::fs::write(&file, &made).with_context(|| format!("Cannot write {}.", file.display()))?;
-    if !faults.is_empty() {
-        bail!("agent/README.md cannot be made:\n{}", faults.join("\n"));
-    }
-    if made != kept {
+    if make(place)? != read(&kept(place))? {
         bail!(
-            "agent/README.md is not what the tests proved. Take it over with `cargo xtask generate --readme` \
-             (it copies {}) and commit it.",
-            text(&file)?
+            "agent/README.md is not what the tests proved: take that over with `cargo xtask generate --readme`, \
+             and commit it."
         );
     }
     Ok(())
 }
 
-/// Takes over what the last run of the tests composed.
+/// Writes what the last run of the agent's tests proved.
 pub fn take(place: &Place) -> Result<()> {
-    let file = composed(place);
-    std::fs::copy(&file, kept(place))
-        .with_context(|| format!("There is no {} yet: run `cargo xtask test agent`.", file.display()))?;
-    Ok(())
+    let file = kept(place);
+    std::fs::write(&file, make(place)?).with_context(|| format!("Cannot write {}.", file.display()))
+}
+
+fn make(place: &Place) -> Result<String> {
+    let mut list = shell::command(place.program("berth-agent"));
+    let functions: Vec<Function> = serde_json::from_str(&shell::output(list.args(["functions", "--json"]))?)
+        .context("The list of the agent's functions makes no sense.")?;
+    let reasons = read(&place.root.join("agent/reasons.toml"))?;
+    let reasons: Reasons = toml::from_str(&reasons).context("agent/reasons.toml makes no sense.")?;
+    let proofs = std::fs::read_to_string(proofs(place)).context("Run `cargo xtask test agent` first.")?;
+    let (made, faults) = compose(&read(&kept(place))?, &functions, &proofs, &reasons);
+    if !faults.is_empty() {
+        bail!("agent/README.md cannot be made:\n{}", faults.join("\n"));
+    }
+    Ok(made)
 }
 
 fn read(file: &Path) -> Result<String> {
