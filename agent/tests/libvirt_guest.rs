@@ -22,47 +22,22 @@ use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_agent::hypervisor::libvirt::probe::{self, ProbeFiles};
 use berth_model::agent::{CounterSample, DomainType, NicAddress, PowerVerb, VmSpec, VmState};
 use berth_model::{ByteSize, VmId};
-use libvirt_common::{EMPTY_IMAGE, Node, PATIENCE, image_path, next_event, run, spec, text, wait_for};
+use libvirt_common::guest::{self, READY, TINY, URI, node, tiny};
+use libvirt_common::{EMPTY_IMAGE, Node, PATIENCE, next_event, run, spec, text, wait_for};
 
-const URI: &str = "qemu:///system";
-/// The name of the tiny image in these tests; nobody here checks it.
-const TINY: &str = "71717171717171717171717171717171717171717171717171717171717171aa";
-/// What the tiny guest says once it is up.
-const READY: &str = "berth-guest: ready";
 const ID: VmId = VmId(7);
-
-/// A part of the tiny guest.
-fn tiny(variable: &str, name: &str) -> PathBuf {
-    let usual =
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/images").join(name);
-    let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);
-    assert!(path.exists(), "{} is missing: `cargo xtask up` builds it, or set {variable}", path.display());
-    path
-}
 
 fn probe_files() -> ProbeFiles {
     let initrd = Some(tiny("BERTH_TINY_INITRD", "tiny.initrd"));
     ProbeFiles { kernel: tiny("BERTH_TINY_KERNEL", "tiny.vmlinuz"), initrd }
 }
 
-fn node(network: GuestNetwork) -> Node {
-    let image = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
-    let node = Node::new(URI, network, Accelerator::Qemu);
-    node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
-    let here = image_path(&node.config, TINY);
-    std::fs::copy(image, &here).unwrap();
-    std::fs::set_permissions(&here, std::fs::Permissions::from_mode(0o644)).unwrap();
-    node
-}
-
 fn console(node: &Node) -> String {
-    let log = std::fs::read(node.folder(ID).join("console.log")).unwrap_or_default();
-    String::from_utf8_lossy(&log).into_owned()
+    guest::console(node, ID)
 }
 
-/// Waits until the guest came up for the `n`th time.
 fn wait_for_boot(node: &Node, n: usize) {
-    wait_for(READY, || (console(node).matches(READY).count() >= n).then_some(()));
+    guest::wait_for_boot(node, ID, n);
 }
 
 fn counters(node: &Node) -> Option<CounterSample> {

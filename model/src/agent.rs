@@ -14,14 +14,24 @@
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
 pub mod function;
+mod hardware;
 mod image;
+mod machine;
 mod node;
 mod run;
 mod stream;
 mod vm;
 
 pub use function::{Function, Name, Nothing, Sha256};
+pub use hardware::{
+    BootDevice, Firmware, FirmwareChange, Hardware, HardwareChange, Rescue, VmAutostart, VmBootOrder, VmIso,
+    VmRename, Watchdog,
+};
 pub use image::{ImageFile, ImageFileList};
+pub use machine::{
+    DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
+    VmShutdown,
+};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };

@@ -329,6 +329,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
             name_servers: vec!["203.0.113.1".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     };
     golden("vm_spec", &spec);
     let vm = Vm {
@@ -336,6 +337,8 @@ fn the_agent_protocol_keeps_its_wire_form() {
         state: VmState::Running,
         spec: Some(spec),
         started: Some(at("2026-11-20T02:14:00Z")),
+        saved: false,
+        pending: vec!["hardware.cpu".into()],
     };
     golden("vm_list", &VmList { vms: vec![vm] });
     let run = Run {

@@ -16,9 +16,10 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 5] = [
+const ROOMS: [(&str, &str); 6] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
+    ("kept", "Disks that were kept when their VM was deleted"),
     ("image", "Image files"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),

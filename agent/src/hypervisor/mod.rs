@@ -6,11 +6,14 @@
 //! was killed anywhere finds everything again.
 
 pub mod libvirt;
+pub mod machines;
 pub mod simulator;
 
 use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec};
 use berth_model::{FieldError, VmId};
 use tokio::sync::broadcast;
+
+pub use self::machines::Machines;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +48,7 @@ pub struct HypervisorFacts {
 }
 
 /// The functions. `put`, `delete` and `power` may be cut off anywhere and told again.
-pub trait Hypervisor: Send + Sync + 'static {
+pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Answers if the hypervisor does.
     fn ping(&self) -> Result<(), HypervisorError>;
 

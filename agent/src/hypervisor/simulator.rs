@@ -9,6 +9,8 @@
 //!
 //! Every function that changes something takes `delay`, as a real one takes its time.
 
+mod machines;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -17,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CounterSample, DomainType, KeptDisk, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,7 @@ pub struct SimulatorConfig {
 pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
+    kept: Mutex<BTreeMap<String, KeptDisk>>,
     events: broadcast::Sender<VmEvent>,
 }
 
@@ -53,6 +56,11 @@ struct Record {
     spec: VmSpec,
     state: VmState,
     started: Option<Timestamp>,
+    #[serde(default)]
+    saved: bool,
+    /// What it was when it was started.
+    #[serde(default)]
+    runs: Option<VmSpec>,
 }
 
 impl Simulator {
@@ -63,7 +71,8 @@ impl Simulator {
             None => BTreeMap::new(),
         };
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events })
+        let kept = Mutex::new(machines::read_kept(config.folder.as_deref())?);
+        Ok(Self { config, vms: Mutex::new(vms), kept, events })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -83,6 +92,7 @@ impl Simulator {
 
     /// Writes a VM down, then shows it, then tells of its state if that changed.
     fn keep(&self, id: VmId, record: Record) -> Result<Vm, HypervisorError> {
+        let record = machines::follow(record);
         if let Some(folder) = &self.config.folder {
             write_record(folder, id, &record).map_err(|e| failed("could not write a VM's file", &e))?;
         }
@@ -135,6 +145,7 @@ impl Hypervisor for Simulator {
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
+        self.check_parts(spec)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -143,6 +154,7 @@ impl Hypervisor for Simulator {
         }
         self.take_time();
         points(&["put.after_folder", "put.after_disk", "put.after_seed", "put.after_define"])?;
+        let (saved, runs) = before.as_ref().map_or((false, None), |b| (b.saved, b.runs.clone()));
         let (was, since) = before.map_or((VmState::Off, None), |before| (before.state, before.started));
         let (state, started) = match (spec.power, was) {
             (WantedPower::On, VmState::Off | VmState::Crashed) => (VmState::Running, Some(clock::now())),
@@ -150,7 +162,7 @@ impl Hypervisor for Simulator {
             (WantedPower::Off, _) => (VmState::Off, None),
             (WantedPower::Keep, was) => (was, since),
         };
-        let vm = self.keep(id, Record { spec: spec.clone(), state, started })?;
+        let vm = self.keep(id, Record { spec: spec.clone(), state, started, saved, runs })?;
         points(&["put.after_power"])?;
         Ok(vm)
     }
@@ -178,13 +190,17 @@ impl Hypervisor for Simulator {
             (PowerVerb::Start, false) => (VmState::Running, Some(clock::now())),
             (PowerVerb::Shutdown | PowerVerb::PowerOff, true) => (VmState::Off, None),
             (PowerVerb::Shutdown | PowerVerb::PowerOff, false) => (before.state, None),
-            (PowerVerb::Reboot | PowerVerb::Reset, true) => (VmState::Running, before.started),
-            (PowerVerb::Reboot | PowerVerb::Reset, false) => {
+            (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Resume, true) => {
+                (VmState::Running, before.started)
+            }
+            (PowerVerb::Pause, true) => (VmState::Paused, before.started),
+            (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume, false) => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
             }
         };
         self.take_time();
-        self.keep(id, Record { spec: before.spec, state, started })
+        let saved = before.saved && verb != PowerVerb::PowerOff;
+        self.keep(id, Record { state, started, saved, ..before })
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
@@ -222,7 +238,16 @@ fn points(names: &[&'static str]) -> Result<(), HypervisorError> {
 }
 
 fn show(id: VmId, record: &Record) -> Vm {
-    Vm { id, state: record.state, spec: Some(record.spec.clone()), started: record.started }
+    let pending =
+        record.runs.as_ref().map_or_else(Vec::new, |runs| super::machines::pending(runs, &record.spec));
+    Vm {
+        id,
+        state: record.state,
+        spec: Some(record.spec.clone()),
+        started: record.started,
+        saved: record.saved,
+        pending,
+    }
 }
 
 /// Counters that only grow while a VM runs, with a rate that swings, differently for each VM.
@@ -265,6 +290,7 @@ fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<VmId, Record>> {
                 let record = serde_json::from_slice(&fs::read(&path)?)?;
                 vms.insert(VmId(id), record);
             }
+            (None, Some("kept")) => {}
             // A write that was cut off; the file it was to replace is whole.
             _ => remove_file(&path)?,
         }

@@ -2,10 +2,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Hardware, Rescue};
 use crate::{ByteSize, Timestamp, VmId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmSpec {
@@ -23,10 +24,25 @@ pub struct VmSpec {
     pub seed: VmSeed,
     /// Should it run when this request is done?
     pub power: WantedPower,
+    /// What it is built of beside its sizes.
+    #[serde(default, skip_serializing_if = "Hardware::is_default")]
+    pub hardware: Hardware,
+    /// The ISO in its CD drive, by SHA-256. Changed while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso: Option<String>,
+    /// The system it boots instead of its own, with its own disk beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<Rescue>,
+    /// Does it start with the node? Not for a VM that may be started on another node meanwhile.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub autostart: bool,
+    /// What operators see beside its number: one line of at most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
 }
 
 /// An image on the node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmImage {
@@ -61,7 +77,7 @@ pub struct NicAddress {
 }
 
 /// NoCloud data: what cloud-init reads from a small CD with the label `cidata`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct VmSeed {
@@ -79,7 +95,7 @@ pub struct VmSeed {
 }
 
 /// Should it run?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WantedPower {
@@ -88,6 +104,7 @@ pub enum WantedPower {
     /// Off: made, but not started; a running one is left as it is only by [`WantedPower::Keep`].
     Off,
     /// As it is; a new one stays off.
+    #[default]
     Keep,
 }
 
@@ -118,6 +135,12 @@ pub struct Vm {
     pub spec: Option<VmSpec>,
     /// Since when it runs.
     pub started: Option<Timestamp>,
+    /// Is its memory kept on the node's disk? Then its next start goes on where it was.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub saved: bool,
+    /// Fields of `spec` that a running VM does not follow yet, and will from its next start on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<String>,
 }
 
 /// `GET /v1/vms`.
@@ -141,6 +164,10 @@ pub enum PowerVerb {
     Reboot,
     /// Press the reset button; `conflict` if it is off.
     Reset,
-    /// Pull the plug; nothing if it is off.
+    /// Pull the plug; nothing if it is off. Memory that was saved is dropped.
     PowerOff,
+    /// Hold its CPUs; `conflict` if it is off.
+    Pause,
+    /// Let its CPUs go on; `conflict` if it is off.
+    Resume,
 }

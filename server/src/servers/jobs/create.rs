@@ -181,6 +181,7 @@ fn spec(machine: Machine, address: Option<&Address>, name_servers: &[IpAddr], st
             name_servers: name_servers.to_vec(),
         },
         power: if start { WantedPower::On } else { WantedPower::Off },
+        ..VmSpec::default()
     }
 }
 
