@@ -49,6 +49,7 @@ const PACKAGES: &[&str] = &[
     "libxml2-utils",
     "mtools",
     "openssh-client",
+    "syslinux-common",
     "systemd-boot-efi",
 ];
 

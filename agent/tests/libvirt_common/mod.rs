@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 /// Longest that anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The image of specs that boot nothing.
 pub const EMPTY_IMAGE: &str = "e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0";

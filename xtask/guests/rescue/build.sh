@@ -13,6 +13,6 @@ export MORE_PROGRAMS="
 	sbin/lvm sbin/dmsetup sbin/mdadm sbin/cryptsetup
 	sbin/parted sbin/fdisk sbin/sfdisk sbin/sgdisk
 	sbin/blkid sbin/wipefs bin/lsblk usr/bin/rsync"
-export MORE_MODULES="ahci i6300esb virtio_crypto nvme vfat nls_ascii nls_cp437 nls_utf8 xfs btrfs fuse loop efivarfs
+export MORE_MODULES="ahci ext4 i6300esb virtio_crypto nvme vfat nls_ascii nls_cp437 nls_utf8 xfs btrfs fuse loop efivarfs
 	dm_mod dm_crypt dm_thin_pool dm_snapshot dm_mirror dm_raid raid0 raid1 raid10 raid456 linear"
 exec sh "$here/../tiny/build.sh" "$1"

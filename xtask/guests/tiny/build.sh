@@ -30,6 +30,9 @@ for applet in $("$root/bin/busybox" --list); do
 	[ -e "$root/bin/$applet" ] || [ -e "$root/sbin/$applet" ] || ln -s busybox "$root/bin/$applet"
 done
 
+# Where the kernel looks for it.
+ln -s ../bin/busybox "$root/sbin/modprobe"
+
 # A program with the libraries it loads, all of the same packages.
 libraries=$packages/lib/x86_64-linux-gnu:$packages/usr/lib/x86_64-linux-gnu
 loader=$packages/lib64/ld-linux-x86-64.so.2
