@@ -59,7 +59,8 @@ pub fn pending(runs: &VmSpec, wanted: &VmSpec) -> Vec<String> {
         ("seed", runs.seed != wanted.seed),
     ]
     .into_iter()
-    .filter_map(|(field, differs)| differs.then(|| field.to_owned()))
+    .filter(|(_, differs)| *differs)
+    .map(|(field, _)| field.to_owned())
     .collect()
 }
 

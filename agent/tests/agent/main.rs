@@ -10,5 +10,6 @@ mod api;
 mod cli;
 mod enrol;
 mod images;
+mod machines;
 mod peers;
 mod stream;

@@ -235,11 +235,8 @@ impl Capabilities {
                 Event::Start(element) => {
                     let name = element.name();
                     path.push(name.as_ref().to_owned());
-                    let attribute = |key: &str, value: &str| {
-                        let of = element.try_get_attribute(key).ok().flatten();
-                        of.is_some_and(|of| &*of.value == value)
-                    };
-                    usable = attribute("usable", "yes");
+                    let attribute = element.try_get_attribute("usable").ok().flatten();
+                    usable = attribute.is_some_and(|usable| &*usable.value == "yes");
                 }
                 Event::End(_) => {
                     path.pop();
