@@ -22,8 +22,8 @@ use berth_model::agent::{
     VmRebuild, VmSpec, VmState, WantedPower, Watchdog,
 };
 use berth_model::{ByteSize, VmId};
-use libvirt_common::guest::{READY, TINY, URI, console, domain, inside, node, put_file, tiny, wait_for_boot};
-use libvirt_common::{EMPTY_IMAGE, Node, image_path, run, spec, text, wait_for};
+use libvirt_common::guest::{domain, inside, put_file};
+use libvirt_common::{EMPTY_IMAGE, Node, QEMU, READY, TINY, image_path, run, spec, text, tiny, wait_for};
 
 const ID: VmId = VmId(7);
 /// The tiny image under another name.
@@ -64,13 +64,12 @@ fn a_guest_that_is_held_or_saved_lives_on_where_it_was_and_stops_in_order() {
         "vm.save",
         "vm.start",
         "vm.rename",
-        "vm.autostart",
         "vm.shutdown",
         "vm.power_off",
     ]);
-    let node = node(GuestNetwork::User);
+    let node = Node::tiny(GuestNetwork::User);
     node.libvirt.put(ID, &spec(TINY)).unwrap();
-    wait_for_boot(&node, ID, 1);
+    node.wait_for_boot(ID, 1);
 
     // While it is held, its clock stands.
     let (began, first) = (Instant::now(), uptime(&node));
@@ -96,16 +95,16 @@ fn a_guest_that_is_held_or_saved_lives_on_where_it_was_and_stops_in_order() {
     assert_eq!((running.state, running.saved), (VmState::Running, false));
     let lives = format!("cat /run/marker; kill -0 {process} && echo and lives; hostname");
     assert_eq!(inside(&node, ID, &lives), "kept\nand lives\nquay-7");
-    assert_eq!(console(&node, ID).matches(READY).count(), 1, "it did not boot again");
+    assert_eq!(node.console(ID).matches(READY).count(), 1, "it did not boot again");
     assert_eq!(node.libvirt.get(ID).unwrap().pending, ["seed"]);
 
     // It stops when it is asked to, and comes back with its new name.
     let off = node.libvirt.shutdown(ID, Duration::from_secs(100), &cx()).unwrap();
     assert_eq!(off.state, VmState::Off);
     assert_eq!(node.libvirt.power(ID, PowerVerb::Start).unwrap().pending, Vec::<String>::new());
-    wait_for_boot(&node, ID, 2);
+    node.wait_for_boot(ID, 2);
     assert_eq!(inside(&node, ID, "hostname; cat /run/marker 2>/dev/null || echo anew"), "quay-8\nanew");
-    let virsh = |arguments: &[&str]| run("virsh", &[&["-q", "-c", URI], arguments].concat());
+    let virsh = |arguments: &[&str]| run("virsh", &[&["-q", "-c", QEMU], arguments].concat());
     let name = format!("{}{ID}", node.config.prefix);
     assert_eq!(virsh(&["desc", "--title", &name]).trim(), "Mara's web server");
     let link = PathBuf::from(format!("/etc/libvirt/qemu/autostart/{name}.xml"));
@@ -128,13 +127,13 @@ fn a_guest_that_is_held_or_saved_lives_on_where_it_was_and_stops_in_order() {
 #[test]
 fn a_rebuilt_guest_has_its_card_and_address_and_nothing_of_its_disk_and_a_kept_disk_has_all() {
     let _proof = proof::guest(&["vm.rebuild", "vm.delete", "kept.list", "kept.delete"]);
-    let node = node(GuestNetwork::User);
+    let node = Node::tiny(GuestNetwork::User);
     put_file(&image_path(&node.config, TINY), &image_path(&node.config, OTHER));
     let mut spec = spec(TINY);
     let address = NicAddress { ip: "10.0.2.77".parse().unwrap(), prefix: 24, gateway: None };
     spec.nics[0].addresses = vec![address];
     node.libvirt.put(ID, &spec).unwrap();
-    wait_for_boot(&node, ID, 1);
+    node.wait_for_boot(ID, 1);
     let card = "cat /sys/class/net/eth0/address; ip -o -4 addr show eth0 | grep -o '10.0.2.77/24'";
     let before = inside(&node, ID, card);
     assert_eq!(before, "52:54:00:be:00:01\n10.0.2.77/24");
@@ -147,7 +146,7 @@ fn a_rebuilt_guest_has_its_card_and_address_and_nothing_of_its_disk_and_a_kept_d
     }
     let rebuilt = node.libvirt.rebuild(ID, &rebuild, &cx()).unwrap();
     assert_eq!((rebuilt.id, rebuilt.state), (ID, VmState::Running));
-    wait_for_boot(&node, ID, 2);
+    node.wait_for_boot(ID, 2);
     assert_eq!(inside(&node, ID, "ls /root/file 2>/dev/null || echo none"), "none");
     assert_eq!(inside(&node, ID, card), before);
     let disk = run("qemu-img", &["info", "-U", text(&node.folder(ID).join("disk.qcow2"))]);
@@ -170,7 +169,7 @@ fn a_rebuilt_guest_has_its_card_and_address_and_nothing_of_its_disk_and_a_kept_d
     let again = image_path(&node.config, RESCUE);
     put_file(Path::new(&kept[0].path), &again);
     node.libvirt.put(ID, &VmSpec { image: VmImage { sha256: RESCUE.to_owned() }, ..spec }).unwrap();
-    wait_for_boot(&node, ID, 1);
+    node.wait_for_boot(ID, 1);
     assert_eq!(inside(&node, ID, "cat /root/file"), "a word to find again");
     node.libvirt.delete_kept(&kept[0].name).unwrap();
     assert!(!PathBuf::from(&kept[0].path).exists() && node.libvirt.kept().unwrap().is_empty());
@@ -199,7 +198,7 @@ struct Nat {
 impl Drop for Nat {
     fn drop(&mut self) {
         for verb in ["net-destroy", "net-undefine"] {
-            let _ = Command::new("virsh").args(["-q", "-c", URI, verb, &self.name]).output();
+            let _ = Command::new("virsh").args(["-q", "-c", QEMU, verb, &self.name]).output();
         }
     }
 }
@@ -229,14 +228,14 @@ fn a_guest_is_rescued_by_ssh_and_boots_its_own_disk_again() {
     let [_, _, high, low] = pid.to_be_bytes();
     let [gateway, address] = [1, 2].map(|last| Ipv4Addr::new(10, high & 0x7f, low, last));
     let bridge = format!("br{pid}");
-    let node = node(GuestNetwork::Nat { bridge, gateway: Gateway { ip: gateway, prefix: 24 } });
+    let node = Node::tiny(GuestNetwork::Nat { bridge, gateway: Gateway { ip: gateway, prefix: 24 } });
     let _nat = Nat { name: format!("{}nat", node.config.prefix) };
     put_file(&rescue_file("rescue.qcow2"), &image_path(&node.config, RESCUE));
     let mut spec = VmSpec { memory: ByteSize::mib(256), ..spec(TINY) };
     spec.nics[0].addresses =
         vec![NicAddress { ip: address.into(), prefix: 24, gateway: Some(gateway.into()) }];
     node.libvirt.put(ID, &spec).unwrap();
-    wait_for_boot(&node, ID, 1);
+    node.wait_for_boot(ID, 1);
     inside(&node, ID, "echo broken >/root/state; sync");
 
     let password = entropy::password();
@@ -247,7 +246,7 @@ fn a_guest_is_rescued_by_ssh_and_boots_its_own_disk_again() {
     assert_eq!((rescued.state, rescued.spec.unwrap().rescue), (VmState::Running, Some(rescue)));
     let file = std::fs::read(node.folder(ID).join("rescue-seed.iso")).unwrap();
     assert!(!file.windows(password.len()).any(|window| window == password.as_bytes()), "only its hash");
-    wait_for_boot(&node, ID, 2);
+    node.wait_for_boot(ID, 2);
     let ssh = |password: &str, script: &str| ssh(node.home(), address, password, script);
     let system = "hostname; . /etc/os-release; echo $ID";
     let said = wait_for("the rescue system's SSH", || ssh(&password, system));
@@ -264,7 +263,7 @@ fn a_guest_is_rescued_by_ssh_and_boots_its_own_disk_again() {
         assert!(faults::with(&format!("{point}=error"), || node.libvirt.rescue_off(ID)).is_err(), "{point}");
     }
     assert_eq!(node.libvirt.rescue_off(ID).unwrap().state, VmState::Running);
-    wait_for_boot(&node, ID, 3);
+    node.wait_for_boot(ID, 3);
     assert_eq!(inside(&node, ID, ". /etc/os-release; echo $ID; cat /root/state"), "tiny\nrepaired");
     let mut files: Vec<_> =
         std::fs::read_dir(node.folder(ID)).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -312,7 +311,7 @@ fn a_guest_boots_from_an_iso_and_finds_the_hardware_that_was_asked_for() {
         "vm.reset",
         "vm.put",
     ]);
-    let node = node(GuestNetwork::User);
+    let node = Node::tiny(GuestNetwork::User);
     put_isos(&node);
     // Its disk is empty: only the ISO has a system.
     let hardware = Hardware {
@@ -327,7 +326,7 @@ fn a_guest_boots_from_an_iso_and_finds_the_hardware_that_was_asked_for() {
     let spec =
         VmSpec { memory: ByteSize::mib(256), hardware, iso: Some(ISOS[0].to_owned()), ..spec(EMPTY_IMAGE) };
     node.libvirt.put(ID, &spec).unwrap();
-    wait_for_boot(&node, ID, 1);
+    node.wait_for_boot(ID, 1);
     let inside = |script: &str| inside(&node, ID, script);
     assert!(inside("cat /proc/cmdline").contains("berth.iso"));
     assert!(inside("cat /sys/class/dmi/id/product_version").contains("pc-q35-7.2"));
@@ -350,7 +349,7 @@ fn a_guest_boots_from_an_iso_and_finds_the_hardware_that_was_asked_for() {
     // Nobody feeds the watchdog: it presses the reset button, and the first ISO boots again.
     change(&node, |spec| spec.iso = Some(ISOS[0].to_owned()));
     inside("modprobe i6300esb heartbeat=2; test -c /dev/watchdog && echo >/dev/watchdog");
-    wait_for_boot(&node, ID, 2);
+    node.wait_for_boot(ID, 2);
     let tpm = format!("/var/lib/libvirt/swtpm/{}", domain(&node, ID).uuid_string().unwrap());
     assert!(PathBuf::from(&tpm).exists());
     node.libvirt.delete(ID).unwrap();
@@ -391,13 +390,13 @@ fn put_uefi_image(node: &Node, sha256: &str) {
 #[test]
 fn a_guest_boots_by_uefi_and_what_it_remembers_goes_with_it() {
     let _proof = proof::guest(&["vm.firmware"]);
-    let node = node(GuestNetwork::User);
+    let node = Node::tiny(GuestNetwork::User);
     put_uefi_image(&node, OTHER);
     let off = VmSpec { power: WantedPower::Off, memory: ByteSize::mib(256), ..spec(OTHER) };
     node.libvirt.put(ID, &off).unwrap();
     change(&node, |spec| spec.hardware.firmware = Firmware::Uefi);
     assert_eq!(node.libvirt.power(ID, PowerVerb::Start).unwrap().state, VmState::Running);
-    wait_for_boot(&node, ID, 1);
+    node.wait_for_boot(ID, 1);
     assert_eq!(
         inside(&node, ID, "test -d /sys/firmware/efi && cat /sys/firmware/efi/fw_platform_size"),
         "64"

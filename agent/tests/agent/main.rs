@@ -8,8 +8,12 @@ mod support;
 
 mod api;
 mod cli;
+mod consoles;
 mod enrol;
+mod guest;
 mod images;
+mod keeping;
 mod machines;
 mod peers;
 mod stream;
+mod update;

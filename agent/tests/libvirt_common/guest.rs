@@ -1,56 +1,19 @@
 //! Guests that really run, and looking into them.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use berth_agent::config::Accelerator;
-use berth_agent::hypervisor::Hypervisor;
-use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_model::VmId;
 use serde_json::{Value, json};
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use super::{Node, image_path, wait_for};
-
-pub const URI: &str = "qemu:///system";
-/// The name of the tiny image in tests; nobody here checks it.
-pub const TINY: &str = "71717171717171717171717171717171717171717171717171717171717171aa";
-/// What the tiny guest says once it is up.
-pub const READY: &str = "berth-guest: ready";
-
-/// A file of the guest images: at `variable`, or where `cargo xtask up` leaves it.
-pub fn tiny(variable: &str, name: &str) -> PathBuf {
-    let usual =
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/images").join(name);
-    let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);
-    assert!(path.exists(), "{} is missing: `cargo xtask up` builds it, or set {variable}", path.display());
-    path
-}
-
-/// A node with the tiny image.
-pub fn node(network: GuestNetwork) -> Node {
-    let node = Node::new(URI, network, Accelerator::Qemu);
-    node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
-    put_file(&tiny("BERTH_TINY_IMAGE", "tiny.qcow2"), &image_path(&node.config, TINY));
-    node
-}
+use super::{Node, wait_for};
 
 /// Copies a file to where QEMU may read it.
 pub fn put_file(from: &Path, to: &Path) {
     std::fs::copy(from, to).unwrap();
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o644)).unwrap();
-}
-
-/// What the guest said on its serial line so far.
-pub fn console(node: &Node, id: VmId) -> String {
-    let log = std::fs::read(node.folder(id).join("console.log")).unwrap_or_default();
-    String::from_utf8_lossy(&log).into_owned()
-}
-
-/// Waits until the guest came up for the `n`th time.
-pub fn wait_for_boot(node: &Node, id: VmId, n: usize) {
-    wait_for(READY, || (console(node, id).matches(READY).count() >= n).then_some(()));
 }
 
 /// The domain, seen past the agent.

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Hardware, Rescue};
+use super::{Hardware, Rescue, VmLimits};
 use crate::{ByteSize, Timestamp, VmId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
@@ -24,6 +24,17 @@ pub struct VmSpec {
     pub seed: VmSeed,
     /// Should it run when this request is done?
     pub power: WantedPower,
+    /// Virtual CPUs up to which it can grow while it runs, `vcpus` to 128. Without it, another number
+    /// of virtual CPUs waits for its next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus_max: Option<u32>,
+    /// Memory up to which it can grow while it runs; at least `memory`. The guest sees so much and gives
+    /// the difference back by its balloon. Without it, it can shrink while it runs, and grow back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_max: Option<ByteSize>,
+    /// What it may use of the node.
+    #[serde(default, skip_serializing_if = "VmLimits::is_none")]
+    pub limits: VmLimits,
     /// What it is built of beside its sizes.
     #[serde(default, skip_serializing_if = "Hardware::is_default")]
     pub hardware: Hardware,
@@ -51,7 +62,7 @@ pub struct VmImage {
 }
 
 /// A network card.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
@@ -111,6 +122,7 @@ pub enum WantedPower {
 /// What a VM does now, as the hypervisor tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
     /// Its CPUs run.
@@ -121,6 +133,13 @@ pub enum VmState {
     Off,
     /// Its last run ended in a crash.
     Crashed,
+}
+
+impl VmState {
+    /// Is there a guest, working or held?
+    pub const fn is_on(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
 }
 
 /// A VM as it is.
@@ -138,7 +157,9 @@ pub struct Vm {
     /// Is its memory kept on the node's disk? Then its next start goes on where it was.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub saved: bool,
-    /// Fields of `spec` that a running VM does not follow yet, and will from its next start on.
+    /// The fields of its specification that it does not run with yet: they wait for its next start, as
+    /// `vcpus`, `hardware.cpu`, `seed`; `memory` also while the guest's balloon is on its way there; `disk` when the disk has grown
+    /// and the guest's file system has not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
 }

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use berth_model::VmId;
 use berth_model::agent::{DomainType, VmSpec};
+use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
 use super::disk::Cache;
@@ -14,6 +14,7 @@ use super::folder::Folder;
 use super::hardware;
 use super::names;
 use super::network::GuestNetwork;
+use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
 use super::xml;
 
 /// The namespace of our metadata.
@@ -60,8 +61,11 @@ pub fn xml(plan: &Plan<'_>) -> String {
         metadata: Metadata {
             vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
         },
-        memory: Amount { unit: "KiB", value: spec.memory.bytes() / 1024 },
-        vcpu: spec.vcpus,
+        memory: Amount::of(spec.memory_max.unwrap_or(spec.memory)),
+        current_memory: spec.memory_max.map(|_| Amount::of(spec.memory)),
+        vcpu: Vcpu::of(spec),
+        vcpus: Vcpus::of(spec),
+        cputune: CpuTune::of(&spec.limits),
         os: hardware::os(plan),
         features: Features { acpi: Empty {}, apic: Empty {} },
         cpu: hardware::cpu(plan),
@@ -73,8 +77,16 @@ pub fn xml(plan: &Plan<'_>) -> String {
         devices: Devices {
             disk: disks(plan),
             interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
-            // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
-            serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
+            // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
+            serial: Serial {
+                kind: "unix",
+                source: Socket { mode: "bind", path: xml::path(&folder.serial()) },
+                log: Log { file: xml::path(&folder.console()), append: "on" },
+            },
+            // Nobody reaches the screen but through libvirt, which hands connections to the agent. All who look
+            // share it, whatever their program asks for.
+            graphics: Graphics { kind: "vnc", share: "ignore", listen: Listen { kind: "none" } },
+            video: Video { model: Model { kind: "vga" } },
             channel: Channel {
                 kind: "unix",
                 target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
@@ -105,6 +117,7 @@ fn disks(plan: &Plan<'_>) -> Vec<Disk> {
             discard: Some("unmap"),
         },
         source: Some(File { file: xml::path(path) }),
+        iotune: IoTune::of(&spec.limits),
         ..Disk::virtio(dev)
     };
     // A disk, not a CD drive: a guest without a driver for SATA reads it too.
@@ -159,7 +172,13 @@ struct Domain<'a> {
     title: Option<&'a str>,
     metadata: Metadata<'a>,
     memory: Amount,
-    vcpu: u32,
+    #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
+    current_memory: Option<Amount>,
+    vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<Vcpus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cputune: Option<CpuTune>,
     os: hardware::Os<'a>,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,6 +214,12 @@ struct Amount {
     value: u64,
 }
 
+impl Amount {
+    fn of(size: ByteSize) -> Self {
+        Self { unit: "KiB", value: size.bytes() / 1024 }
+    }
+}
+
 #[derive(Serialize)]
 struct Empty {}
 
@@ -215,6 +240,8 @@ struct Devices<'a> {
     disk: Vec<Disk>,
     interface: Vec<Interface<'a>>,
     serial: Serial,
+    graphics: Graphics,
+    video: Video,
     channel: Channel,
     #[serde(skip_serializing_if = "Option::is_none")]
     rng: Option<Rng>,
@@ -238,6 +265,8 @@ struct Disk {
     target: hardware::Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iotune: Option<IoTune>,
 }
 
 impl Disk {
@@ -250,6 +279,7 @@ impl Disk {
             source: None,
             target: hardware::Target { dev, bus: "virtio" },
             readonly: None,
+            iotune: None,
         }
     }
 }
@@ -320,7 +350,36 @@ struct Model {
 struct Serial {
     #[serde(rename = "@type")]
     kind: &'static str,
+    source: Socket,
     log: Log,
+}
+
+#[derive(Serialize)]
+struct Socket {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+    #[serde(rename = "@path")]
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Graphics {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@sharePolicy")]
+    share: &'static str,
+    listen: Listen,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Video {
+    model: Model,
 }
 
 #[derive(Serialize)]

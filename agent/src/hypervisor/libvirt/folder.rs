@@ -5,6 +5,7 @@
 //! | `disk.qcow2` | what the guest wrote over its image |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
+//! | `serial.sock` | its serial port, while it runs |
 //! | `nvram.fd` | what UEFI remembers |
 //! | `rescue.qcow2`, `rescue-seed.iso` | the rescue system, while the VM is in rescue |
 //! | `disk.wipe` | a disk that is being overwritten before it goes |
@@ -104,6 +105,11 @@ impl Folder {
         self.0.join("console.log")
     }
 
+    /// The serial port's socket.
+    pub fn serial(&self) -> PathBuf {
+        self.0.join("serial.sock")
+    }
+
     /// Is it there?
     pub fn exists(&self) -> io::Result<bool> {
         self.0.try_exists()
@@ -175,6 +181,7 @@ mod tests {
 
     #[test]
     fn folders_are_found_again_and_other_names_are_not() {
+        let _proof = crate::proof::pure(&["vm.list", "vm.delete"]);
         let data = tempfile::tempdir().unwrap();
         let folders = Folders::open(data.path()).unwrap();
         for id in [3, 11] {

@@ -124,7 +124,7 @@ impl Libvirt {
         self.finish_wipe(id, cx)
     }
 
-    fn finish_wipe(&self, id: VmId, cx: &Cx) -> Result<(), HypervisorError> {
+    pub(super) fn finish_wipe(&self, id: VmId, cx: &Cx) -> Result<(), HypervisorError> {
         let folder = self.folders.of(id);
         if !folder.wipe().try_exists().map_err(on_disk)? {
             return Ok(());

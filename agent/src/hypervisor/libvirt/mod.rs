@@ -23,12 +23,14 @@
 //! nodes to customers who do not trust each other only behind a network that filters.
 
 mod connection;
+mod consoles;
 mod counters;
 mod disk;
 mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod guest;
 mod hardware;
 mod iso;
 mod kept;
@@ -36,21 +38,27 @@ mod machines;
 mod names;
 mod network;
 mod ops;
+mod orphans;
 pub mod probe;
 mod rescue;
 mod seed;
+mod sizes;
 mod tool;
 mod wipe;
 mod xml;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DomainType, NodeCheck, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState,
+    WantedPower,
 };
 use berth_model::{ByteSize, FieldError, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -72,6 +80,9 @@ use self::seed::Seed;
 use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::config::Accelerator;
+use crate::orphans::Found;
+use crate::runs::Cx;
+use crate::screenshot::Picture;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -152,9 +163,16 @@ impl Libvirt {
         self.verdict.get()?.reason.clone()
     }
 
-    /// Where the guest's serial console is logged.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.folders.of(id).console()
+    fn check_accelerator(&self) -> NodeCheck {
+        let remark = self.accelerator_remark();
+        let check = |ok, sentence| NodeCheck { check: "accelerator".to_owned(), ok, needed: false, sentence };
+        match (remark, self.config.accelerator) {
+            (Some(remark), _) => check(false, remark),
+            (None, Accelerator::Qemu) => {
+                check(false, "Guests are translated, as the settings say.".to_owned())
+            }
+            (None, _) => check(true, "Nothing keeps guests from running on KVM.".to_owned()),
+        }
     }
 
     fn is_test_driver(&self) -> bool {
@@ -219,7 +237,10 @@ impl Libvirt {
                 let message = "The VM is in rescue; its disk grows when that is over.";
                 Err(HypervisorError::Conflict(message.to_owned()))
             }
-            Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
+            Some(overlay) if overlay.size < spec.disk => {
+                running.map_or(Ok(()), sizes::note_growth)?;
+                disk::grow(&folder.disk(), running, spec.disk)
+            }
             Some(_) => Ok(()),
         }
     }
@@ -295,8 +316,9 @@ impl Libvirt {
             VmState::Running | VmState::Paused => {
                 vm.started = started(domain)?;
                 let runs = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_LIVE)?;
-                if let (Some(runs), Some(wanted)) = (&runs, &vm.spec) {
-                    vm.pending = pending(runs, wanted);
+                if let Some(wanted) = &vm.spec {
+                    vm.pending = sizes::pending(domain, wanted)?;
+                    vm.pending.extend(runs.iter().flat_map(|runs| pending(runs, wanted)));
                 }
             }
             VmState::Off | VmState::Crashed => vm.saved = machines::is_saved(domain)?,
@@ -396,6 +418,9 @@ impl Hypervisor for Libvirt {
         self.set_autostart(&connect, &domain, spec.autostart)?;
         iso::follow(id, &domain, spec, iso.as_deref())?;
         faults::point("put.after_define")?;
+        if running.is_some() && spec.power != WantedPower::Off {
+            self.apply_live(id, &domain, spec)?;
+        }
         match spec.power {
             WantedPower::On => self.start(&connect, &domain)?,
             WantedPower::Off => power_off(&domain)?,
@@ -419,6 +444,7 @@ impl Hypervisor for Libvirt {
             self.remove_qemu_log(id).map_err(on_disk)?;
         }
         if folder.exists().map_err(on_disk)? {
+            self.finish_wipe(id, &Cx::unwatched())?;
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
@@ -455,6 +481,39 @@ impl Hypervisor for Libvirt {
         self.show(id, Some(&domain))
     }
 
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.open_console(id, kind)
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.read_console_log(id, max_bytes)
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.take_screenshot(id)
+    }
+
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.press_keys(id, codes, hold)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        orphans::find(self)
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let mut checks = vec![self.check_accelerator()];
+        checks.extend(self.config.network.check());
+        let (ok, sentence) = consoles::ring_check();
+        checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
+        checks
+    }
+
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError> {
+        let domain = self.whole_domain(&self.connection.get()?, id)?;
+        guest::ask(&domain, id, words, patience)
+    }
+
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         let connect = self.connection.get()?;
         let mut stats = ffi::stats_of_active(&connect).map_err(|e| refused("read the VMs' counters", &e))?;
@@ -463,7 +522,9 @@ impl Hypervisor for Libvirt {
         }
         let at = clock::now();
         let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
-        Ok(stats.iter().filter_map(sample).collect())
+        let mut samples: Vec<_> = stats.iter().filter_map(sample).collect();
+        samples.sort_by_key(|sample| sample.vm);
+        Ok(samples)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

@@ -3,7 +3,7 @@ use std::process::Command;
 
 use berth_model::ByteSize;
 use berth_model::agent::{
-    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmSeed, WantedPower, Watchdog,
+    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed, WantedPower, Watchdog,
 };
 
 use super::*;
@@ -68,6 +68,16 @@ fn cases() -> Vec<Case> {
     rescued.hardware.machine = "pc".to_owned();
     rescued.hardware.cpu = "host_passthrough".to_owned();
     rescued.rescue = Some(Rescue { image: "ef".repeat(32), root_password_hash: "$6$salt$hash".to_owned() });
+    let mut limited = spec();
+    limited.vcpus_max = Some(6);
+    limited.memory_max = Some(ByteSize::gib(16));
+    // Without a weight: it is written as this machine's kernel counts it.
+    limited.limits = VmLimits {
+        cpu_percent: Some(150),
+        disk_read_iops: Some(1000),
+        disk_write_bytes_per_s: Some(ByteSize::mib(50)),
+        ..VmLimits::default()
+    };
     let nat = GuestNetwork::Nat { bridge: "berth0".to_owned(), gateway: "10.77.0.1/24".parse().unwrap() };
     vec![
         Case {
@@ -106,6 +116,13 @@ fn cases() -> Vec<Case> {
             cache: Cache::None,
         },
         Case {
+            golden: "kvm-room-and-limits",
+            domain_type: DomainType::Kvm,
+            spec: limited,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
             golden: "test-no-card",
             domain_type: DomainType::Test,
             spec: bare,
@@ -138,6 +155,8 @@ fn golden(case: &Case) -> PathBuf {
 fn domains_are_as_the_golden_files_say() {
     let _proof = crate::proof::pure(&[
         "vm.put",
+        "vm.resize",
+        "vm.limits",
         "vm.autostart",
         "vm.boot_order",
         "vm.firmware",
@@ -170,6 +189,7 @@ fn libvirts_schema_takes_every_golden_file() {
 
 #[test]
 fn the_whole_spec_comes_back_from_the_metadata() {
+    let _proof = crate::proof::pure(&["vm.get", "vm.list"]);
     for case in cases() {
         let xml = xml_of(&case);
         let from = xml.find("<berth:vm").unwrap();
