@@ -341,7 +341,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
         spec: Some(spec),
         started: Some(at("2026-11-20T02:14:00Z")),
         saved: false,
-        pending: vec!["memory".to_owned(), "hardware.cpu".to_owned()],
+        pending: vec!["memory".to_owned()],
     };
     golden("vm_list", &VmList { vms: vec![vm] });
     let run = Run {
