@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 10] = [
+pub const POINTS: [&str; 17] = [
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
@@ -33,6 +33,13 @@ pub const POINTS: [&str; 10] = [
     "delete.after_undefine",
     "delete.after_disk",
     "delete.after_folder",
+    "rebuild.after_power_off",
+    "rebuild.after_disk",
+    "rescue_on.after_power_off",
+    "rescue_off.after_power_off",
+    "keep.after_copy",
+    "wipe.after_rename",
+    "wipe.after_wipe",
 ];
 
 /// The environment variable.

@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn vm(id: i64, state: VmState) -> Vm {
-        Vm { id: VmId(id), state, spec: None, started: None, pending: Vec::new() }
+        Vm { id: VmId(id), state, spec: None, started: None, saved: false, pending: vec![] }
     }
 
     use berth_model::Timestamp;

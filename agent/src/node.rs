@@ -379,8 +379,14 @@ mod tests {
             power: berth_model::agent::WantedPower::Keep,
             ..VmSpec::default()
         };
-        let vm =
-            |id, state, spec| Vm { id: berth_model::VmId(id), state, spec, started: None, pending: vec![] };
+        let vm = |id, state, spec| Vm {
+            id: berth_model::VmId(id),
+            state,
+            spec,
+            started: None,
+            saved: false,
+            pending: vec![],
+        };
         use berth_model::agent::VmState::{Off, Running};
         let vms = [vm(1, Running, Some(spec(2, 4))), vm(2, Off, Some(spec(4, 8))), vm(3, Off, None)];
         let found = capacity((4, ByteSize::gib(16), ByteSize::gib(100)), ByteSize::gib(90), &vms);

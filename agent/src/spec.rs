@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use berth_model::agent::{Nic, VmLimits, VmSeed, VmSpec};
+use berth_model::agent::{BootDevice, Hardware, Nic, VmLimits, VmSeed, VmSpec};
 use berth_model::server::USER_DATA_MAX_BYTES;
 use berth_model::{ByteSize, FieldError};
 
@@ -56,6 +56,22 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
     seed(&spec.seed, &mut faults);
     headroom(spec, &mut faults);
     limits(&spec.limits, "limits.", &mut faults);
+    hardware(&spec.hardware, &mut faults);
+    let iso = spec.iso.as_ref().is_none_or(|iso| is_sha256(iso));
+    faults.unless(iso, "iso", ISO_RULE);
+    if let Some(rescue) = &spec.rescue {
+        faults.unless(is_sha256(&rescue.image), "rescue.image", SHA256_RULE);
+        let hash = is_password_hash(&rescue.root_password_hash);
+        faults.unless(hash, "rescue.root_password_hash", PASSWORD_HASH_RULE);
+    }
+    faults.unless(spec.title.as_deref().is_none_or(is_title), "title", TITLE_RULE);
+    faults.0
+}
+
+/// What is wrong with a seed.
+pub fn seed_faults(of: &VmSeed) -> Vec<FieldError> {
+    let mut faults = Faults::default();
+    seed(of, &mut faults);
     faults.0
 }
 
@@ -141,6 +157,78 @@ pub fn nic_faults(nic: &Nic) -> Vec<FieldError> {
     faults.0
 }
 
+/// How an ISO is named.
+pub const ISO_RULE: &str = "An ISO is named by its SHA-256: 64 digits of 0-9 and a-f, lower case.";
+/// How a password is given.
+pub const PASSWORD_HASH_RULE: &str = "A password is given as a crypt(3) SHA-512 hash, which begins with $6$.";
+/// What a title may be.
+pub const TITLE_RULE: &str = "A title is one line of 1 to 128 characters.";
+/// What a machine may be called.
+pub const MACHINE_RULE: &str =
+    "A machine is q35 or pc, or one of their versions, like pc-q35-7.2 or pc-i440fx-7.2.";
+/// What a processor may be called.
+pub const CPU_RULE: &str =
+    "A processor is auto, host_passthrough, or a name of letters, digits, dots and hyphens.";
+/// What a boot order may be.
+pub const BOOT_RULE: &str = "A boot order names disk, iso and network, each at most once, and at least one.";
+
+/// Is this a crypt(3) SHA-512 hash?
+pub fn is_password_hash(text: &str) -> bool {
+    text.starts_with("$6$")
+        && text.len() <= 256
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
+}
+
+/// Is this a title?
+pub fn is_title(text: &str) -> bool {
+    (1..=128).contains(&text.chars().count())
+        && !text.trim().is_empty()
+        && !text.chars().any(char::is_control)
+}
+
+/// May a machine be called this?
+pub fn is_machine(text: &str) -> bool {
+    let version = text.strip_prefix("pc-q35-").or_else(|| text.strip_prefix("pc-i440fx-"));
+    let is_version =
+        |text: &str| (1..=8).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    matches!(text, "q35" | "pc") || version.is_some_and(is_version)
+}
+
+/// May a processor be called this?
+pub fn is_cpu(text: &str) -> bool {
+    matches!(text, "auto" | "host_passthrough")
+        || (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
+            && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// Is this a boot order?
+pub fn is_boot_order(boot: &[BootDevice]) -> bool {
+    let mut seen = HashSet::new();
+    !boot.is_empty() && boot.iter().all(|device| seen.insert(device))
+}
+
+fn hardware(hardware: &Hardware, faults: &mut Faults) {
+    faults.unless(is_machine(&hardware.machine), "hardware.machine", MACHINE_RULE);
+    faults.unless(is_cpu(&hardware.cpu), "hardware.cpu", CPU_RULE);
+    faults.unless(is_boot_order(&hardware.boot), "hardware.boot", BOOT_RULE);
+}
+
+/// What a host name may be.
+pub const HOSTNAME_RULE: &str =
+    "A host name has letters, digits, hyphens and dots, and at most 63 characters between dots.";
+
+/// Is this a host name?
+pub fn is_hostname(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
 fn nics(nics: &[Nic], faults: &mut Faults) {
     faults.unless(nics.len() <= NICS_MAX, "nics", "A VM has at most 8 network cards.");
     let mut seen = HashSet::new();
@@ -210,37 +298,12 @@ fn ssh_keys(keys: &[String], prefix: &str, faults: &mut Faults) {
     }
 }
 
-/// How a password is given.
-pub const PASSWORD_HASH_RULE: &str = "A password is given as a crypt(3) SHA-512 hash, which begins with $6$.";
-
-/// Is this a crypt(3) SHA-512 hash?
-pub fn is_password_hash(text: &str) -> bool {
-    text.starts_with("$6$")
-        && text.len() <= 256
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
-}
-
-/// How a host is named.
-pub const HOSTNAME_RULE: &str =
-    "A host name has letters, digits, hyphens and dots, and at most 63 characters between dots.";
-
 fn is_mac(text: &str) -> bool {
     let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     let pairs: Vec<&[u8]> = text.split(':').map(str::as_bytes).collect();
     pairs.len() == 6
         && pairs.iter().all(|pair| matches!(pair, [a, b] if lower_hex(*a) && lower_hex(*b)))
         && u8::from_str_radix(&text[..2], 16).is_ok_and(|first| first & 1 == 0)
-}
-
-/// Is this a host name?
-pub fn is_hostname(text: &str) -> bool {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(label)
 }
 
 #[derive(Default)]

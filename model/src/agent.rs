@@ -17,8 +17,10 @@
 mod console;
 pub mod function;
 mod guest;
+mod hardware;
 mod image;
 mod keeping;
+mod machine;
 mod network;
 mod node;
 mod run;
@@ -36,10 +38,18 @@ pub use guest::{
     GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
     TrimmedFileSystem,
 };
+pub use hardware::{
+    BootDevice, Firmware, FirmwareChange, Hardware, HardwareChange, Rescue, VmAutostart, VmBootOrder, VmIso,
+    VmRename, Watchdog,
+};
 pub use image::{ImageFile, ImageFileList};
 pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
     Share, UpdateRequest, UpdateState, UpdateStatus,
+};
+pub use machine::{
+    DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
+    VmShutdown,
 };
 pub use network::{
     Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,

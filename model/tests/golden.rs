@@ -333,6 +333,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
         vcpus_max: Some(4),
         memory_max: Some(ByteSize::gib(8)),
         limits: VmLimits { cpu_percent: Some(150), disk_write_iops: Some(2000), ..VmLimits::default() },
+        ..VmSpec::default()
     };
     golden("vm_spec", &spec);
     let vm = Vm {
@@ -340,6 +341,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
         state: VmState::Running,
         spec: Some(spec),
         started: Some(at("2026-11-20T02:14:00Z")),
+        saved: false,
         pending: vec!["memory".to_owned()],
     };
     golden("vm_list", &VmList { vms: vec![vm] });

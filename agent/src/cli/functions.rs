@@ -16,9 +16,10 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 12] = [
+const ROOMS: [(&str, &str); 13] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
+    ("kept", "Disks that were kept when their VM was deleted"),
     ("guest", "What goes on inside a guest"),
     ("console", "Consoles of VMs"),
     ("image", "Image files"),

@@ -91,7 +91,7 @@ pub fn vms(vms: &[Vm], now: Timestamp) -> String {
         let first_address = spec.and_then(|s| s.nics.iter().flat_map(|nic| &nic.addresses).next());
         vec![
             vm.id.to_string(),
-            word(&vm.state),
+            if vm.saved { "saved".to_owned() } else { word(&vm.state) },
             of(spec.map(|s| s.vcpus.to_string())),
             of(spec.map(|s| s.memory.to_string())),
             of(spec.map(|s| s.disk.to_string())),

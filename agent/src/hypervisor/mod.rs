@@ -6,6 +6,7 @@
 //! was killed anywhere finds everything again.
 
 pub mod libvirt;
+pub mod machines;
 pub mod simulator;
 
 use std::os::unix::net::UnixStream;
@@ -19,6 +20,7 @@ use berth_model::{FieldError, PrivateNetworkId, VmId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
+pub use self::machines::Machines;
 use crate::orphans::Found;
 use crate::screenshot::Picture;
 
@@ -55,7 +57,7 @@ pub struct HypervisorFacts {
 }
 
 /// The functions. `put`, `delete` and `power` may be cut off anywhere and told again.
-pub trait Hypervisor: Send + Sync + 'static {
+pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Answers if the hypervisor does.
     fn ping(&self) -> Result<(), HypervisorError>;
 

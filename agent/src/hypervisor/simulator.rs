@@ -11,6 +11,7 @@
 
 mod consoles;
 mod guest;
+mod machines;
 mod network;
 
 use std::collections::BTreeMap;
@@ -22,8 +23,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, MemorySample, NetworkState, NicSample, NodeCheck,
-    PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, NetworkState, NicSample,
+    NodeCheck, PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, PrivateNetworkId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,7 @@ pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
     networks: Mutex<network::Networks>,
+    kept: Mutex<BTreeMap<String, KeptDisk>>,
     events: broadcast::Sender<VmEvent>,
     consoles: consoles::Open,
     guests: Guests,
@@ -68,6 +70,11 @@ struct Record {
     spec: VmSpec,
     state: VmState,
     started: Option<Timestamp>,
+    #[serde(default)]
+    saved: bool,
+    /// What it was when it was started.
+    #[serde(default)]
+    runs: Option<VmSpec>,
     /// The size it runs with.
     #[serde(default)]
     running: Option<Running>,
@@ -75,8 +82,9 @@ struct Record {
 
 impl Record {
     /// A VM that comes on has the size it should have; one that is on, as much of it as it can.
-    fn new(spec: VmSpec, state: VmState, started: Option<Timestamp>, before: Option<Running>) -> Self {
-        let running = started.map(|_| match before {
+    fn new(spec: VmSpec, state: VmState, started: Option<Timestamp>, before: Option<&Self>) -> Self {
+        let (saved, runs) = before.map_or((false, None), |before| (before.saved, before.runs.clone()));
+        let running = started.map(|_| match before.and_then(|before| before.running) {
             None => Running::started(&spec),
             Some(now) => Running {
                 vcpus: now.vcpus_toward(&spec).unwrap_or(now.vcpus),
@@ -84,7 +92,7 @@ impl Record {
                 ..now
             },
         });
-        Self { spec, state, started, running }
+        Self { spec, state, started, saved, runs, running }
     }
 }
 
@@ -97,10 +105,12 @@ impl Simulator {
         };
         let networks = Mutex::new(network::read(config.folder.as_deref())?);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
+        let kept = Mutex::new(machines::read_kept(config.folder.as_deref())?);
         Ok(Self {
             config,
             vms: Mutex::new(vms),
             networks,
+            kept,
             events,
             guests: Guests::default(),
             consoles: consoles::Open::default(),
@@ -138,6 +148,7 @@ impl Simulator {
 
     /// Writes a VM down, then shows it, then tells of its state if that changed.
     fn keep(&self, id: VmId, record: Record) -> Result<Vm, HypervisorError> {
+        let record = machines::follow(record);
         if let Some(folder) = &self.config.folder {
             write_record(folder, id, &record).map_err(|e| failed("could not write a VM's file", &e))?;
         }
@@ -194,6 +205,7 @@ impl Hypervisor for Simulator {
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
         self.check_private(spec)?;
+        self.check_parts(spec)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -208,15 +220,15 @@ impl Hypervisor for Simulator {
             "put.after_define",
             "put.after_nics",
         ])?;
-        let (was, since, running) = before
-            .map_or((VmState::Off, None, None), |before| (before.state, before.started, before.running));
+        let (was, since) =
+            before.as_ref().map_or((VmState::Off, None), |before| (before.state, before.started));
         let (state, started) = match (spec.power, was) {
             (WantedPower::On, VmState::Off | VmState::Crashed) => (VmState::Running, Some(clock::now())),
             (WantedPower::On, _) => (VmState::Running, since),
             (WantedPower::Off, _) => (VmState::Off, None),
             (WantedPower::Keep, was) => (was, since),
         };
-        let vm = self.keep(id, Record::new(spec.clone(), state, started, running))?;
+        let vm = self.keep(id, Record::new(spec.clone(), state, started, before.as_ref()))?;
         points(&["put.after_power"])?;
         Ok(vm)
     }
@@ -245,13 +257,18 @@ impl Hypervisor for Simulator {
             (PowerVerb::Start, false) => (VmState::Running, Some(clock::now())),
             (PowerVerb::Shutdown | PowerVerb::PowerOff, true) => (VmState::Off, None),
             (PowerVerb::Shutdown | PowerVerb::PowerOff, false) => (before.state, None),
-            (PowerVerb::Reboot | PowerVerb::Reset, true) => (VmState::Running, before.started),
-            (PowerVerb::Reboot | PowerVerb::Reset, false) => {
+            (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Resume, true) => {
+                (VmState::Running, before.started)
+            }
+            (PowerVerb::Pause, true) => (VmState::Paused, before.started),
+            (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume, false) => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
             }
         };
         self.take_time();
-        self.keep(id, Record::new(before.spec, state, started, before.running))
+        let saved = before.saved && verb != PowerVerb::PowerOff;
+        let record = Record::new(before.spec.clone(), state, started, Some(&before));
+        self.keep(id, Record { saved, ..record })
     }
 
     fn ask_guest(&self, id: VmId, words: &Value, _patience: Duration) -> Result<Value, HypervisorError> {
@@ -344,8 +361,18 @@ fn points(names: &[&'static str]) -> Result<(), HypervisorError> {
 }
 
 fn show(id: VmId, record: &Record) -> Vm {
-    let pending = record.running.map_or_else(Vec::new, |running| running.pending(&record.spec));
-    Vm { id, state: record.state, spec: Some(record.spec.clone()), started: record.started, pending }
+    let mut pending = record.running.map_or_else(Vec::new, |running| running.pending(&record.spec));
+    if let Some(runs) = &record.runs {
+        pending.extend(super::machines::pending(runs, &record.spec));
+    }
+    Vm {
+        id,
+        state: record.state,
+        spec: Some(record.spec.clone()),
+        started: record.started,
+        saved: record.saved,
+        pending,
+    }
 }
 
 /// Counters that only grow while a VM runs, with a rate that swings, differently for each VM.
@@ -422,6 +449,7 @@ fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<VmId, Record>> {
                 let record = serde_json::from_slice(&fs::read(&path)?)?;
                 vms.insert(VmId(id), record);
             }
+            (None, Some("kept")) => {}
             // A write that was cut off; the file it was to replace is whole.
             _ => remove_file(&path)?,
         }

@@ -54,7 +54,7 @@ async fn cards_come_change_and_go_and_told_twice_it_ends_the_same() {
         let vm = ask(&agent, Method::DELETE, &path, None).await.unwrap();
         assert_eq!(vm["spec"]["nics"][1].get("firewall"), None);
     }
-    let nobody = format!("/v1/vms/7/nics/52:54:00:00:00:99/firewall");
+    let nobody = "/v1/vms/7/nics/52:54:00:00:00:99/firewall".to_owned();
     let refused = ask(&agent, Method::PUT, &nobody, Some(rules)).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::NotFound);
 

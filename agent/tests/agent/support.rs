@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
-use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
+use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
 use berth_agent::identity::{Identity, NewKey};
 use berth_agent::orphans::Found;
+use berth_agent::runs::Cx;
 use berth_agent::screenshot::Picture;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, NetworkState, Nic, Node, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
-    Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    ConsoleKind, CounterSample, KeptDisk, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
+    PrivateNetwork, Rescue, TrafficList, Vm, VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec,
+    WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId};
@@ -314,6 +316,41 @@ impl Hypervisor for Gated {
     }
     fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
         self.simulator.delete_network(id)
+    }
+}
+
+impl Machines for Gated {
+    fn shutdown(&self, id: VmId, wait: Duration, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("shutdown");
+        self.simulator.shutdown(id, wait, cx)
+    }
+    fn save(&self, id: VmId, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("save");
+        self.simulator.save(id, cx)
+    }
+    fn rebuild(&self, id: VmId, rebuild: &VmRebuild, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rebuild");
+        self.simulator.rebuild(id, rebuild, cx)
+    }
+    fn rescue_on(&self, id: VmId, rescue: &Rescue) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rescue_on");
+        self.simulator.rescue_on(id, rescue)
+    }
+    fn rescue_off(&self, id: VmId) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rescue_off");
+        self.simulator.rescue_off(id)
+    }
+    fn remove(&self, id: VmId, how: &VmDelete, cx: &Cx) -> Result<(), HypervisorError> {
+        self.gate.pass("delete");
+        self.simulator.remove(id, how, cx)
+    }
+    fn kept(&self) -> Result<Vec<KeptDisk>, HypervisorError> {
+        self.gate.pass("kept");
+        self.simulator.kept()
+    }
+    fn delete_kept(&self, name: &Name) -> Result<(), HypervisorError> {
+        self.gate.pass("delete_kept");
+        self.simulator.delete_kept(name)
     }
 }
 

@@ -101,10 +101,7 @@ fn a_vm_is_made_once(hypervisor: &dyn Hypervisor, ground: &Ground) {
     let spec = spec(ground, 1);
     let mut events = hypervisor.events();
     let made = hypervisor.put(id, &spec).unwrap();
-    assert_eq!(
-        made,
-        Vm { id, state: VmState::Off, spec: Some(spec.clone()), started: None, pending: vec![] }
-    );
+    assert_eq!(made, off(id, &spec));
     wait_for_event(&mut events, ground, id, Some(VmState::Off));
     assert_eq!(hypervisor.put(id, &spec).unwrap(), made);
     assert_eq!(hypervisor.get(id).unwrap(), made);
@@ -257,6 +254,12 @@ fn a_list_is_sorted(hypervisor: &dyn Hypervisor, ground: &Ground) {
     for id in ids {
         hypervisor.delete(id).unwrap();
     }
+}
+
+/// A VM that was made and never started.
+fn off(id: VmId, spec: &VmSpec) -> Vm {
+    let (saved, pending) = (false, Vec::new());
+    Vm { id, state: VmState::Off, spec: Some(spec.clone()), started: None, saved, pending }
 }
 
 fn listed(hypervisor: &dyn Hypervisor, id: VmId) -> bool {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod guest;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 /// Longest that anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The machine's own libvirt.
 pub const QEMU: &str = "qemu:///system";
@@ -132,7 +134,7 @@ impl Drop for Node {
 }
 
 /// A part of the tiny guest: where `cargo xtask up` leaves it, or where `variable` says.
-fn tiny(variable: &str, name: &str) -> PathBuf {
+pub fn tiny(variable: &str, name: &str) -> PathBuf {
     let usual =
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/images").join(name);
     let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);

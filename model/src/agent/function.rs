@@ -362,16 +362,20 @@ functions! {
         /// What a running guest allows is changed at once; the rest waits for its next start, and the answer
         /// names it in `pending`. Told twice, it ends the same.
         Put = "put" Change Put "/v1/vms/{vm}" (VmId) VmSpec => Vm;
-        /// Delete a VM: its domain, disks, seed, console log and addresses.
+        /// Delete a VM: its domain, seed, console log and addresses; its disk goes, is wiped, or is kept.
         ///
-        /// Fine when there is none.
-        Delete = "delete" Change Delete "/v1/vms/{vm}" (VmId) Nothing => Nothing;
-        /// Start a VM; fine when it runs.
+        /// A kept disk becomes a whole one without an image, which `kept.list` shows; `conflict` when its name
+        /// is taken. Wiping overwrites what the disk's file holds; what the node's own storage copied elsewhere
+        /// it does not reach. Fine when there is no VM; cut off, it is told again.
+        Delete = "delete" Long Delete "/v1/vms/{vm}" (VmId) VmDelete => Nothing;
+        /// Start a VM, from its saved memory if there is any; fine when it runs.
         Start = "start" Change Post "/v1/vms/{vm}/start" (VmId) Nothing => Vm;
         /// Ask a VM's system to stop, by the guest agent or else by the power button.
         ///
-        /// Answered once it is asked. Fine when it is off.
-        Shutdown = "shutdown" Change Post "/v1/vms/{vm}/shutdown" (VmId) Nothing => Vm;
+        /// Answered once it is asked; with `wait_s`, once it is off: the guest agent is asked, then the power
+        /// button pressed, and after that time the plug is pulled. Cancelled, it waits no longer and pulls
+        /// nothing. Fine when it is off.
+        Shutdown = "shutdown" Long Post "/v1/vms/{vm}/shutdown" (VmId) VmShutdown => Vm;
         /// Ask a VM's system to reboot.
         ///
         /// Answered once it is asked; told twice, it reboots twice. `conflict` when it is off.
@@ -382,6 +386,67 @@ functions! {
         Reset = "reset" Change Post "/v1/vms/{vm}/reset" (VmId) Nothing => Vm;
         /// Pull a VM's plug; fine when it is off.
         PowerOff = "power_off" Change Post "/v1/vms/{vm}/power_off" (VmId) Nothing => Vm;
+        /// Hold a VM's CPUs where they are; fine when they are held.
+        ///
+        /// `conflict` when it is off.
+        Pause = "pause" Change Post "/v1/vms/{vm}/pause" (VmId) Nothing => Vm;
+        /// Let a held VM go on; fine when it runs.
+        ///
+        /// `conflict` when it is off.
+        Resume = "resume" Change Post "/v1/vms/{vm}/resume" (VmId) Nothing => Vm;
+        /// Write a VM's memory to the node's disk and switch it off; its next start goes on from there.
+        ///
+        /// The answer's `saved` says that there is such memory. Cancelled, the VM runs on. Fine when it is off.
+        Save = "save" Long Post "/v1/vms/{vm}/save" (VmId) Nothing => Vm;
+        /// Make a VM's disk anew from an image; number, cards, addresses and sizes stay.
+        ///
+        /// All that was on its disk is gone, and so are a saved memory and a rescue. The VM is switched off for
+        /// it; ask it to shut down before if its programs should end in order. Told twice, it is made anew
+        /// twice. `resource_unavailable` when the image is not on the node.
+        Rebuild = "rebuild" Long Post "/v1/vms/{vm}/rebuild" (VmId) VmRebuild => Vm;
+        /// Boot a VM from a rescue image, with its own disk as the second one.
+        ///
+        /// The answer has the rescue system's root password, and no other answer ever will: told twice, it
+        /// boots once more with another password. The VM is switched off for it. It boots by BIOS, whatever the
+        /// VM's own firmware is, with the VM's own addresses, and stays in rescue over reboots.
+        RescueOn = "rescue_on" Change Post "/v1/vms/{vm}/rescue_on" (VmId) VmRescue => Rescued;
+        /// Boot a VM from its own disk again.
+        ///
+        /// What was written to the rescue system itself is gone. Afterwards the VM runs; fine when it is in no
+        /// rescue.
+        RescueOff = "rescue_off" Change Post "/v1/vms/{vm}/rescue_off" (VmId) Nothing => Vm;
+        /// Give a VM another host name, another title, or both.
+        ///
+        /// The title changes at once; the host name is told to its system at its next start, and the answer
+        /// says so in `pending`. Told twice, it ends the same.
+        Rename = "rename" Change Post "/v1/vms/{vm}/rename" (VmId) VmRename => Vm;
+        /// Let a VM start with its node, or no longer.
+        ///
+        /// Not for a VM that may be started on another node while this one is away. Told twice, it ends the same.
+        Autostart = "autostart" Change Post "/v1/vms/{vm}/autostart" (VmId) VmAutostart => Vm;
+        /// Set where a VM looks for a system: disk, ISO, network.
+        ///
+        /// Holds from the next start on, and the answer says so in `pending`. Told twice, it ends the same.
+        BootOrder = "boot_order" Change Post "/v1/vms/{vm}/boot_order" (VmId) VmBootOrder => Vm;
+        /// Set a VM's firmware: BIOS or UEFI.
+        ///
+        /// Holds from the next start on, and the answer says so in `pending`. A system that was installed for
+        /// the other may not boot. Told twice, it ends the same.
+        Firmware = "firmware" Change Post "/v1/vms/{vm}/firmware" (VmId) FirmwareChange => Vm;
+        /// Set a VM's machine type, processor, random-number device, watchdog and TPM.
+        ///
+        /// What is not named stays. Holds from the next start on, and the answer names it in `pending`.
+        /// `invalid_input` for a machine or processor that the node does not have. Told twice, it ends the same.
+        Hardware = "hardware" Change Post "/v1/vms/{vm}/hardware" (VmId) HardwareChange => Vm;
+        /// Put an ISO into a VM's CD drive, in place of one that is there; to boot from it, too.
+        ///
+        /// At once, also while it runs. `resource_unavailable` when the ISO is not on the node. Told twice, it
+        /// ends the same.
+        IsoAttach = "iso_attach" Change Post "/v1/vms/{vm}/iso_attach" (VmId) VmIso => Vm;
+        /// Empty a VM's CD drive, even if its system holds it shut.
+        ///
+        /// At once, also while it runs. Fine when it is empty.
+        IsoEject = "iso_eject" Change Post "/v1/vms/{vm}/iso_eject" (VmId) Nothing => Vm;
         /// Show what a VM's screen shows, as a PNG.
         ///
         /// `conflict` when it is off.
@@ -401,6 +466,16 @@ functions! {
         ///
         /// At once, also while it runs. What is not given is not limited. Told twice, it ends the same.
         Limits = "limits" Change Put "/v1/vms/{vm}/limits" (VmId) VmLimits => Vm;
+    }
+
+    /// Disks that were kept when their VM was deleted.
+    mod kept {
+        /// List the kept disks.
+        List = "list" Read Get "/v1/kept" (()) Nothing => KeptDiskList;
+        /// Delete a kept disk.
+        ///
+        /// Fine when there is none of that name.
+        Delete = "delete" Change Delete "/v1/kept/{name}" (Name) Nothing => Nothing;
     }
 
     /// What goes on inside a guest, through its guest agent.

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Firewall, Limits, VmLimits};
+use super::{Firewall, Hardware, Limits, Rescue, VmLimits};
 use crate::{ByteSize, PrivateNetworkId, Timestamp, VmId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
@@ -36,6 +36,21 @@ pub struct VmSpec {
     /// What it may use of the node.
     #[serde(default, skip_serializing_if = "VmLimits::is_none")]
     pub limits: VmLimits,
+    /// What it is built of beside its sizes.
+    #[serde(default, skip_serializing_if = "Hardware::is_default")]
+    pub hardware: Hardware,
+    /// The ISO in its CD drive, by SHA-256. Changed while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso: Option<String>,
+    /// The system it boots instead of its own, with its own disk beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rescue: Option<Rescue>,
+    /// Does it start with the node? Not for a VM that may be started on another node meanwhile.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub autostart: bool,
+    /// What operators see beside its number: one line of at most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
 }
 
 /// An image on the node.
@@ -153,8 +168,11 @@ pub struct Vm {
     pub spec: Option<VmSpec>,
     /// Since when it runs.
     pub started: Option<Timestamp>,
+    /// Is its memory kept on the node's disk? Then its next start goes on where it was.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub saved: bool,
     /// The fields of its specification that it does not run with yet: they wait for its next start, as
-    /// `vcpus`; `memory` also while the guest's balloon is on its way there; `disk` when the disk has grown
+    /// `vcpus`, `hardware.cpu`, `seed`; `memory` also while the guest's balloon is on its way there; `disk` when the disk has grown
     /// and the guest's file system has not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<String>,
@@ -181,6 +199,10 @@ pub enum PowerVerb {
     Reboot,
     /// Press the reset button; `conflict` if it is off.
     Reset,
-    /// Pull the plug; nothing if it is off.
+    /// Pull the plug; nothing if it is off. Memory that was saved is dropped.
     PowerOff,
+    /// Hold its CPUs; `conflict` if it is off.
+    Pause,
+    /// Let its CPUs go on; `conflict` if it is off.
+    Resume,
 }

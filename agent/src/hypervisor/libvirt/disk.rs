@@ -176,6 +176,12 @@ pub fn create(path: &Path, image: &Path, size: ByteSize) -> Result<(), Hyperviso
     qemu_img(args.into_iter().chain([image.as_os_str(), path.as_os_str(), size.as_ref()]))
 }
 
+/// Makes the overlay `path` on `image`, of its size.
+pub fn overlay(path: &Path, image: &Path) -> Result<(), HypervisorError> {
+    let args = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"].map(AsRef::as_ref);
+    qemu_img(args.into_iter().chain([image.as_os_str(), path.as_os_str()]))
+}
+
 /// Grows the disk `path` of a VM to `size`; through QEMU when it runs, which holds the file.
 pub fn grow(path: &Path, running: Option<&Domain>, size: ByteSize) -> Result<(), HypervisorError> {
     if let Some(domain) = running {

@@ -3,12 +3,15 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
+use std::path::Path;
+
 use berth_model::agent::{DomainType, Nic, VmSpec};
 use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
 use super::disk::Cache;
 use super::folder::Folder;
+use super::hardware;
 use super::names;
 use super::network::GuestNetwork;
 use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
@@ -42,13 +45,14 @@ pub struct Plan<'a> {
     pub cache: Cache,
     /// How its cards' ends on the node are called; nothing where libvirt may choose.
     pub names: Option<&'a Names>,
+    /// The file of the ISO in its CD drive.
+    pub iso: Option<&'a Path>,
 }
 
 /// The definition.
 pub fn xml(plan: &Plan<'_>) -> String {
     let Plan { spec, folder, .. } = *plan;
     let name = plan.prefix.domain(plan.id);
-    let real = plan.domain_type != DomainType::Test;
     xml::write(&Domain {
         domain_type: match plan.domain_type {
             DomainType::Kvm => "kvm",
@@ -56,6 +60,7 @@ pub fn xml(plan: &Plan<'_>) -> String {
             DomainType::Test | DomainType::Simulator => "test",
         },
         uuid: names::uuid(&name),
+        title: spec.title.as_deref(),
         metadata: Metadata {
             vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
         },
@@ -64,47 +69,16 @@ pub fn xml(plan: &Plan<'_>) -> String {
         vcpu: Vcpu::of(spec),
         vcpus: Vcpus::of(spec),
         cputune: CpuTune::of(&spec.limits),
-        os: Os {
-            // The test driver knows another machine than QEMU does, so it chooses.
-            os_type: OsType { arch: real.then_some("x86_64"), machine: real.then_some("q35"), value: "hvm" },
-            boot: Device { dev: "hd" },
-        },
+        os: hardware::os(plan),
         features: Features { acpi: Empty {}, apic: Empty {} },
-        cpu: match plan.domain_type {
-            // Not host-passthrough: a guest that knows the model can move to another node.
-            DomainType::Kvm => Some(Cpu { mode: "host-model" }),
-            // QEMU's default processor is one of 2003.
-            DomainType::Qemu => Some(Cpu { mode: "maximum" }),
-            DomainType::Test | DomainType::Simulator => None,
-        },
+        cpu: hardware::cpu(plan),
         clock: Clock { offset: "utc" },
         on_poweroff: "destroy",
         on_reboot: "restart",
         // As with hardware: what crashed stays down until somebody starts it.
         on_crash: "destroy",
         devices: Devices {
-            disk: vec![
-                Disk {
-                    driver: Driver {
-                        name: "qemu",
-                        format: "qcow2",
-                        cache: Some(plan.cache.name()),
-                        io: plan.cache.io(),
-                        // What the guest trims is given back to the node.
-                        discard: Some("unmap"),
-                    },
-                    source: File { file: xml::path(&folder.disk()) },
-                    iotune: IoTune::of(&spec.limits),
-                    ..Disk::virtio("vda")
-                },
-                // A disk, not a CD drive: a guest without a driver for SATA reads it too.
-                Disk {
-                    driver: Driver { name: "qemu", format: "raw", cache: None, io: None, discard: None },
-                    source: File { file: xml::path(&folder.seed()) },
-                    readonly: Some(Empty {}),
-                    ..Disk::virtio("vdb")
-                },
-            ],
+            disk: disks(plan),
             interface: spec.nics.iter().map(|nic| Interface::new(nic, plan)).collect(),
             // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
             serial: Serial {
@@ -121,7 +95,12 @@ pub fn xml(plan: &Plan<'_>) -> String {
                 target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
             },
             // Keys made at the first boot need randomness at once.
-            rng: Rng { model: "virtio", backend: Backend { model: "random", value: "/dev/urandom" } },
+            rng: spec.hardware.rng.then_some(Rng {
+                model: "virtio",
+                backend: Backend { model: "random", value: "/dev/urandom" },
+            }),
+            watchdog: hardware::watchdog(spec.hardware.watchdog),
+            tpm: spec.hardware.tpm.then(hardware::tpm),
             memballoon: Balloon { model: "virtio", stats: Stats { period: BALLOON_PERIOD_S } },
         },
         name,
@@ -144,6 +123,57 @@ pub fn bridge_of(nic: &Nic, plan: &Plan<'_>) -> Option<String> {
     }
 }
 
+/// Its own disk and seed; in rescue, the rescue system's, with its own disk between them.
+fn disks(plan: &Plan<'_>) -> Vec<Disk> {
+    let Plan { spec, folder, .. } = *plan;
+    let disk = |dev, path: &Path| Disk {
+        driver: Driver {
+            name: "qemu",
+            format: "qcow2",
+            cache: Some(plan.cache.name()),
+            io: plan.cache.io(),
+            // What the guest trims is given back to the node.
+            discard: Some("unmap"),
+        },
+        source: Some(File { file: xml::path(path) }),
+        iotune: IoTune::of(&spec.limits),
+        ..Disk::virtio(dev)
+    };
+    // A disk, not a CD drive: a guest without a driver for SATA reads it too.
+    let seed = |dev, path: &Path| Disk {
+        source: Some(File { file: xml::path(path) }),
+        readonly: Some(Empty {}),
+        ..Disk::virtio(dev)
+    };
+    let mut disks = match spec.rescue {
+        None => vec![disk("vda", &folder.disk()), seed("vdb", &folder.seed())],
+        Some(_) => vec![
+            disk("vda", &folder.rescue_disk()),
+            disk("vdb", &folder.disk()),
+            // Behind all names that volumes may have.
+            seed("vdz", &folder.rescue_seed()),
+        ],
+    };
+    disks.push(cd_drive(&spec.hardware.machine, plan.iso));
+    disks
+}
+
+/// The CD drive, always there, since none can be plugged in while a VM runs.
+fn cd_drive(machine: &str, iso: Option<&Path>) -> Disk {
+    Disk {
+        device: "cdrom",
+        source: iso.map(|iso| File { file: xml::path(iso) }),
+        target: hardware::cd_target(machine),
+        readonly: Some(Empty {}),
+        ..Disk::virtio("")
+    }
+}
+
+/// The CD drive alone, to change what is in it.
+pub fn cd_drive_xml(machine: &str, iso: Option<&Path>) -> String {
+    xml::write(&cd_drive(machine, iso))
+}
+
 /// The spec in the text of our metadata element, as libvirt gives it back.
 pub fn spec_of_metadata(metadata: &str) -> Result<VmSpec, String> {
     let text = xml::text_of(metadata)?;
@@ -157,6 +187,8 @@ struct Domain<'a> {
     domain_type: &'static str,
     name: String,
     uuid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
     metadata: Metadata<'a>,
     memory: Amount,
     #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
@@ -166,10 +198,10 @@ struct Domain<'a> {
     vcpus: Option<Vcpus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cputune: Option<CpuTune>,
-    os: Os,
+    os: hardware::Os<'a>,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cpu: Option<Cpu>,
+    cpu: Option<hardware::Cpu<'a>>,
     clock: Clock,
     on_poweroff: &'static str,
     on_reboot: &'static str,
@@ -208,41 +240,12 @@ impl Amount {
 }
 
 #[derive(Serialize)]
-struct Os {
-    #[serde(rename = "type")]
-    os_type: OsType,
-    boot: Device,
-}
-
-#[derive(Serialize)]
-struct OsType {
-    #[serde(rename = "@arch", skip_serializing_if = "Option::is_none")]
-    arch: Option<&'static str>,
-    #[serde(rename = "@machine", skip_serializing_if = "Option::is_none")]
-    machine: Option<&'static str>,
-    #[serde(rename = "$text")]
-    value: &'static str,
-}
-
-#[derive(Serialize)]
-struct Device {
-    #[serde(rename = "@dev")]
-    dev: &'static str,
-}
-
-#[derive(Serialize)]
 struct Empty {}
 
 #[derive(Serialize)]
 struct Features {
     acpi: Empty,
     apic: Empty,
-}
-
-#[derive(Serialize)]
-struct Cpu {
-    #[serde(rename = "@mode")]
-    mode: &'static str,
 }
 
 #[derive(Serialize)]
@@ -259,19 +262,26 @@ struct Devices<'a> {
     graphics: Graphics,
     video: Video,
     channel: Channel,
-    rng: Rng,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rng: Option<Rng>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watchdog: Option<hardware::WatchdogDevice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tpm: Option<hardware::Tpm>,
     memballoon: Balloon,
 }
 
 #[derive(Serialize)]
+#[serde(rename = "disk")]
 struct Disk {
     #[serde(rename = "@type")]
     kind: &'static str,
     #[serde(rename = "@device")]
     device: &'static str,
     driver: Driver,
-    source: File,
-    target: Target,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<File>,
+    target: hardware::Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -285,8 +295,8 @@ impl Disk {
             kind: "file",
             device: "disk",
             driver: Driver { name: "qemu", format: "raw", cache: None, io: None, discard: None },
-            source: File { file: String::new() },
-            target: Target { dev, bus: "virtio" },
+            source: None,
+            target: hardware::Target { dev, bus: "virtio" },
             readonly: None,
             iotune: None,
         }
@@ -311,14 +321,6 @@ struct Driver {
 struct File {
     #[serde(rename = "@file")]
     file: String,
-}
-
-#[derive(Serialize)]
-struct Target {
-    #[serde(rename = "@dev")]
-    dev: &'static str,
-    #[serde(rename = "@bus")]
-    bus: &'static str,
 }
 
 #[derive(Serialize)]

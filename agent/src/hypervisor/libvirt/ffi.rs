@@ -1,5 +1,5 @@
-//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, statistics of all
-//! domains at once (its own leaks them), a domain's state (its own hides an error), limits of a disk.
+//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, ending a job, statistics
+//! of all domains at once (its own leaks them), a domain's state (its own hides an error), limits of a disk.
 //!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
@@ -173,6 +173,15 @@ fn number(param: &sys::_virTypedParameter) -> Option<(String, u64)> {
     }?;
     // SAFETY: `field` is an array that holds a string with its end.
     Some((unsafe { text(param.field.as_ptr()) }, value))
+}
+
+/// Ends what libvirt does with a domain's memory at the moment.
+pub fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is valid as long as it is borrowed.
+    match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
 }
 
 fn string(param: &sys::_virTypedParameter) -> Option<(String, String)> {

@@ -6,6 +6,9 @@
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
 //! | `serial.sock` | its serial port, while it runs |
+//! | `nvram.fd` | what UEFI remembers |
+//! | `rescue.qcow2`, `rescue-seed.iso` | the rescue system, while the VM is in rescue |
+//! | `disk.wipe` | a disk that is being overwritten before it goes |
 //! | `*.new` | something that is being made; worthless after a cut |
 //!
 //! The folder is made before everything else of a VM and removed after everything else, so whoever
@@ -75,6 +78,26 @@ impl Folder {
     /// The seed.
     pub fn seed(&self) -> PathBuf {
         self.0.join("seed.iso")
+    }
+
+    /// What UEFI remembers.
+    pub fn nvram(&self) -> PathBuf {
+        self.0.join("nvram.fd")
+    }
+
+    /// The rescue system.
+    pub fn rescue_disk(&self) -> PathBuf {
+        self.0.join("rescue.qcow2")
+    }
+
+    /// The rescue system's seed.
+    pub fn rescue_seed(&self) -> PathBuf {
+        self.0.join("rescue-seed.iso")
+    }
+
+    /// A disk that is being overwritten.
+    pub fn wipe(&self) -> PathBuf {
+        self.0.join("disk.wipe")
     }
 
     /// The console's log.
@@ -147,7 +170,8 @@ pub fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn sync(folder: &Path) -> io::Result<()> {
+/// Sees that a folder's names are on the disk.
+pub fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

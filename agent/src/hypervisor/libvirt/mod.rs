@@ -17,7 +17,7 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
-//! - the packages `qemu-utils` and `xorriso`.
+//! - the packages `qemu-utils` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools` for a TPM.
 //!
 //! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
 //! own network, nothing filters.
@@ -31,15 +31,21 @@ mod events;
 mod ffi;
 mod folder;
 mod guest;
+mod hardware;
+mod iso;
+mod kept;
+mod machines;
 mod names;
 mod network;
 mod nics;
 mod ops;
 mod orphans;
 pub mod probe;
+mod rescue;
 mod seed;
 mod sizes;
 mod tool;
+mod wipe;
 mod xml;
 
 use std::collections::BTreeMap;
@@ -72,10 +78,12 @@ use self::ops::{
 };
 use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
+use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::config::Accelerator;
 use crate::network::Plane;
 use crate::orphans::Found;
+use crate::runs::Cx;
 use crate::screenshot::Picture;
 use crate::{clock, faults, spec};
 
@@ -111,6 +119,7 @@ pub struct Libvirt {
     prefix: Prefix,
     folders: Folders,
     images: Images,
+    kept: kept::Shelf,
     cache: Cache,
     connection: Connection,
     hub: Arc<Hub>,
@@ -130,6 +139,8 @@ impl Libvirt {
         };
         let folders =
             Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let kept = kept::Shelf::open(&config.data_dir)
+            .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
         let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let hub = Arc::new(Hub::new(prefix.clone()));
         let connection = Connection::keep(&config.uri, hub.clone())
@@ -145,6 +156,7 @@ impl Libvirt {
             prefix,
             folders,
             images,
+            kept,
             cache,
             connection,
             hub,
@@ -230,6 +242,10 @@ impl Libvirt {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
                 folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
             }
+            Some(overlay) if overlay.size < spec.disk && rescue::runs(running)? => {
+                let message = "The VM is in rescue; its disk grows when that is over.";
+                Err(HypervisorError::Conflict(message.to_owned()))
+            }
             Some(overlay) if overlay.size < spec.disk => {
                 running.map_or(Ok(()), sizes::note_growth)?;
                 disk::grow(&folder.disk(), running, spec.disk)
@@ -246,6 +262,8 @@ impl Libvirt {
         }
         spec::check(spec)?;
         self.check_nics(id, &spec.nics)?;
+        self.iso(spec)?;
+        self.check_rescue(spec)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -301,29 +319,38 @@ impl Libvirt {
 
     fn show(&self, id: VmId, domain: Option<&Domain>) -> Result<Vm, HypervisorError> {
         let Some(domain) = domain else {
-            return Ok(Vm { id, state: VmState::Off, spec: None, started: None, pending: Vec::new() });
+            let (saved, pending) = (false, Vec::new());
+            return Ok(Vm { id, state: VmState::Off, spec: None, started: None, saved, pending });
         };
         let state = state(domain)?;
-        let spec = match metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
-            None => None,
-            Some(text) => domain::spec_of_metadata(&text)
-                .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"))
-                .ok(),
-        };
-        let (started, pending) = match (state, &spec) {
-            (VmState::Off | VmState::Crashed, _) => (None, Vec::new()),
-            (VmState::Running | VmState::Paused, None) => (started(domain)?, Vec::new()),
-            (VmState::Running | VmState::Paused, Some(spec)) => {
-                (started(domain)?, sizes::pending(domain, spec)?)
+        let spec = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)?;
+        let mut vm = Vm { id, state, spec, started: None, saved: false, pending: Vec::new() };
+        match state {
+            VmState::Running | VmState::Paused => {
+                vm.started = started(domain)?;
+                let runs = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_LIVE)?;
+                if let Some(wanted) = &vm.spec {
+                    vm.pending = sizes::pending(domain, wanted)?;
+                    vm.pending.extend(runs.iter().flat_map(|runs| pending(runs, wanted)));
+                }
             }
-        };
-        Ok(Vm { id, state, spec, started, pending })
+            VmState::Off | VmState::Crashed => vm.saved = machines::is_saved(domain)?,
+        }
+        Ok(vm)
     }
 
     /// Was a VM deleted since `domain` was found? Lists and looks do not wait for deletions.
     fn is_gone(&self, connect: &Connect, id: VmId, domain: Option<&Domain>) -> bool {
         domain.is_some() && matches!(self.domain(connect, id), Ok(None))
     }
+}
+
+/// The spec that stands in a domain: as it is defined, or as it runs.
+fn spec_in(id: VmId, domain: &Domain, of: u32) -> Result<Option<VmSpec>, HypervisorError> {
+    let Some(text) = metadata(domain, domain::METADATA_URI, of)? else { return Ok(None) };
+    let spec = domain::spec_of_metadata(&text)
+        .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"));
+    Ok(spec.ok())
 }
 
 impl Hypervisor for Libvirt {
@@ -378,27 +405,34 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let before = self.domain(&connect, id)?;
         let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
+        let domain_type = self.domain_type(&connect);
+        hardware::check(&connect, domain_type, &spec.hardware)?;
+        let iso = self.iso(spec)?;
 
         folder.create().map_err(on_disk)?;
         faults::point("put.after_folder")?;
         self.put_disk(&folder, spec, running)?;
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
+        self.put_rescue(id, &folder, spec, running.is_some())?;
         faults::point("put.after_seed")?;
         let nics_before = self.nics_of(before.as_ref())?;
         let plan = domain::Plan {
             id,
             prefix: &self.prefix,
             node: &self.config.node_name,
-            domain_type: self.domain_type(&connect),
+            domain_type,
             spec,
             folder: &folder,
             network: &self.config.network,
             cache: self.cache,
             names: self.plane.as_ref().map(|plane| plane.names()),
+            iso: iso.as_deref(),
         };
         let domain =
             connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
+        self.set_autostart(&connect, &domain, spec.autostart)?;
+        iso::follow(id, &domain, spec, iso.as_deref())?;
         faults::point("put.after_define")?;
         let stays_on = running.is_some() && spec.power != WantedPower::Off;
         self.put_nics(&domain, &plan, &nics_before, stays_on)?;
@@ -431,6 +465,7 @@ impl Hypervisor for Libvirt {
             self.remove_qemu_log(id).map_err(on_disk)?;
         }
         if folder.exists().map_err(on_disk)? {
+            self.finish_wipe(id, &Cx::unwatched())?;
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
@@ -448,14 +483,19 @@ impl Hypervisor for Libvirt {
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
         match (verb, on) {
             (PowerVerb::Start, _) => self.start(&connect, id, &domain)?,
-            (PowerVerb::PowerOff, _) => power_off(&domain)?,
+            (PowerVerb::PowerOff, _) => {
+                power_off(&domain)?;
+                machines::drop_saved(&domain)?;
+            }
+            (PowerVerb::Pause, true) => machines::pause(&domain)?,
+            (PowerVerb::Resume, true) => machines::resume(&domain)?,
             (PowerVerb::Shutdown, false) => {}
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
             // power button.
             (PowerVerb::Shutdown, true) => unless_off(&domain, "shut the VM down", domain.shutdown())?,
             (PowerVerb::Reboot, true) => domain.reboot(0).map_err(|e| refused("reboot the VM", &e))?,
             (PowerVerb::Reset, true) => reset(&domain)?,
-            (PowerVerb::Reboot | PowerVerb::Reset, false) => {
+            (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume, false) => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
             }
         }

@@ -1,7 +1,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::agent::{Nic, NicAddress, VmImage, VmLimits, VmSeed, WantedPower};
+use berth_model::agent::{
+    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed, WantedPower, Watchdog,
+};
 use berth_model::{ByteSize, PrivateNetworkId};
 
 use super::*;
@@ -60,6 +62,22 @@ fn cases() -> Vec<Case> {
     bare.memory = ByteSize::mib(64);
     bare.nics.clear();
     bare.seed.user_data = None;
+    let mut built = spec();
+    built.hardware = Hardware {
+        firmware: Firmware::Uefi,
+        machine: "pc-q35-7.2".to_owned(),
+        cpu: "Nehalem".to_owned(),
+        rng: false,
+        watchdog: Watchdog::Reset,
+        tpm: true,
+        boot: vec![BootDevice::Iso, BootDevice::Disk, BootDevice::Network],
+    };
+    built.iso = Some("cd".repeat(32));
+    built.title = Some("Mara's <web> & mail".to_owned());
+    let mut rescued = built.clone();
+    rescued.hardware.machine = "pc".to_owned();
+    rescued.hardware.cpu = "host_passthrough".to_owned();
+    rescued.rescue = Some(Rescue { image: "ef".repeat(32), root_password_hash: "$6$salt$hash".to_owned() });
     let mut limited = spec();
     limited.vcpus_max = Some(6);
     limited.memory_max = Some(ByteSize::gib(16));
@@ -101,6 +119,20 @@ fn cases() -> Vec<Case> {
             cache: Cache::None,
         },
         Case {
+            golden: "kvm-built",
+            domain_type: DomainType::Kvm,
+            spec: built,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "kvm-rescued",
+            domain_type: DomainType::Kvm,
+            spec: rescued,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
             golden: "kvm-room-and-limits",
             domain_type: DomainType::Kvm,
             spec: limited,
@@ -128,6 +160,7 @@ fn xml_of(case: &Case) -> String {
         network: &case.network,
         cache: case.cache,
         names: (case.domain_type != DomainType::Test).then_some(&names()),
+        iso: case.spec.iso.as_ref().map(|_| Path::new("/images/an.iso")),
     })
 }
 
@@ -138,7 +171,20 @@ fn golden(case: &Case) -> PathBuf {
 /// `UPDATE_GOLDEN=1` writes the files anew, to be read before they are committed.
 #[test]
 fn domains_are_as_the_golden_files_say() {
-    let _proof = crate::proof::pure(&["vm.put", "vm.resize", "vm.limits"]);
+    let _proof = crate::proof::pure(&[
+        "vm.put",
+        "vm.resize",
+        "vm.limits",
+        "vm.autostart",
+        "vm.boot_order",
+        "vm.firmware",
+        "vm.hardware",
+        "vm.iso_attach",
+        "vm.iso_eject",
+        "vm.rename",
+        "vm.rescue_on",
+        "vm.rescue_off",
+    ]);
     for case in cases() {
         let (path, xml) = (golden(&case), xml_of(&case));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
