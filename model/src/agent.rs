@@ -5,7 +5,7 @@
 //!
 //! | request | answers |
 //! | --- | --- |
-//! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs |
+//! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs. A qcow2 or ISO file; `?format=raw` (vmdk, vdi) for one to be converted |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
 //!
 //! Errors have the API's form, [`crate::ErrorBody`], with these codes: `invalid_input` (422, names
@@ -17,14 +17,19 @@ pub mod function;
 mod image;
 mod node;
 mod run;
+mod storage;
 mod stream;
 mod vm;
 
-pub use function::{Function, Name, Nothing, Sha256};
-pub use image::{ImageFile, ImageFileList};
+pub use function::{Checksum, Function, Name, Nothing, Sha256};
+pub use image::{ImageFetch, ImageFile, ImageFileList, ImageFormat, ImageVerdict};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
 pub use run::{Progress, Run, RunId, RunList};
+pub use storage::{
+    CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
+    VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
+};
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

@@ -16,10 +16,13 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 5] = [
+const ROOMS: &[(&str, &str)] = &[
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
     ("image", "Image files"),
+    ("pool", "Places for volumes"),
+    ("volume", "Disks that live longer than VMs"),
+    ("snapshot", "Snapshots of VMs' disks"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
 ];
@@ -145,6 +148,8 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
             let thing = match (parts(function).0, values.first()) {
                 ("vm", Some(id)) => format!("VM {id}"),
                 ("image", Some(sha256)) => format!("Image {sha256}"),
+                ("volume", Some(id)) => format!("Volume {id}"),
+                ("snapshot", Some(_)) => format!("The snapshot {}", values.last().map_or("", String::as_str)),
                 (room, Some(name)) => format!("The {room} {name}"),
                 (room, None) => format!("The {room}"),
             };
@@ -193,7 +198,8 @@ fn target_help(name: &str) -> &'static str {
     match name {
         "vm" => "The VM's number",
         "run" => "The run's number",
-        "sha256" => "Its checksum",
+        "sha256" | "checksum" => "Its checksum",
+        "volume" => "The volume's number",
         _ => "Its name",
     }
 }

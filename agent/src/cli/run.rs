@@ -119,6 +119,8 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
             NetworkMode::Bridge => GuestNetwork::Bridge { bridge },
             NetworkMode::User => GuestNetwork::User,
         },
+        storage: config.storage,
+        pools: config.pools.clone(),
     }
 }
 

@@ -11,6 +11,8 @@
 mod images;
 mod machines;
 mod node;
+mod snapshots;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -50,6 +52,8 @@ pub fn all() -> Functions {
     node::tie(&mut functions);
     machines::tie(&mut functions);
     images::tie(&mut functions);
+    volumes::tie(&mut functions);
+    snapshots::tie(&mut functions);
     functions
 }
 
@@ -313,7 +317,7 @@ pub fn openapi() -> Value {
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| {
-                let kind = if matches!(name, "vm" | "run") { "integer" } else { "string" };
+                let kind = if matches!(name, "vm" | "run" | "volume") { "integer" } else { "string" };
                 serde_json::json!({"name": name, "in": "path", "required": true, "schema": {"type": kind}})
             })
             .collect();

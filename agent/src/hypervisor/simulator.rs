@@ -17,14 +17,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CounterSample, DomainType, Name, PowerVerb, Snapshot, Versions, Vm, VmEvent, VmSpec, VmState, Volume,
+    WantedPower,
 };
-use berth_model::{FieldError, Timestamp, VmId};
+use berth_model::{ByteSize, FieldError, Timestamp, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use self::snapshots::SimulatedSnapshot;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::runs::Cx;
+use crate::storage::Storage;
 use crate::{clock, faults, spec};
+
+mod snapshots;
 
 /// Events that a slow receiver may lie behind before it lags.
 const EVENTS_KEPT: usize = 4096;
@@ -43,6 +49,7 @@ pub struct SimulatorConfig {
 /// The simulator.
 pub struct Simulator {
     config: SimulatorConfig,
+    storage: Storage,
     vms: Mutex<BTreeMap<VmId, Record>>,
     events: broadcast::Sender<VmEvent>,
 }
@@ -53,6 +60,8 @@ struct Record {
     spec: VmSpec,
     state: VmState,
     started: Option<Timestamp>,
+    #[serde(default)]
+    snapshots: Vec<SimulatedSnapshot>,
 }
 
 impl Simulator {
@@ -63,7 +72,9 @@ impl Simulator {
             None => BTreeMap::new(),
         };
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events })
+        let storage = Storage::simulated(config.folder.as_deref(), config.images.as_deref());
+        let storage = storage.map_err(std::io::Error::other)?;
+        Ok(Self { config, storage, vms: Mutex::new(vms), events })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -135,6 +146,7 @@ impl Hypervisor for Simulator {
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
+        self.storage.check_claims(id, &spec.volumes)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -143,6 +155,9 @@ impl Hypervisor for Simulator {
         }
         self.take_time();
         points(&["put.after_folder", "put.after_disk", "put.after_seed", "put.after_define"])?;
+        self.storage.claim(id, &spec.volumes)?;
+        points(&["put.after_volumes"])?;
+        let snapshots = before.as_ref().map(|before| before.snapshots.clone()).unwrap_or_default();
         let (was, since) = before.map_or((VmState::Off, None), |before| (before.state, before.started));
         let (state, started) = match (spec.power, was) {
             (WantedPower::On, VmState::Off | VmState::Crashed) => (VmState::Running, Some(clock::now())),
@@ -150,14 +165,15 @@ impl Hypervisor for Simulator {
             (WantedPower::Off, _) => (VmState::Off, None),
             (WantedPower::Keep, was) => (was, since),
         };
-        let vm = self.keep(id, Record { spec: spec.clone(), state, started })?;
-        points(&["put.after_power"])?;
+        let vm = self.keep(id, Record { spec: spec.clone(), state, started, snapshots })?;
+        points(&["put.after_power", "put.after_hotplug"])?;
+        self.storage.release(id, &spec.volumes)?;
         Ok(vm)
     }
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
         if self.record(id)?.is_none() {
-            return Ok(());
+            return self.storage.release(id, &[]);
         }
         self.take_time();
         points(&["delete.after_destroy", "delete.after_undefine", "delete.after_disk"])?;
@@ -167,7 +183,8 @@ impl Hypervisor for Simulator {
         if self.vms().remove(&id).is_some() {
             self.tell(id, None);
         }
-        points(&["delete.after_folder"])
+        points(&["delete.after_folder"])?;
+        self.storage.release(id, &[])
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
@@ -184,7 +201,7 @@ impl Hypervisor for Simulator {
             }
         };
         self.take_time();
-        self.keep(id, Record { spec: before.spec, state, started })
+        self.keep(id, Record { state, started, ..before })
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
@@ -192,6 +209,35 @@ impl Hypervisor for Simulator {
         let vms = self.vms();
         let running = vms.iter().filter(|(_, record)| record.state == VmState::Running);
         Ok(running.map(|(id, record)| counters(*id, record, now)).collect())
+    }
+
+    fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.storage.resize(id, size, |_| Ok(true))
+    }
+
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        Ok(record.snapshots.into_iter().map(|snapshot| snapshot.shown).collect())
+    }
+
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.take_snapshot(id, name)
+    }
+
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.revert_to(id, name)
+    }
+
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.drop_snapshot(id, name)
+    }
+
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.export_disk(cx, id, to)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
@@ -265,6 +311,7 @@ fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<VmId, Record>> {
                 let record = serde_json::from_slice(&fs::read(&path)?)?;
                 vms.insert(VmId(id), record);
             }
+            _ if path.is_dir() => {}
             // A write that was cut off; the file it was to replace is whole.
             _ => remove_file(&path)?,
         }

@@ -10,11 +10,14 @@ use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
 use berth_agent::{Running, serve};
+use berth_agent::runs::Cx;
+use berth_agent::storage::Storage;
 use berth_model::agent::{
-    CounterSample, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    CounterSample, Name, Nic, Node, PowerVerb, Snapshot, Vm, VmEvent, VmImage, VmSeed, VmSpec, Volume,
+    WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, VmId, VolumeId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -165,6 +168,8 @@ pub fn spec() -> VmSpec {
         memory: ByteSize::gib(1),
         disk: ByteSize::gib(10),
         image: VmImage { sha256: "a".repeat(64) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
         seed: VmSeed {
             hostname: "a-guest".into(),
@@ -260,6 +265,33 @@ impl Hypervisor for Gated {
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");
         self.simulator.counters()
+    }
+    fn storage(&self) -> &Storage {
+        self.simulator.storage()
+    }
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.gate.pass("volume_resize");
+        self.simulator.volume_resize(id, size)
+    }
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.gate.pass("snapshots");
+        self.simulator.snapshots(id)
+    }
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.gate.pass("snapshot_create");
+        self.simulator.snapshot_create(id, name)
+    }
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.gate.pass("snapshot_revert");
+        self.simulator.snapshot_revert(id, name)
+    }
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.gate.pass("snapshot_delete");
+        self.simulator.snapshot_delete(id, name)
+    }
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.gate.pass("disk_export");
+        self.simulator.disk_export(cx, id, to)
     }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()

@@ -45,6 +45,8 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
         memory: ground.memory,
         disk: ground.disk,
         image: VmImage { sha256: ground.image.clone() },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic {
             mac: format!(
                 "52:54:00:be:{:02x}:{:02x}",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use berth_agent::config::Accelerator;
+use berth_agent::config::{Accelerator, StorageSection};
 use berth_agent::hypervisor::Hypervisor;
 use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
 use berth_model::agent::{Nic, VmEvent, VmImage, VmSeed, VmSpec, VmState, WantedPower};
@@ -52,6 +52,8 @@ impl Node {
             probe_kernel: None,
             probe_initrd: None,
             network,
+            storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
+            pools: vec![],
         };
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);
         Self { libvirt: Libvirt::open(config.clone()).unwrap(), config, home }
@@ -107,6 +109,8 @@ pub fn spec(image: &str) -> VmSpec {
         memory: ByteSize::mib(128),
         disk: ByteSize::mib(256),
         image: VmImage { sha256: image.to_owned() },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic { mac: "52:54:00:be:00:01".to_owned(), addresses: vec![] }],
         seed: VmSeed {
             hostname: "quay-7".to_owned(),

@@ -11,6 +11,7 @@ use super::disk::Cache;
 use super::folder::Folder;
 use super::names;
 use super::network::GuestNetwork;
+use super::volumes::{self, Placed};
 use super::xml;
 
 /// The namespace of our metadata.
@@ -38,6 +39,8 @@ pub struct Plan<'a> {
     pub network: &'a GuestNetwork,
     /// How its disk is cached.
     pub cache: Cache,
+    /// Its volumes.
+    pub volumes: &'a [Placed],
 }
 
 /// The definition.
@@ -97,6 +100,8 @@ pub fn xml(plan: &Plan<'_>) -> String {
                     ..Disk::virtio("vdb")
                 },
             ],
+            volumes: plan.volumes.iter().map(volumes::Disk::of).collect(),
+            controller: volumes::Controller::new(real),
             interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
             // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
             serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
@@ -210,6 +215,9 @@ struct Clock {
 #[derive(Serialize)]
 struct Devices<'a> {
     disk: Vec<Disk>,
+    #[serde(rename = "disk")]
+    volumes: Vec<volumes::Disk>,
+    controller: volumes::Controller,
     interface: Vec<Interface<'a>>,
     serial: Serial,
     channel: Channel,

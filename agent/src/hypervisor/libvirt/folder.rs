@@ -3,8 +3,11 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `disk.qcow2` | what the guest wrote over its image |
+//! | `disk.image` | the image the disk was made from |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
+//! | `frozen` | nothing: the guest is frozen by a function under way |
+//! | `reverting` | the snapshot that a VM which ran is being brought back to |
 //! | `*.new` | something that is being made; worthless after a cut |
 //!
 //! The folder is made before everything else of a VM and removed after everything else, so whoever

@@ -1,8 +1,8 @@
 //! VMs through libvirt.
 //!
 //! ```text
-//! put:    folder ─► disk ─► seed ─► define ─► power
-//! delete: destroy ─► undefine ─► disk ─► folder
+//! put:    folder ─► disk ─► seed ─► volumes ─► define ─► power ─► hot-plug
+//! delete: destroy ─► undefine ─► disk ─► folder ─► volumes
 //! ```
 //!
 //! Each arrow is a step that finds its work done when it is told again, and a [fault point](crate::faults).
@@ -34,17 +34,20 @@ mod network;
 mod ops;
 pub mod probe;
 mod seed;
+mod snapshots;
 mod tool;
+mod volumes;
 mod xml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CloneMode, CounterSample, DomainType, Name, PowerVerb, Snapshot, Versions, Vm, VmEvent, VmSpec, VmState,
+    Volume, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, VmId};
+use berth_model::{ByteSize, FieldError, VmId, VolumeId};
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -63,8 +66,11 @@ use self::ops::{
 };
 use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
+use self::volumes::Placed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
-use crate::config::Accelerator;
+use crate::config::{Accelerator, PoolSection, StorageSection};
+use crate::runs::Cx;
+use crate::storage::Storage;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -91,6 +97,10 @@ pub struct LibvirtConfig {
     pub probe_initrd: Option<PathBuf>,
     /// What guests' network cards are plugged into.
     pub network: GuestNetwork,
+    /// Limits of pools.
+    pub storage: StorageSection,
+    /// Pools beside `default`.
+    pub pools: Vec<PoolSection>,
 }
 
 /// libvirt as a [`Hypervisor`].
@@ -99,6 +109,7 @@ pub struct Libvirt {
     prefix: Prefix,
     folders: Folders,
     images: Images,
+    storage: Storage,
     cache: Cache,
     connection: Connection,
     hub: Arc<Hub>,
@@ -121,12 +132,21 @@ impl Libvirt {
         let connection = Connection::keep(&config.uri, hub.clone())
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
         let images = Images::new(config.images_dir.clone());
+        let disks = folders.clone();
+        let storage = Storage::open(
+            &config.storage,
+            &config.pools,
+            &config.data_dir,
+            &config.images_dir,
+            Box::new(move || disk::sizes(&disks)),
+        )?;
         let verdict = OnceLock::new();
         Ok(Self {
             config,
             prefix,
             folders,
             images,
+            storage,
             cache,
             connection,
             hub,
@@ -202,7 +222,11 @@ impl Libvirt {
         match Overlay::read(&folder.disk())? {
             None => {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
-                folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
+                disk::note_image(folder, &spec.image.sha256)?;
+                folder.put(&folder.disk(), |new| match spec.disk_mode {
+                    CloneMode::Backing => disk::create(new, &image, spec.disk),
+                    CloneMode::Copy => disk::copy(new, &image, spec.disk),
+                })
             }
             Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
             Some(_) => Ok(()),
@@ -216,6 +240,7 @@ impl Libvirt {
             return Err(HypervisorError::Invalid(FieldError { name: "id".to_owned(), messages }));
         }
         spec::check(spec)?;
+        self.storage.check_claims(id, &spec.volumes)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -223,7 +248,27 @@ impl Libvirt {
             self.images.find(&spec.image.sha256, spec.disk)?;
             spec.disk.bytes()
         };
-        disk::check_room(&self.config.data_dir, ByteSize(more))
+        disk::check_room(&self.config.data_dir, ByteSize(more))?;
+        self.storage.check_room_for_disk(ByteSize(more))
+    }
+
+    /// Gives the VM its volumes, each in the place it had.
+    fn claim_volumes(
+        &self,
+        id: VmId,
+        spec: &VmSpec,
+        before: Option<&Domain>,
+    ) -> Result<Vec<Placed>, HypervisorError> {
+        let sources = self.storage.claim(id, &spec.volumes)?;
+        let mut there = BTreeMap::new();
+        if let Some(domain) = before {
+            // What runs comes last: its places cannot be changed.
+            for flags in [sys::VIR_DOMAIN_XML_INACTIVE, 0] {
+                let text = domain.xml_desc(flags).map_err(|e| refused("say which volumes the VM has", &e))?;
+                there.extend(volumes::found(&text));
+            }
+        }
+        volumes::place(spec, &sources, &there)
     }
 
     fn start(&self, connect: &Connect, domain: &Domain) -> Result<(), HypervisorError> {
@@ -297,6 +342,7 @@ impl Hypervisor for Libvirt {
 
     fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
         let connect = self.connection.get()?;
+        self.thaw_left_behind()?;
         let domain_type = self.domain_type(&connect);
         let mut versions =
             Versions { libvirt: version(connect.lib_version().unwrap_or_default()), ..Versions::default() };
@@ -349,6 +395,8 @@ impl Hypervisor for Libvirt {
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
         faults::point("put.after_seed")?;
+        let volumes = self.claim_volumes(id, spec, before.as_ref())?;
+        faults::point("put.after_volumes")?;
         let xml = domain::xml(&domain::Plan {
             id,
             prefix: &self.prefix,
@@ -358,6 +406,7 @@ impl Hypervisor for Libvirt {
             folder: &folder,
             network: &self.config.network,
             cache: self.cache,
+            volumes: &volumes,
         });
         let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
         faults::point("put.after_define")?;
@@ -367,6 +416,11 @@ impl Hypervisor for Libvirt {
             WantedPower::Keep => {}
         }
         faults::point("put.after_power")?;
+        if domain.is_active().unwrap_or(false) {
+            volumes::converge(&domain, id, &volumes)?;
+        }
+        faults::point("put.after_hotplug")?;
+        self.storage.release(id, &spec.volumes)?;
         self.show(id, Some(&domain))
     }
 
@@ -392,7 +446,7 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
-        Ok(())
+        self.storage.release(id, &[])
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
@@ -424,6 +478,38 @@ impl Hypervisor for Libvirt {
         let at = clock::now();
         let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
         Ok(stats.iter().filter_map(sample).collect())
+    }
+
+    fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.storage.resize(id, size, |vm| {
+            let domain = self.domain(&self.connection.get()?, vm)?;
+            // The test driver runs nothing: nobody has the volume open.
+            domain.filter(|_| !self.is_test_driver()).map_or(Ok(false), |d| volumes::grow(&d, id, size))
+        })
+    }
+
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.list_snapshots(id)
+    }
+
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.take_snapshot(id, name)
+    }
+
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.revert_to(id, name)
+    }
+
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.drop_snapshot(id, name)
+    }
+
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.export_disk(cx, id, to)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

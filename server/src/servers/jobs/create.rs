@@ -172,6 +172,8 @@ fn spec(machine: Machine, address: Option<&Address>, name_servers: &[IpAddr], st
         memory: machine.need.memory,
         disk: machine.need.disk,
         image: VmImage { sha256: machine.image_sha256 },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect() }],
         seed: VmSeed {
             hostname: machine.name,

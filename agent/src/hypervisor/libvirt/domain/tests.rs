@@ -1,11 +1,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::ByteSize;
-use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, WantedPower};
+use berth_model::agent::{
+    Nic, NicAddress, VmImage, VmSeed, VolumeAttachment, VolumeFormat, WantedPower,
+};
+use berth_model::{ByteSize, VolumeId};
 
 use super::*;
 use crate::hypervisor::libvirt::names::Prefix;
+use crate::storage::pool::Source;
 
 fn spec() -> VmSpec {
     VmSpec {
@@ -13,6 +16,8 @@ fn spec() -> VmSpec {
         memory: ByteSize::gib(8),
         disk: ByteSize::gib(160),
         image: VmImage { sha256: "ab".repeat(32) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic {
             mac: "52:54:00:00:00:07".to_owned(),
             addresses: vec![NicAddress {
@@ -43,6 +48,10 @@ struct Case {
 fn cases() -> Vec<Case> {
     let bridge = "br0".to_owned();
     let mut two_cards = spec();
+    two_cards.volumes = vec![
+        VolumeAttachment { volume: VolumeId(5), read_only: false },
+        VolumeAttachment { volume: VolumeId(6), read_only: true },
+    ];
     two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), addresses: vec![] });
     let mut bare = spec();
     bare.vcpus = 1;
@@ -82,6 +91,23 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// A file and a block device for the spec's volumes.
+fn volumes(spec: &VmSpec) -> Vec<Placed> {
+    let places = [
+        (3, Source::File("/var/lib/berth-agent/volumes/5/volume.qcow2".into()), VolumeFormat::Qcow2),
+        (4, Source::Block("/dev/vg0/berth-volume-6".into()), VolumeFormat::Raw),
+    ];
+    let placed = spec.volumes.iter().zip(places).map(|(attachment, (unit, source, format))| Placed {
+        volume: attachment.volume,
+        unit,
+        source,
+        format,
+        read_only: attachment.read_only,
+        cache: Cache::None,
+    });
+    placed.collect()
+}
+
 fn xml_of(case: &Case) -> String {
     xml(&Plan {
         id: VmId(7),
@@ -92,6 +118,7 @@ fn xml_of(case: &Case) -> String {
         folder: &Folder::at(PathBuf::from("/var/lib/berth-agent/vms/7")),
         network: &case.network,
         cache: case.cache,
+        volumes: &volumes(&case.spec),
     })
 }
 
@@ -102,6 +129,7 @@ fn golden(case: &Case) -> PathBuf {
 /// `UPDATE_GOLDEN=1` writes the files anew, to be read before they are committed.
 #[test]
 fn domains_are_as_the_golden_files_say() {
+    let _proof = crate::proof::pure(&["volume.attach"]);
     for case in cases() {
         let (path, xml) = (golden(&case), xml_of(&case));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
