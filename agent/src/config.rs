@@ -487,8 +487,9 @@ fn overlay(
                 text.parse().map_err(|_| ConfigError(format!("{variable}: “{text}” is not a number")))?;
             Value::Integer(number)
         } else if SWITCHES.contains(&key) {
-            let switch =
-                text.parse().map_err(|_| ConfigError(format!("{variable}: “{text}” is not true or false")))?;
+            let switch = text
+                .parse()
+                .map_err(|_| ConfigError(format!("{variable}: “{text}” is not true or false")))?;
             Value::Boolean(switch)
         } else {
             Value::String(text)

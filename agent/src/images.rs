@@ -3,7 +3,7 @@
 //! ```text
 //! upload ──► .XXXX.part ──checksum, head, fsync──► {sha256}.qcow2 ──not used──► deleted
 //!               └─ anything wrong, or cut off: nothing is left (after a crash: at the next start)
-//! fetch ───► quarantine/{checksum}.part ──checksum, look inside──► {sha256}.qcow2
+//! fetch ───► ../quarantine/{checksum}.part ──checksum, look inside──► {sha256}.qcow2
 //!               └─ anything wrong: nothing is left; cut off: kept for a day, and the next fetch goes on
 //! ```
 //!

@@ -15,7 +15,9 @@ use berth_agent::limits::Limits;
 use berth_agent::runs::Cx;
 use berth_agent::storage::Storage;
 use berth_agent::{faults, proof};
-use berth_model::agent::{Checksum, CloneMode, ImageFetch, ImageFile, ImageFormat, VolumeClone, VolumeFormat};
+use berth_model::agent::{
+    Checksum, CloneMode, ImageFetch, ImageFile, ImageFormat, VolumeClone, VolumeFormat,
+};
 use berth_model::{ByteSize, ErrorCode, VolumeId};
 use sha2::{Digest, Sha256, Sha512};
 use tempfile::TempDir;
@@ -38,7 +40,8 @@ impl Store {
         use std::os::unix::fs::PermissionsExt;
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
         let images = Images::open(home.path().join("images"), &Limits::default(), settings).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Self { home, images, runtime }
     }
 
@@ -50,12 +53,10 @@ impl Store {
 
     /// Names of all files in the store and in its quarantine.
     fn files(&self) -> Vec<String> {
-        let folder = self.home.path().join("images");
-        let mut names: Vec<String> = [folder.clone(), folder.join("quarantine")]
+        let mut names: Vec<String> = [self.home.path().join("images"), self.home.path().join("quarantine")]
             .iter()
             .flat_map(|folder| std::fs::read_dir(folder).unwrap())
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != "quarantine")
             .collect();
         names.sort();
         names
@@ -126,10 +127,20 @@ fn a_fetch_that_was_given_up_goes_on_when_it_is_told_again() {
     });
     assert_eq!(refused.0.code, ErrorCode::Unavailable);
     web.change(|manner| (manner.cut_after, manner.cuts) = (Some(half), 1));
-    assert!(faults::with("image.after_check=error", || store.fetch(&checksum, &web.url("/a"), ImageFormat::Qcow2)).is_err());
+    assert!(
+        faults::with("image.after_check=error", || store.fetch(
+            &checksum,
+            &web.url("/a"),
+            ImageFormat::Qcow2
+        ))
+        .is_err()
+    );
     assert!(store.files().is_empty(), "what failed after all had come leaves nothing: {:?}", store.files());
     // The note of the SHA-512 comes before the file, so a cut between the two loses nothing.
-    assert!(faults::with("image.after_keep=error", || store.fetch(&checksum, &web.url("/a"), ImageFormat::Qcow2)).is_err());
+    assert!(
+        faults::with("image.after_keep=error", || store.fetch(&checksum, &web.url("/a"), ImageFormat::Qcow2))
+            .is_err()
+    );
     let before = web.begins().len();
     let fetched = store.fetch(&checksum, &web.url("/a"), ImageFormat::Qcow2).unwrap();
     assert_eq!(fetched.sha256, sha256(&file));
@@ -221,7 +232,10 @@ fn disks_of_other_forms_become_images() {
     std::fs::write(&path, damaged).unwrap();
     let verdict = store.images.verify(&cx, &made[0]).unwrap();
     assert!(!verdict.sound && verdict.problems.len() == 2, "{verdict:?}");
-    assert!(verdict.problems[0].contains("has changed") && verdict.problems[1].contains("damaged"), "{verdict:?}");
+    assert!(
+        verdict.problems[0].contains("has changed") && verdict.problems[1].contains("damaged"),
+        "{verdict:?}"
+    );
 }
 
 /// A small file system of its own.

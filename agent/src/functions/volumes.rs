@@ -10,7 +10,8 @@ use crate::error::Refusal;
 use crate::storage::{clone_faults, volume_faults};
 
 pub(super) fn tie(functions: &mut Functions) {
-    functions.read::<pool::List>(|api, (), _| Ok(PoolList { pools: api.work.hypervisor().storage().pools()? }));
+    functions
+        .read::<pool::List>(|api, (), _| Ok(PoolList { pools: api.work.hypervisor().storage().pools()? }));
     functions.read::<pool::Get>(|api, name, _| Ok(api.work.hypervisor().storage().pool_info(name)?));
     functions.read::<volume::List>(|api, (), _| {
         Ok(VolumeList { volumes: api.work.hypervisor().storage().volumes()? })
@@ -33,10 +34,16 @@ pub(super) fn tie(functions: &mut Functions) {
         Ok(Nothing {})
     });
     functions.change::<volume::Attach>(no_faults, |api, _, (vm, volume), wanted| {
-        change_volumes(api, *vm, *volume, Some(VolumeAttachment { volume: *volume, read_only: wanted.read_only }))
+        change_volumes(
+            api,
+            *vm,
+            *volume,
+            Some(VolumeAttachment { volume: *volume, read_only: wanted.read_only }),
+        )
     });
-    functions
-        .change::<volume::Detach>(no_faults, |api, _, (vm, volume), _| change_volumes(api, *vm, *volume, None));
+    functions.change::<volume::Detach>(no_faults, |api, _, (vm, volume), _| {
+        change_volumes(api, *vm, *volume, None)
+    });
 }
 
 /// Brings the volumes of a VM to those it has, less `volume`, and more `wanted`.

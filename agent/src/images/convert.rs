@@ -39,7 +39,8 @@ impl Images {
             ..inside::LIMITS
         };
         let args = ["convert", "-p", "-c", "-f", from.format.word(), "-O", "qcow2"];
-        let convert = Program::qemu_img(args).args(["-o", "compression_type=zstd"]).args([path.as_path(), &new]);
+        let convert =
+            Program::qemu_img(args).args(["-o", "compression_type=zstd"]).args([path.as_path(), &new]);
         lend(&new, NOBODY)?;
         let converted = convert.confined(limits, &path).run_in(cx);
         lend(&new, rustix::process::geteuid().as_raw())?;
@@ -72,18 +73,7 @@ impl Images {
         let head = inside::Head::read(&path).map_err(|e| Refusal::own("The image could not be read", &e))?;
         problems.extend(head.check(image.format).err());
         if !matches!(image.format, ImageFormat::Iso | ImageFormat::Raw) {
-            cx.phase("Check the inner tables", 0);
-            let check = Program::qemu_img(["check", "-q", "-f", image.format.word()])
-                .args([&path])
-                .confined(inside::LIMITS, &path)
-                .patience(inside::PATIENCE);
-            match check.run_in(cx) {
-                Ok(_) => {}
-                Err(HypervisorError::Failed(why)) if !why.contains(" is missing") => {
-                    problems.push(format!("Its inner tables are damaged: {why}"));
-                }
-                Err(e) => return Err(e.into()),
-            }
+            problems.extend(inside::check_tables(cx, &path, image.format)?);
         }
         Ok(ImageVerdict { sha256: sha256.to_owned(), sound: problems.is_empty(), problems })
     }

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_model::agent::{Checksum, ImageFetch, ImageFile};
+use berth_model::agent::{Checksum, ImageFetch, ImageFile, ImageFormat};
 use berth_model::{ByteSize, ErrorCode, FieldError};
 use futures_util::StreamExt;
 use http::{HeaderMap, StatusCode, header};
@@ -44,7 +44,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is wrong with a request.
 pub fn faults(wanted: &ImageFetch) -> Vec<FieldError> {
-    let message = "A URL begins with https:// or http://, has at most 2000 characters, and no user or password.";
+    let message =
+        "A URL begins with https:// or http://, has at most 2000 characters, and no user or password.";
     match url(&wanted.url) {
         Some(_) => Vec::new(),
         None => vec![FieldError { name: "url".to_owned(), messages: vec![message.to_owned()] }],
@@ -140,6 +141,11 @@ impl Images {
         fs::set_permissions(&part.path, fs::Permissions::from_mode(0o644)).map_err(|e| write_failed(&e))?;
         cx.phase("Look inside", 0);
         inside::look(&part.path, wanted.format)?.map_err(|why| Refusal::field("url", why))?;
+        if !matches!(wanted.format, ImageFormat::Iso | ImageFormat::Raw)
+            && let Some(why) = inside::check_tables(cx, &part.path, wanted.format)?
+        {
+            return Err(Refusal::field("url", why));
+        }
         faults::point("image.after_check").map_err(HypervisorError::from)?;
         let _held = self.uses.hold(&sha256)?;
         if checksum.0.len() == 128 {
@@ -259,7 +265,9 @@ impl Images {
                 part.begin_anew()?;
                 Ok(true)
             }
-            StatusCode::RANGE_NOT_SATISFIABLE if range.and_then(|(_, total)| total) == Some(part.have) => Ok(false),
+            StatusCode::RANGE_NOT_SATISFIABLE if range.and_then(|(_, total)| total) == Some(part.have) => {
+                Ok(false)
+            }
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 part.begin_anew()?;
                 Err(Ended::Cut("the file has changed".to_owned()))
@@ -329,7 +337,8 @@ fn too_large(max_gib: u64) -> Refusal {
 }
 
 fn private() -> Ended {
-    let message = "The URL leads to a private address; images.fetch_private in the agent's configuration allows that.";
+    let message =
+        "The URL leads to a private address; images.fetch_private in the agent's configuration allows that.";
     Ended::Refused(Refusal::field("url", message))
 }
 
@@ -382,7 +391,11 @@ fn client(private_too: bool, silence: Duration) -> Result<Client, Refusal> {
         if !private_too && private_host(attempt.url()) {
             return attempt.error(PrivateAddress);
         }
-        if url(attempt.url().as_str()).is_none() { attempt.error("neither http nor https") } else { attempt.follow() }
+        if url(attempt.url().as_str()).is_none() {
+            attempt.error("neither http nor https")
+        } else {
+            attempt.follow()
+        }
     });
     let client = Client::builder()
         .no_proxy()
@@ -427,10 +440,14 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match s {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(v4(high, low)),
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            is_public_v4(v4(high, low))
+        }
         [0x2002, high, low, ..] => is_public_v4(v4(high, low)),
         // Everything else that is public begins with 001.
-        [first, second, ..] => first & 0xe000 == 0x2000 && !(first == 0x2001 && (second == 0xdb8 || second == 0)),
+        [first, second, ..] => {
+            first & 0xe000 == 0x2000 && !(first == 0x2001 && (second == 0xdb8 || second == 0))
+        }
     }
 }
 
@@ -457,7 +474,15 @@ mod tests {
     #[test]
     fn a_url_that_could_mean_something_else_is_refused() {
         let _proof = crate::proof::pure(&["image.fetch"]);
-        for bad in ["", "file:///etc/shadow", "ftp://a/b", "https://", "https://me:secret@a/b", "http://me@a/b", "a/b"] {
+        for bad in [
+            "",
+            "file:///etc/shadow",
+            "ftp://a/b",
+            "https://",
+            "https://me:secret@a/b",
+            "http://me@a/b",
+            "a/b",
+        ] {
             assert_eq!(url(bad), None, "{bad}");
         }
         assert_eq!(url(&format!("https://a/{}", "b".repeat(2000))), None);

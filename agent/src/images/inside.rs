@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use crate::hypervisor::HypervisorError;
 use crate::program::{Confinement, Program};
+use crate::runs::Cx;
 use crate::{qcow2, spec};
 
 /// Bytes of a file that are read: past the beginning of an ISO's first descriptor, and past the head and the
@@ -86,12 +87,17 @@ impl Head {
         let (Some(_), Some(sectors)) = (version, self.u64(12)) else { return Err(not.to_owned()) };
         let (Some(at), Some(len)) = (self.u64(28), self.u64(36)) else { return Err(not.to_owned()) };
         // Without a capacity the description alone counts, which names other files.
-        let range = usize::try_from(at.saturating_mul(SECTOR)).ok().zip(usize::try_from(len.saturating_mul(SECTOR)).ok());
+        let range = usize::try_from(at.saturating_mul(SECTOR))
+            .ok()
+            .zip(usize::try_from(len.saturating_mul(SECTOR)).ok());
         let text = range.and_then(|(at, len)| self.0.get(at..at.checked_add(len)?));
         let (1.., 1.., Some(text)) = (sectors, at, text) else { return Err(not.to_owned()) };
         let text = String::from_utf8_lossy(text).to_ascii_lowercase();
         let text = text.split('\0').next().unwrap_or_default();
-        if !["createtype=\"monolithicsparse\"", "createtype=\"streamoptimized\""].iter().any(|t| text.contains(t)) {
+        if !["createtype=\"monolithicsparse\"", "createtype=\"streamoptimized\""]
+            .iter()
+            .any(|t| text.contains(t))
+        {
             return Err(not.to_owned());
         }
         if !text.contains("parentcid=ffffffff") || text.contains("parentfilenamehint") {
@@ -176,13 +182,34 @@ pub fn look(path: &Path, format: ImageFormat) -> Result<Result<(), String>, Hype
     }
 }
 
+/// Lets `qemu-img` read all of an image's inner tables; what is wrong with them, a sentence. Clusters that nobody
+/// uses are no fault.
+pub fn check_tables(cx: &Cx, path: &Path, format: ImageFormat) -> Result<Option<String>, HypervisorError> {
+    cx.phase("Check the inner tables", 0);
+    let check = Program::qemu_img(["check", "-q", "-f", format.word()])
+        .args([path])
+        .confined(LIMITS, path)
+        .patience(PATIENCE);
+    match check.run_in(cx) {
+        Ok(_) => Ok(None),
+        Err(HypervisorError::Failed(why)) if why.contains("(exit status: 3)") => Ok(None),
+        Err(HypervisorError::Failed(why)) if !why.contains(" is missing") => {
+            Ok(Some(format!("The image's inner tables are damaged: {why}")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
 fn judge(said: &str, format: ImageFormat, head: &Head, path: &Path) -> Result<(), String> {
-    let said: Said = serde_json::from_str(said).map_err(|e| format!("qemu-img says something odd of it: {e}."))?;
+    let said: Said =
+        serde_json::from_str(said).map_err(|e| format!("qemu-img says something odd of it: {e}."))?;
     let data = said.specific.map(|specific| specific.data).unwrap_or_default();
     let elsewhere = |extent: &Extent| !extent.filename.is_empty() && Path::new(&extent.filename) != path;
     let claimed = head.disk_size(format)?;
     match () {
-        () if said.format != format.word() => Err(format!("The file holds {}, not {}.", said.format, format.word())),
+        () if said.format != format.word() => {
+            Err(format!("The file holds {}, not {}.", said.format, format.word()))
+        }
         () if said.backing.is_some() || said.full_backing.is_some() => {
             Err("The image stands on another file; convert it to one that stands alone.".to_owned())
         }
@@ -241,11 +268,16 @@ mod tests {
         let secret = folder.path().join("secret");
         std::fs::write(&secret, vec![7; 4096]).unwrap();
         let evil = folder.path().join("evil.qcow2");
-        Program::qemu_img(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).args([&secret, &evil]).run().unwrap();
+        Program::qemu_img(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .args([&secret, &evil])
+            .run()
+            .unwrap();
         assert!(look(&evil, ImageFormat::Qcow2).unwrap().unwrap_err().contains("stands on another file"));
         let said = Program::qemu_img(["info", "--output=json"]).args([&evil]).run().unwrap();
         let head = Head(qcow2_head(4096));
-        assert!(judge(&said, ImageFormat::Qcow2, &head, &evil).unwrap_err().contains("stands on another file"));
+        assert!(
+            judge(&said, ImageFormat::Qcow2, &head, &evil).unwrap_err().contains("stands on another file")
+        );
     }
 
     fn qcow2_head(size: u64) -> Vec<u8> {
@@ -275,7 +307,12 @@ mod tests {
         }
         let huge = Head(qcow2_head(u64::MAX));
         assert!(huge.check(ImageFormat::Qcow2).unwrap_err().contains("at most 64 TiB"));
-        let other = judge(r#"{"format": "qcow2", "virtual-size": 8192}"#, ImageFormat::Qcow2, &Head(qcow2_head(4096)), Path::new("a"));
+        let other = judge(
+            r#"{"format": "qcow2", "virtual-size": 8192}"#,
+            ImageFormat::Qcow2,
+            &Head(qcow2_head(4096)),
+            Path::new("a"),
+        );
         assert!(other.unwrap_err().contains("two different sizes"));
     }
 

@@ -1,4 +1,4 @@
-//! Where files stand that nobody has looked at yet: `{images}/quarantine/`.
+//! Where files stand that nobody has looked at yet: the folder `quarantine` beside that of images.
 //!
 //! A part of a fetch is kept there to go on from; what was not touched for a day is removed as the agent starts.
 
@@ -16,7 +16,7 @@ const KEPT_NAMES: [&str; 2] = [".part", ".part.json"];
 
 /// The folder.
 pub(super) fn folder(images: &Path) -> PathBuf {
-    images.join("quarantine")
+    images.with_file_name("quarantine")
 }
 
 /// Makes the folder, and clears away what nobody comes back for.

@@ -45,7 +45,10 @@ impl Directory {
     fn fill(&self, cx: &Cx, data: &Data, from: Option<&From>, new: &Path) -> Result<(), HypervisorError> {
         let (size, format) = (data.size.bytes().to_string(), word(data.format));
         let Some(From { file, mode }) = from else {
-            return qemu_img(["create", "-q", "-f", format].map(OsStr::new), [new.as_os_str(), size.as_ref()]);
+            return qemu_img(
+                ["create", "-q", "-f", format].map(OsStr::new),
+                [new.as_os_str(), size.as_ref()],
+            );
         };
         match mode {
             CloneMode::Backing => qemu_img(
@@ -120,7 +123,9 @@ impl Pool for Directory {
         }
         // The folder stays while the volume's record is in it.
         match fs::remove_dir(self.folder(data)) {
-            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Err(e.into()),
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(e.into())
+            }
             _ => Ok(()),
         }
     }

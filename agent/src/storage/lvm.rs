@@ -50,15 +50,18 @@ impl LvmThin {
     fn create_args(&self, data: &Data) -> Vec<String> {
         let size = format!("{}b", data.size.bytes());
         // What an earlier volume left on these blocks is zeroed by the thin pool, not looked at.
-        words(&["--yes", "--wipesignatures", "n", "--setautoactivation", "n", "--type", "thin"], &[
-            "--name",
-            &Self::volume(data),
-            "--virtualsize",
-            &size,
-            "--thinpool",
-            &self.thin_pool,
-            &self.group,
-        ])
+        words(
+            &["--yes", "--wipesignatures", "n", "--setautoactivation", "n", "--type", "thin"],
+            &[
+                "--name",
+                &Self::volume(data),
+                "--virtualsize",
+                &size,
+                "--thinpool",
+                &self.thin_pool,
+                &self.group,
+            ],
+        )
     }
 
     fn grow_args(&self, data: &Data) -> Vec<String> {
@@ -83,10 +86,10 @@ impl LvmThin {
 
     fn copy_args(&self, data: &Data, from: &From) -> Vec<String> {
         // -n: the volume is there. A new thin volume reads as zeroes, so that holes need not be written.
-        words(&["convert", "-p", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"], &[
-            &from.file.to_string_lossy(),
-            &self.path(&Self::volume(data)).to_string_lossy(),
-        ])
+        words(
+            &["convert", "-p", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"],
+            &[&from.file.to_string_lossy(), &self.path(&Self::volume(data)).to_string_lossy()],
+        )
     }
 
     fn rows(&self) -> Result<Vec<Row>, HypervisorError> {

@@ -275,7 +275,11 @@ impl Storage {
                 known => {
                     let now = from.as_ref().filter(|from| from.mode == CloneMode::Copy);
                     let now = now.map_or(0, |from| from.file_bytes());
-                    self.check_room(pool, if known.is_some() { ByteSize(0) } else { record.size }, ByteSize(now))?;
+                    self.check_room(
+                        pool,
+                        if known.is_some() { ByteSize(0) } else { record.size },
+                        ByteSize(now),
+                    )?;
                     self.records.put(id, &record)?;
                     known.is_none()
                 }
@@ -354,9 +358,7 @@ impl Storage {
             let _deciding = self.decide();
             let Some(record) = self.records.get(id)? else { return Ok(()) };
             if let Some(vm) = record.attached_to {
-                return Err(HypervisorError::Conflict(format!(
-                    "VM {vm} has volume {id}; detach it first."
-                )));
+                return Err(HypervisorError::Conflict(format!("VM {vm} has volume {id}; detach it first.")));
             }
             let record = Record { whole: false, ..record };
             self.records.put(id, &record)?;
@@ -460,7 +462,8 @@ pub fn clone_faults(wanted: &VolumeClone) -> Vec<FieldError> {
         faults.push(fault("image", spec::SHA256_RULE));
     }
     if wanted.mode == CloneMode::Backing && wanted.format == Some(VolumeFormat::Raw) {
-        faults.push(fault("format", "A volume that stands on an image is a qcow2 file; take a copy for raw."));
+        faults
+            .push(fault("format", "A volume that stands on an image is a qcow2 file; take a copy for raw."));
     }
     faults
 }

@@ -58,7 +58,9 @@ impl Records {
             text => text?,
         };
         let record = serde_json::from_slice(&text);
-        record.map(Some).map_err(|e| HypervisorError::Failed(format!("{} cannot be read: {e}", path.display())))
+        record
+            .map(Some)
+            .map_err(|e| HypervisorError::Failed(format!("{} cannot be read: {e}", path.display())))
     }
 
     /// Replaces a record as a whole, on the disk when this returns.

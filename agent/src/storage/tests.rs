@@ -39,7 +39,10 @@ fn image(home: &Path) -> String {
     let raw = home.join("pattern.raw");
     std::fs::write(&raw, vec![0x5a; 8 << 20]).unwrap();
     let image = home.join("images").join(format!("{sha256}.qcow2"));
-    crate::program::Program::qemu_img(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &image]).run().unwrap();
+    crate::program::Program::qemu_img(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([&raw, &image])
+        .run()
+        .unwrap();
     sha256
 }
 
@@ -66,7 +69,12 @@ fn a_pool_promises_so_much_and_keeps_a_reserve() {
 #[test]
 fn a_volume_is_made_grown_and_removed_and_told_twice_is_fine() {
     let _proof = crate::proof::pure(&[
-        "volume.create", "volume.get", "volume.list", "volume.resize", "volume.delete", "pool.get",
+        "volume.create",
+        "volume.get",
+        "volume.list",
+        "volume.resize",
+        "volume.delete",
+        "pool.get",
     ]);
     let home = tempfile::tempdir().unwrap();
     let storage = storage(home.path());
@@ -81,7 +89,9 @@ fn a_volume_is_made_grown_and_removed_and_told_twice_is_fine() {
         let live = |_| -> Result<bool, HypervisorError> { panic!("no VM has it") };
         let grown = storage.resize(id, ByteSize::mib(96), live).unwrap();
         assert_eq!(storage.resize(id, ByteSize::mib(96), live).unwrap(), grown);
-        assert!(matches!(storage.resize(id, ByteSize::mib(95), live), Err(HypervisorError::Invalid(f)) if f.name == "size"));
+        assert!(
+            matches!(storage.resize(id, ByteSize::mib(95), live), Err(HypervisorError::Invalid(f)) if f.name == "size")
+        );
         let pool = storage.pool_info(&pool.unwrap_or_else(default_pool)).unwrap();
         assert_eq!((pool.promised, pool.volumes), (ByteSize::mib(96), 1));
         assert!(pool.allocated < ByteSize::mib(8) && pool.free <= pool.size, "{pool:?}");
@@ -116,10 +126,17 @@ fn a_clone_stands_on_its_image_or_holds_a_copy() {
         let made = storage.clone_from_image(&Cx::unwatched(), VolumeId(n), &wanted).unwrap();
         assert_eq!(made.stands_on_image, mode == CloneMode::Backing);
         assert_eq!(made.allocated > ByteSize::mib(4), mode == CloneMode::Copy, "{made:?}");
-        let Source::File(file) = storage.pools[0].source(&storage.record(VolumeId(n)).unwrap().data(VolumeId(n))) else { panic!() };
+        let Source::File(file) =
+            storage.pools[0].source(&storage.record(VolumeId(n)).unwrap().data(VolumeId(n)))
+        else {
+            panic!()
+        };
         let raw = home.path().join("raw");
         let word = if format == VolumeFormat::Raw { "raw" } else { "qcow2" };
-        crate::program::Program::qemu_img(["convert", "-f", word, "-O", "raw"]).args([&file, &raw]).run().unwrap();
+        crate::program::Program::qemu_img(["convert", "-f", word, "-O", "raw"])
+            .args([&file, &raw])
+            .run()
+            .unwrap();
         let bytes = std::fs::read(&raw).unwrap();
         assert_eq!((bytes.len(), bytes[(8 << 20) - 1], bytes[8 << 20]), (16 << 20, 0x5a, 0));
     }
@@ -131,8 +148,12 @@ fn a_clone_stands_on_its_image_or_holds_a_copy() {
         mode: CloneMode::Backing,
     };
     let clone = |wanted| storage.clone_from_image(&Cx::unwatched(), VolumeId(9), &wanted);
-    assert!(matches!(clone(wanted(&image, ByteSize::mib(4), None)), Err(HypervisorError::Invalid(f)) if f.name == "size"));
-    assert!(matches!(clone(wanted("..", ByteSize::mib(16), None)), Err(HypervisorError::Invalid(f)) if f.name == "image"));
+    assert!(
+        matches!(clone(wanted(&image, ByteSize::mib(4), None)), Err(HypervisorError::Invalid(f)) if f.name == "size")
+    );
+    assert!(
+        matches!(clone(wanted("..", ByteSize::mib(16), None)), Err(HypervisorError::Invalid(f)) if f.name == "image")
+    );
     let raw = wanted(&image, ByteSize::mib(16), Some(VolumeFormat::Raw));
     assert!(matches!(clone(raw), Err(HypervisorError::Invalid(f)) if f.name == "format"));
     let missing = wanted(&"c".repeat(64), ByteSize::mib(16), None);
@@ -158,7 +179,9 @@ fn cut_off_anywhere_and_told_again_it_ends_the_same() {
     assert!(matches!(storage.volume(VolumeId(6)), Err(HypervisorError::Unknown(_))));
     assert!(storage.create(id, &wanted).unwrap().whole);
     let larger = ByteSize::mib(80);
-    assert!(faults::with("volume.after_promise=error", || storage.resize(id, larger, |_| Ok(false))).is_err());
+    assert!(
+        faults::with("volume.after_promise=error", || storage.resize(id, larger, |_| Ok(false))).is_err()
+    );
     storage.resize(id, larger, |_| Ok(false)).unwrap();
     let file = home.path().join("volumes/5/volume.qcow2");
     assert_eq!(qcow2::disk_size(&std::fs::read(file).unwrap()), Ok(larger));

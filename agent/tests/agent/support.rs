@@ -9,9 +9,9 @@ use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
-use berth_agent::{Running, serve};
 use berth_agent::runs::Cx;
 use berth_agent::storage::Storage;
+use berth_agent::{Running, serve};
 use berth_model::agent::{
     CounterSample, Name, Nic, Node, PowerVerb, Snapshot, Vm, VmEvent, VmImage, VmSeed, VmSpec, Volume,
     WantedPower,

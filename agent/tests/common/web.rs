@@ -92,6 +92,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         from => format!("206 Partial Content\r\ncontent-range: bytes {from}-{}/{all}", all.saturating_sub(1)),
     };
     let rest = manner.file.get(from..).unwrap_or_default();
-    write!(stream, "HTTP/1.1 {status}\r\netag: \"one\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", rest.len())?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\netag: \"one\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        rest.len()
+    )?;
     stream.write_all(&rest[..cut.unwrap_or(all).min(rest.len())])
 }

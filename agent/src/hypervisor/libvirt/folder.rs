@@ -3,7 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `disk.qcow2` | what the guest wrote over its image |
-//! | `disk.image` | the image the disk was made from |
+//! | `disk.image` | the image the disk is a copy of; without it the disk says that itself |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
 //! | `frozen` | nothing: the guest is frozen by a function under way |

@@ -93,7 +93,8 @@ impl Info {
 
     /// Those of callers, the oldest first.
     fn snapshots(&self) -> Vec<(Snapshot, &str)> {
-        let mut all: Vec<_> = self.snapshots.iter().filter_map(|s| Some((s.show()?, s.name.as_str()))).collect();
+        let mut all: Vec<_> =
+            self.snapshots.iter().filter_map(|s| Some((s.show()?, s.name.as_str()))).collect();
         all.sort_by_key(|(snapshot, _)| snapshot.created.unix_ms());
         all
     }
@@ -115,7 +116,9 @@ impl InFile {
             "c" => false,
             _ => return None,
         };
-        let created = Timestamp::from_unix_ms(self.date_sec.checked_mul(1000)?.checked_add(self.date_nsec / 1_000_000)?)?;
+        let created = Timestamp::from_unix_ms(
+            self.date_sec.checked_mul(1000)?.checked_add(self.date_nsec / 1_000_000)?,
+        )?;
         Some(Snapshot { name: Name::new(name)?, created, frozen })
     }
 }
@@ -131,9 +134,7 @@ struct Disk<'a> {
 impl Disk<'_> {
     fn take(&self, in_file: &str) -> Result<(), HypervisorError> {
         match self.running {
-            Some(domain) => {
-                self.ask(domain, "take the snapshot", "blockdev-snapshot-internal-sync", in_file)
-            }
+            Some(domain) => self.ask(domain, "take the snapshot", "blockdev-snapshot-internal-sync", in_file),
             None => self.tables(&["snapshot", "-q", "-c", in_file]),
         }
     }
@@ -152,9 +153,16 @@ impl Disk<'_> {
     }
 
     fn ask(&self, domain: &Domain, what: &str, command: &str, in_file: &str) -> Result<(), HypervisorError> {
-        let nodes = monitor(domain, what, &json!({"execute": "query-named-block-nodes", "arguments": {"flat": true}}))?;
+        let nodes = monitor(
+            domain,
+            what,
+            &json!({"execute": "query-named-block-nodes", "arguments": {"flat": true}}),
+        )?;
         let node = node_of(&nodes, &self.path).ok_or_else(|| {
-            HypervisorError::Failed(format!("QEMU could not {what}: it does not have {}.", self.path.display()))
+            HypervisorError::Failed(format!(
+                "QEMU could not {what}: it does not have {}.",
+                self.path.display()
+            ))
         })?;
         let arguments = json!({"device": node, "name": in_file});
         monitor(domain, what, &json!({"execute": command, "arguments": arguments})).map(drop)
@@ -179,7 +187,9 @@ impl Disk<'_> {
 
 /// The name of the node in QEMU that holds the qcow2 file `path`.
 fn node_of(nodes: &Value, path: &Path) -> Option<String> {
-    let is_it = |node: &&Value| node["drv"] == "qcow2" && node["file"].as_str().is_some_and(|file| Path::new(file) == path);
+    let is_it = |node: &&Value| {
+        node["drv"] == "qcow2" && node["file"].as_str().is_some_and(|file| Path::new(file) == path)
+    };
     nodes.as_array()?.iter().find(is_it)?["node-name"].as_str().map(str::to_owned)
 }
 
@@ -220,9 +230,7 @@ fn freeze(domain: &Domain, folder: &Folder) -> Result<bool, HypervisorError> {
 
 fn thaw(domain: &Domain, folder: &Folder) -> Result<(), HypervisorError> {
     for _ in 0..THAW_TRIES {
-        if agent(domain, "guest-fsfreeze-thaw", AGENT_FREEZE_S).is_some()
-            || state(domain)? == VmState::Off
-        {
+        if agent(domain, "guest-fsfreeze-thaw", AGENT_FREEZE_S).is_some() || state(domain)? == VmState::Off {
             return folder::gone(std::fs::remove_file(note(folder))).map_err(on_disk);
         }
     }
@@ -264,7 +272,9 @@ impl Libvirt {
                 tracing::warn!(vm = id.0, "a guest was left frozen");
                 match self.with_disk(id, |_, _| Ok(())) {
                     Err(e) => tracing::error!(vm = id.0, error = %e, "a guest could not be thawed"),
-                    Ok(()) => folder::gone(std::fs::remove_file(note(&self.folders.of(id)))).map_err(on_disk)?,
+                    Ok(()) => {
+                        folder::gone(std::fs::remove_file(note(&self.folders.of(id)))).map_err(on_disk)?
+                    }
                 }
             }
         }
@@ -390,7 +400,8 @@ mod tests {
             {"id": "5", "name": "f.far", "date-sec": 9223372036854775807}],
             "format-specific": {"type": "qcow2", "data": {"bitmaps": [{"name": "b1", "flags": []}]}}}"#;
         let info = Info::parse(text).unwrap();
-        let shown: Vec<_> = info.snapshots().into_iter().map(|(s, _)| (s.name.to_string(), s.frozen)).collect();
+        let shown: Vec<_> =
+            info.snapshots().into_iter().map(|(s, _)| (s.name.to_string(), s.frozen)).collect();
         assert_eq!(shown, [("first".to_owned(), true), ("later".to_owned(), false)]);
         assert!(info.has(EXPORT));
         assert_eq!(info.find(&Name::new("later").unwrap()).unwrap().1, "c.later");

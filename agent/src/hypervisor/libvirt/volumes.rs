@@ -99,9 +99,11 @@ pub fn converge(domain: &Domain, id: VmId, placed: &[Placed]) -> Result<(), Hype
             std::thread::sleep(STEP);
         }
     }
-    let missing = |placed: &&Placed| there.get(&placed.volume).is_none_or(|f| f.read_only != placed.read_only);
+    let missing =
+        |placed: &&Placed| there.get(&placed.volume).is_none_or(|f| f.read_only != placed.read_only);
     for placed in placed.iter().filter(missing) {
-        let attached = domain.attach_device_flags(&xml::write(&Disk::of(placed)), sys::VIR_DOMAIN_AFFECT_LIVE);
+        let attached =
+            domain.attach_device_flags(&xml::write(&Disk::of(placed)), sys::VIR_DOMAIN_AFFECT_LIVE);
         attached.map_err(|e| refused(&format!("attach volume {}", placed.volume), &e))?;
     }
     Ok(())

@@ -7,10 +7,10 @@ use berth_model::{ByteSize, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::{Record, Simulator, failed, points};
+use crate::clock;
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
 use crate::runs::Cx;
-use crate::clock;
 
 /// Most snapshots of one disk.
 const SNAPSHOTS_MAX: usize = 64;

@@ -1,9 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::agent::{
-    Nic, NicAddress, VmImage, VmSeed, VolumeAttachment, VolumeFormat, WantedPower,
-};
+use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, VolumeAttachment, VolumeFormat, WantedPower};
 use berth_model::{ByteSize, VolumeId};
 
 use super::*;
