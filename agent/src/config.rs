@@ -33,7 +33,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use berth_model::VmId;
 use berth_model::agent::Name;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -51,6 +50,9 @@ const ENV_ELSEWHERE: [&str; 3] = ["BERTH_AGENT_CONFIG", "BERTH_AGENT_TOKEN", "BE
 
 /// Longest path of a unix socket (`sun_path`), less the `.new` it is made under.
 const SOCKET_PATH_MAX_BYTES: usize = 103;
+
+/// Longest path of the data folder: below it, `/vms/ID/serial.sock` is a unix socket, too.
+const DATA_DIR_MAX_BYTES: usize = 71;
 
 /// Keys with a number as their value; all others are texts.
 const NUMBERS: &[&str] =
@@ -420,11 +422,6 @@ impl Config {
         self.data_dir.join("simulator")
     }
 
-    /// The file that a VM's serial port is written to.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.data_dir.join("vms").join(id.to_string()).join("console.log")
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
         let word = |text: &str, max: usize, more: &[u8]| {
             (1..=max).contains(&text.len())
@@ -433,6 +430,7 @@ impl Config {
         let rules = [
             ("name", word(&self.name, 63, b"-."), "1 to 63 letters, digits, hyphens and dots"),
             ("data_dir", self.data_dir.is_absolute(), "a path from the root"),
+            ("data_dir", self.data_dir.as_os_str().len() <= DATA_DIR_MAX_BYTES, "at most 71 bytes long"),
             ("socket", self.socket().is_absolute(), "a path from the root"),
             ("socket", self.socket().as_os_str().len() <= SOCKET_PATH_MAX_BYTES, "at most 103 bytes long"),
             (

@@ -27,7 +27,9 @@ use tokio::sync::Semaphore;
 
 use crate::config::ImagesSection;
 use crate::error::Refusal;
+use crate::hypervisor::HypervisorError;
 use crate::limits::Limits;
+use crate::orphans::{Found, is_old};
 use crate::{qcow2, spec};
 
 mod convert;
@@ -195,6 +197,20 @@ impl Images {
             }
         }
         self.forget_sha512(sha256).map_err(|e| Refusal::own("The image could not be deleted", &e))
+    }
+
+    /// Uploads that nobody goes on with.
+    pub fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with(PART) && is_old(&path) {
+                let name = path.to_string_lossy().into_owned();
+                let why = "The upload was cut off.";
+                found.push(Found::new("unfinished image", name, why, move || Ok(fs::remove_file(&path)?)));
+            }
+        }
+        Ok(found)
     }
 
     fn path(&self, sha256: &str, format: ImageFormat) -> PathBuf {

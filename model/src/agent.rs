@@ -7,26 +7,46 @@
 //! | --- | --- |
 //! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs. A qcow2 or ISO file; `?format=raw` (vmdk, vdi) for one to be converted |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
+//! | `GET /v1/vms/{vm}/console/{kind}` | WebSocket: a console, with a [`ConsoleTicket`] |
 //!
 //! Errors have the API's form, [`crate::ErrorBody`], with these codes: `invalid_input` (422, names
 //! the field), `not_found`, `conflict` (another function works on this VM, or it is in a state
 //! that does not allow this), `resource_unavailable` (422: an image that is not on the node, no
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
+mod console;
 pub mod function;
+mod guest;
 mod image;
+mod keeping;
 mod node;
 mod run;
+mod sample;
+mod size;
 mod storage;
 mod stream;
 mod vm;
 
+pub use console::{
+    ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
+};
 pub use function::{Checksum, Function, Name, Nothing, Sha256};
+pub use guest::{
+    Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
+    GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
+    TrimmedFileSystem,
+};
 pub use image::{ImageFetch, ImageFile, ImageFileList, ImageFormat, ImageVerdict};
+pub use keeping::{
+    Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
+    Share, UpdateRequest, UpdateState, UpdateStatus,
+};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
 pub use run::{Progress, Run, RunId, RunList};
+pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use size::{VmLimits, VmResize};
 pub use storage::{
     CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
     VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,

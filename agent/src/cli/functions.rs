@@ -1,7 +1,7 @@
 //! The agent's functions as commands, made from their list: a group for each room, `berth-agent vm …`,
 //! in it a command for each function, whose arguments come from its path and its request.
 
-use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Vm, VmList};
+use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Screenshot, Vm, VmList};
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -19,10 +19,13 @@ const LOOK_EVERY_S: u32 = 1;
 const ROOMS: &[(&str, &str)] = &[
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
+    ("guest", "What goes on inside a guest"),
+    ("console", "Consoles of VMs"),
     ("image", "Image files"),
     ("pool", "Places for volumes"),
     ("volume", "Disks that live longer than VMs"),
     ("snapshot", "Snapshots of VMs' disks"),
+    ("samples", "Counters of VMs"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
 ];
@@ -146,7 +149,7 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
     match schema {
         None => {
             let thing = match (parts(function).0, values.first()) {
-                ("vm", Some(id)) => format!("VM {id}"),
+                ("vm" | "guest", Some(id)) => format!("VM {id}"),
                 ("image", Some(sha256)) => format!("Image {sha256}"),
                 ("volume", Some(id)) => format!("Volume {id}"),
                 ("snapshot", Some(_)) => format!("The snapshot {}", values.last().map_or("", String::as_str)),
@@ -159,6 +162,7 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
         Some("Node") => output.show(&from::<Node>(answer).map_err(broken)?, print::node),
         Some("Vm") => output.show(&from::<Vm>(answer).map_err(broken)?, |vm| vms(std::slice::from_ref(vm))),
         Some("VmList") => output.show(&from::<VmList>(answer).map_err(broken)?, |list| vms(&list.vms)),
+        Some("Screenshot") if !common.json => output.file(&from::<Screenshot>(answer).map_err(broken)?.png),
         Some("ImageFile") => output.show(&from::<ImageFile>(answer).map_err(broken)?, |image| {
             print::images(std::slice::from_ref(image))
         }),

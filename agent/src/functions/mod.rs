@@ -8,9 +8,12 @@
 //! [`Functions::read`] looks on a blocking thread, [`Functions::change`] changes something there, under a
 //! claim and with a [run](crate::runs), and [`Functions::answer`] answers from what the async side knows.
 
+mod consoles;
+mod guest;
 mod images;
 mod machines;
 mod node;
+mod sizes;
 mod snapshots;
 mod volumes;
 
@@ -51,9 +54,12 @@ pub fn all() -> Functions {
     let mut functions = Functions::default();
     node::tie(&mut functions);
     machines::tie(&mut functions);
+    consoles::tie(&mut functions);
     images::tie(&mut functions);
     volumes::tie(&mut functions);
     snapshots::tie(&mut functions);
+    sizes::tie(&mut functions);
+    guest::tie(&mut functions);
     functions
 }
 

@@ -8,15 +8,21 @@
 pub mod libvirt;
 pub mod simulator;
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, Name, PowerVerb, Snapshot, Versions, Vm, VmEvent, VmSpec, Volume,
+    ConsoleKind, CounterSample, DomainType, Name, NodeCheck, PowerVerb, Snapshot, Versions, Vm, VmEvent,
+    VmSpec, Volume,
 };
 use berth_model::{ByteSize, FieldError, VmId, VolumeId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 
+use crate::orphans::Found;
 use crate::runs::Cx;
+use crate::screenshot::Picture;
 use crate::storage::Storage;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
@@ -77,7 +83,33 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Changes its power, see [`PowerVerb`].
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError>;
 
-    /// Counters of all running VMs, in one call to the hypervisor.
+    /// Opens a console of a VM that is on: a connection of its own to its screen (RFB), or to its serial port,
+    /// which lets in one at a time. It ends when the VM stops.
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError>;
+
+    /// The end of what a VM wrote to its serial port.
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError>;
+
+    /// What the screen of a VM that is on shows.
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError>;
+
+    /// Presses keys together, by Linux's codes, of a VM that is on.
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError>;
+
+    /// What crashes left behind of VMs.
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError>;
+
+    /// What guests need of the node besides an answer to [`Self::ping`].
+    fn checks(&self) -> Vec<NodeCheck>;
+
+    /// Asks a VM's guest agent: `words` is a command of QEMU's guest agent protocol, and the answer is what
+    /// stands under `return`. Use [`crate::guest::Guest`] instead.
+    ///
+    /// `Unavailable` when it does not answer, `Conflict` when the VM does not run, `Lacking` when it does
+    /// not know the command.
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError>;
+
+    /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
 
     /// Its pools and volumes.

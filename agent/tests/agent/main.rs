@@ -8,7 +8,11 @@ mod support;
 
 mod api;
 mod cli;
+mod consoles;
 mod enrol;
+mod guest;
 mod images;
+mod keeping;
 mod peers;
 mod stream;
+mod update;

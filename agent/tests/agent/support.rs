@@ -1,6 +1,7 @@
 //! An agent in this process on a free port, its peers, and a hypervisor that can hang.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -9,12 +10,14 @@ use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
+use berth_agent::orphans::Found;
 use berth_agent::runs::Cx;
+use berth_agent::screenshot::Picture;
 use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    CounterSample, Name, Nic, Node, PowerVerb, Snapshot, Vm, VmEvent, VmImage, VmSeed, VmSpec, Volume,
-    WantedPower,
+    ConsoleKind, CounterSample, Name, Nic, Node, NodeCheck, PowerVerb, Snapshot, Vm, VmEvent, VmImage,
+    VmSeed, VmSpec, Volume, WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorBody, NodeId, VmId, VolumeId};
@@ -179,6 +182,7 @@ pub fn spec() -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -261,6 +265,37 @@ impl Hypervisor for Gated {
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
         self.gate.pass("power");
         self.simulator.power(id, verb)
+    }
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.gate.pass("console");
+        self.simulator.console(id, kind)
+    }
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.gate.pass("console_log");
+        self.simulator.console_log(id, max_bytes)
+    }
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.gate.pass("screenshot");
+        self.simulator.screenshot(id)
+    }
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.gate.pass("send_keys");
+        self.simulator.send_keys(id, codes, hold)
+    }
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        self.simulator.orphans()
+    }
+    fn checks(&self) -> Vec<NodeCheck> {
+        self.simulator.checks()
+    }
+    fn ask_guest(
+        &self,
+        id: VmId,
+        words: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        self.gate.pass("ask_guest");
+        self.simulator.ask_guest(id, words, patience)
     }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");

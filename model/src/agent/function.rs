@@ -310,6 +310,28 @@ functions! {
         ///
         /// Answered from what was seen last, so it answers also while the hypervisor hangs.
         Get = "get" Read Get "/v1/node" (()) Nothing => Node;
+        /// Look after everything that the node needs, a sentence each.
+        ///
+        /// What is not `ok` and is `needed` makes the node unhealthy, too.
+        Check = "check" Read Get "/v1/node/check" (()) Nothing => NodeChecks;
+        /// Show what the node has, and how much of it is promised to VMs.
+        Capacity = "capacity" Read Get "/v1/node/capacity" (()) Nothing => super::Capacity;
+        /// Close the node for new VMs, or open it again.
+        ///
+        /// VMs that are there go on and can be changed. It holds until it is told otherwise, over restarts, too.
+        Maintenance = "maintenance" Change Put "/v1/node/maintenance" (()) MaintenanceRequest => Node;
+        /// Find what crashes long ago left behind, and remove it only when told.
+        ///
+        /// What was touched in the last ten minutes is left out: it may be in the making. `conflict` is not
+        /// answered: what cannot be removed is listed with the reason.
+        Orphans = "orphans" Change Post "/v1/node/orphans" (()) OrphansRequest => OrphanList;
+        /// Replace the agent by another version, and go back by itself if that does not work.
+        ///
+        /// Answered once the file is fetched and checked; then the agent tries the new version in its own
+        /// place, and keeps it if it is healthy in time. VMs keep running. `node.update_status` tells the end.
+        Update = "update" Long Post "/v1/node/update" (()) UpdateRequest => super::UpdateStatus;
+        /// Show how the last update of the agent went; `not_found` when there was none.
+        UpdateStatus = "update_status" Read Get "/v1/node/update" (()) Nothing => super::UpdateStatus;
     }
 
     /// Virtual machines.
@@ -345,6 +367,76 @@ functions! {
         Reset = "reset" Change Post "/v1/vms/{vm}/reset" (VmId) Nothing => Vm;
         /// Pull a VM's plug; fine when it is off.
         PowerOff = "power_off" Change Post "/v1/vms/{vm}/power_off" (VmId) Nothing => Vm;
+        /// Show what a VM's screen shows, as a PNG.
+        ///
+        /// `conflict` when it is off.
+        Screenshot = "screenshot" Read Get "/v1/vms/{vm}/screenshot" (VmId) Nothing => super::Screenshot;
+        /// Press keys of a VM's keyboard together, like ctrl, alt and delete.
+        ///
+        /// At once, also while another function works on the VM. Told twice, they are pressed twice.
+        /// `conflict` when it is off.
+        SendKeys = "send_keys" Change Post "/v1/vms/{vm}/send_keys" (VmId) super::SendKeys => Nothing;
+        /// Change a VM's virtual CPUs, memory or disk.
+        ///
+        /// At once where the running guest allows: virtual CPUs up to `vcpus_max`, memory up to
+        /// `memory_max`, a larger disk with the file system on it. The rest waits for the next start, and the
+        /// answer names it in `pending`. A disk never shrinks. Told twice, it ends the same.
+        Resize = "resize" Change Post "/v1/vms/{vm}/resize" (VmId) VmResize => Vm;
+        /// Limit what a VM may use of the node's CPUs and disks.
+        ///
+        /// At once, also while it runs. What is not given is not limited. Told twice, it ends the same.
+        Limits = "limits" Change Put "/v1/vms/{vm}/limits" (VmId) VmLimits => Vm;
+    }
+
+    /// What goes on inside a guest, through its guest agent.
+    mod guest {
+        /// Show a guest's system, users, file systems and interfaces.
+        ///
+        /// As the guest says it. `unavailable` within 9 s when its guest agent does not answer.
+        Info = "info" Read Get "/v1/vms/{vm}/guest" (VmId) Nothing => GuestInfo;
+        /// Set a user's password, given as a hash.
+        ///
+        /// Told twice, it ends the same.
+        SetPassword = "set_password" Change Post "/v1/vms/{vm}/guest/password" (VmId) GuestPassword => Nothing;
+        /// Set the SSH keys that let a user in; all others go.
+        ///
+        /// `resource_unavailable` when the guest agent is too old for it. Told twice, it ends the same.
+        SetSshKeys = "set_ssh_keys" Change Post "/v1/vms/{vm}/guest/ssh_keys" (VmId) GuestSshKeys => Nothing;
+        /// Set a guest's host name.
+        ///
+        /// At once where the guest allows, and at its next boots; the answer says which. The VM's
+        /// specification has the new name, too. Told twice, it ends the same.
+        SetHostname = "set_hostname" Change Post "/v1/vms/{vm}/guest/hostname" (VmId) GuestHostname => HostnameSet;
+        /// Freeze a guest's file systems: nothing is written until they are thawed.
+        ///
+        /// After `limit_s` seconds the agent thaws them by itself. Told twice, the limit begins anew.
+        Freeze = "freeze" Change Post "/v1/vms/{vm}/guest/freeze" (VmId) GuestFreeze => Frozen;
+        /// Thaw a guest's file systems; fine when none is frozen.
+        Thaw = "thaw" Change Post "/v1/vms/{vm}/guest/thaw" (VmId) Nothing => Thawed;
+        /// Give what a guest's file systems do not use back to the node.
+        Trim = "trim" Change Post "/v1/vms/{vm}/guest/trim" (VmId) Nothing => Trimmed;
+        /// Set a guest's clock to the node's.
+        SyncTime = "sync_time" Change Post "/v1/vms/{vm}/guest/sync_time" (VmId) Nothing => TimeSynced;
+    }
+
+    /// Counters of VMs.
+    mod samples {
+        /// Read the counters of running VMs: CPU, memory, disks, network cards.
+        ///
+        /// A VM that is named and does not run is left out. The same for Prometheus: `GET /metrics`.
+        Get = "get" Read Post "/v1/samples" (()) SamplesRequest => SampleList;
+    }
+
+    /// Consoles of VMs.
+    mod console {
+        /// Make a ticket that opens one console of a VM once, within seconds.
+        ///
+        /// At most 1024 are kept; the agent forgets them when it restarts.
+        Ticket = "ticket" Read Post "/v1/vms/{vm}/console/ticket" (VmId) ConsoleTicketRequest => ConsoleTicket;
+        /// Show the last lines that a VM wrote to its serial port.
+        ///
+        /// The log is a ring: of each VM the last 8 MiB or so are kept, over restarts, too.
+        Log = "log" Read Post "/v1/vms/{vm}/console/log" (VmId) ConsoleLogRequest => ConsoleLog;
     }
 
     /// Image files.

@@ -3,14 +3,15 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
-use berth_model::VmId;
 use berth_model::agent::{DomainType, VmSpec};
+use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
 use super::disk::Cache;
 use super::folder::Folder;
 use super::names;
 use super::network::GuestNetwork;
+use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
 use super::volumes::{self, Placed};
 use super::xml;
 
@@ -58,8 +59,11 @@ pub fn xml(plan: &Plan<'_>) -> String {
         metadata: Metadata {
             vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
         },
-        memory: Amount { unit: "KiB", value: spec.memory.bytes() / 1024 },
-        vcpu: spec.vcpus,
+        memory: Amount::of(spec.memory_max.unwrap_or(spec.memory)),
+        current_memory: spec.memory_max.map(|_| Amount::of(spec.memory)),
+        vcpu: Vcpu::of(spec),
+        vcpus: Vcpus::of(spec),
+        cputune: CpuTune::of(&spec.limits),
         os: Os {
             // The test driver knows another machine than QEMU does, so it chooses.
             os_type: OsType { arch: real.then_some("x86_64"), machine: real.then_some("q35"), value: "hvm" },
@@ -90,6 +94,7 @@ pub fn xml(plan: &Plan<'_>) -> String {
                         discard: Some("unmap"),
                     },
                     source: File { file: xml::path(&folder.disk()) },
+                    iotune: IoTune::of(&spec.limits),
                     ..Disk::virtio("vda")
                 },
                 // A disk, not a CD drive: a guest without a driver for SATA reads it too.
@@ -103,8 +108,16 @@ pub fn xml(plan: &Plan<'_>) -> String {
             volumes: plan.volumes.iter().map(volumes::Disk::of).collect(),
             controller: volumes::Controller::new(real),
             interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
-            // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
-            serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
+            // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
+            serial: Serial {
+                kind: "unix",
+                source: Socket { mode: "bind", path: xml::path(&folder.serial()) },
+                log: Log { file: xml::path(&folder.console()), append: "on" },
+            },
+            // Nobody reaches the screen but through libvirt, which hands connections to the agent. All who look
+            // share it, whatever their program asks for.
+            graphics: Graphics { kind: "vnc", share: "ignore", listen: Listen { kind: "none" } },
+            video: Video { model: Model { kind: "vga" } },
             channel: Channel {
                 kind: "unix",
                 target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
@@ -132,7 +145,13 @@ struct Domain<'a> {
     uuid: String,
     metadata: Metadata<'a>,
     memory: Amount,
-    vcpu: u32,
+    #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
+    current_memory: Option<Amount>,
+    vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<Vcpus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cputune: Option<CpuTune>,
     os: Os,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +185,12 @@ struct Amount {
     unit: &'static str,
     #[serde(rename = "$text")]
     value: u64,
+}
+
+impl Amount {
+    fn of(size: ByteSize) -> Self {
+        Self { unit: "KiB", value: size.bytes() / 1024 }
+    }
 }
 
 #[derive(Serialize)]
@@ -220,6 +245,8 @@ struct Devices<'a> {
     controller: volumes::Controller,
     interface: Vec<Interface<'a>>,
     serial: Serial,
+    graphics: Graphics,
+    video: Video,
     channel: Channel,
     rng: Rng,
     memballoon: Balloon,
@@ -236,6 +263,8 @@ struct Disk {
     target: Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iotune: Option<IoTune>,
 }
 
 impl Disk {
@@ -248,6 +277,7 @@ impl Disk {
             source: File { file: String::new() },
             target: Target { dev, bus: "virtio" },
             readonly: None,
+            iotune: None,
         }
     }
 }
@@ -326,7 +356,36 @@ struct Model {
 struct Serial {
     #[serde(rename = "@type")]
     kind: &'static str,
+    source: Socket,
     log: Log,
+}
+
+#[derive(Serialize)]
+struct Socket {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+    #[serde(rename = "@path")]
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Graphics {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@sharePolicy")]
+    share: &'static str,
+    listen: Listen,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Video {
+    model: Model,
 }
 
 #[derive(Serialize)]

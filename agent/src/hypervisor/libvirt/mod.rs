@@ -23,31 +23,38 @@
 //! nodes to customers who do not trust each other only behind a network that filters.
 
 mod connection;
+mod consoles;
 mod counters;
 mod disk;
 mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod guest;
 mod names;
 mod network;
 mod ops;
+mod orphans;
 pub mod probe;
 mod seed;
+mod sizes;
 mod snapshots;
 mod tool;
 mod volumes;
 mod xml;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, CounterSample, DomainType, Name, PowerVerb, Snapshot, Versions, Vm, VmEvent, VmSpec, VmState,
-    Volume, WantedPower,
+    CloneMode, ConsoleKind, CounterSample, DomainType, Name, NodeCheck, PowerVerb, Snapshot, Versions, Vm,
+    VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, VmId, VolumeId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -69,7 +76,9 @@ use self::seed::Seed;
 use self::volumes::Placed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::config::{Accelerator, PoolSection, StorageSection};
+use crate::orphans::Found;
 use crate::runs::Cx;
+use crate::screenshot::Picture;
 use crate::storage::Storage;
 use crate::{clock, faults, spec};
 
@@ -161,9 +170,16 @@ impl Libvirt {
         self.verdict.get()?.reason.clone()
     }
 
-    /// Where the guest's serial console is logged.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.folders.of(id).console()
+    fn check_accelerator(&self) -> NodeCheck {
+        let remark = self.accelerator_remark();
+        let check = |ok, sentence| NodeCheck { check: "accelerator".to_owned(), ok, needed: false, sentence };
+        match (remark, self.config.accelerator) {
+            (Some(remark), _) => check(false, remark),
+            (None, Accelerator::Qemu) => {
+                check(false, "Guests are translated, as the settings say.".to_owned())
+            }
+            (None, _) => check(true, "Nothing keeps guests from running on KVM.".to_owned()),
+        }
     }
 
     fn is_test_driver(&self) -> bool {
@@ -230,7 +246,10 @@ impl Libvirt {
                     CloneMode::Copy => disk::copy(new, &image, spec.disk),
                 })
             }
-            Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
+            Some(overlay) if overlay.size < spec.disk => {
+                running.map_or(Ok(()), sizes::note_growth)?;
+                disk::grow(&folder.disk(), running, spec.disk)
+            }
             Some(_) => Ok(()),
         }
     }
@@ -315,7 +334,7 @@ impl Libvirt {
 
     fn show(&self, id: VmId, domain: Option<&Domain>) -> Result<Vm, HypervisorError> {
         let Some(domain) = domain else {
-            return Ok(Vm { id, state: VmState::Off, spec: None, started: None });
+            return Ok(Vm { id, state: VmState::Off, spec: None, started: None, pending: Vec::new() });
         };
         let state = state(domain)?;
         let spec = match metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
@@ -324,11 +343,14 @@ impl Libvirt {
                 .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"))
                 .ok(),
         };
-        let started = match state {
-            VmState::Running | VmState::Paused => started(domain)?,
-            VmState::Off | VmState::Crashed => None,
+        let (started, pending) = match (state, &spec) {
+            (VmState::Off | VmState::Crashed, _) => (None, Vec::new()),
+            (VmState::Running | VmState::Paused, None) => (started(domain)?, Vec::new()),
+            (VmState::Running | VmState::Paused, Some(spec)) => {
+                (started(domain)?, sizes::pending(domain, spec)?)
+            }
         };
-        Ok(Vm { id, state, spec, started })
+        Ok(Vm { id, state, spec, started, pending })
     }
 
     /// Was a VM deleted since `domain` was found? Lists and looks do not wait for deletions.
@@ -412,6 +434,9 @@ impl Hypervisor for Libvirt {
         });
         let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
         faults::point("put.after_define")?;
+        if running.is_some() && spec.power != WantedPower::Off {
+            self.apply_live(id, &domain, spec)?;
+        }
         match spec.power {
             WantedPower::On => self.start(&connect, &domain)?,
             WantedPower::Off => power_off(&domain)?,
@@ -472,6 +497,39 @@ impl Hypervisor for Libvirt {
         self.show(id, Some(&domain))
     }
 
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.open_console(id, kind)
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.read_console_log(id, max_bytes)
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.take_screenshot(id)
+    }
+
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.press_keys(id, codes, hold)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        orphans::find(self)
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let mut checks = vec![self.check_accelerator()];
+        checks.extend(self.config.network.check());
+        let (ok, sentence) = consoles::ring_check();
+        checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
+        checks
+    }
+
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError> {
+        let domain = self.whole_domain(&self.connection.get()?, id)?;
+        guest::ask(&domain, id, words, patience)
+    }
+
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         let connect = self.connection.get()?;
         let mut stats = ffi::stats_of_active(&connect).map_err(|e| refused("read the VMs' counters", &e))?;
@@ -480,7 +538,9 @@ impl Hypervisor for Libvirt {
         }
         let at = clock::now();
         let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
-        Ok(stats.iter().filter_map(sample).collect())
+        let mut samples: Vec<_> = stats.iter().filter_map(sample).collect();
+        samples.sort_by_key(|sample| sample.vm);
+        Ok(samples)
     }
 
     fn storage(&self) -> &Storage {

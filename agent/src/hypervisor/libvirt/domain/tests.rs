@@ -1,7 +1,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, VolumeAttachment, VolumeFormat, WantedPower};
+use berth_model::agent::{
+    Nic, NicAddress, VmImage, VmLimits, VmSeed, VolumeAttachment, VolumeFormat, WantedPower,
+};
 use berth_model::{ByteSize, VolumeId};
 
 use super::*;
@@ -32,6 +34,7 @@ fn spec() -> VmSpec {
             name_servers: vec!["9.9.9.9".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -56,6 +59,16 @@ fn cases() -> Vec<Case> {
     bare.memory = ByteSize::mib(64);
     bare.nics.clear();
     bare.seed.user_data = None;
+    let mut limited = spec();
+    limited.vcpus_max = Some(6);
+    limited.memory_max = Some(ByteSize::gib(16));
+    // Without a weight: it is written as this machine's kernel counts it.
+    limited.limits = VmLimits {
+        cpu_percent: Some(150),
+        disk_read_iops: Some(1000),
+        disk_write_bytes_per_s: Some(ByteSize::mib(50)),
+        ..VmLimits::default()
+    };
     let nat = GuestNetwork::Nat { bridge: "berth0".to_owned(), gateway: "10.77.0.1/24".parse().unwrap() };
     vec![
         Case {
@@ -76,6 +89,13 @@ fn cases() -> Vec<Case> {
             golden: "qemu-user",
             domain_type: DomainType::Qemu,
             spec: spec(),
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "kvm-room-and-limits",
+            domain_type: DomainType::Kvm,
+            spec: limited,
             network: GuestNetwork::User,
             cache: Cache::None,
         },
@@ -127,7 +147,7 @@ fn golden(case: &Case) -> PathBuf {
 /// `UPDATE_GOLDEN=1` writes the files anew, to be read before they are committed.
 #[test]
 fn domains_are_as_the_golden_files_say() {
-    let _proof = crate::proof::pure(&["volume.attach"]);
+    let _proof = crate::proof::pure(&["vm.put", "vm.resize", "vm.limits", "volume.attach"]);
     for case in cases() {
         let (path, xml) = (golden(&case), xml_of(&case));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -150,6 +170,7 @@ fn libvirts_schema_takes_every_golden_file() {
 
 #[test]
 fn the_whole_spec_comes_back_from_the_metadata() {
+    let _proof = crate::proof::pure(&["vm.get", "vm.list"]);
     for case in cases() {
         let xml = xml_of(&case);
         let from = xml.find("<berth:vm").unwrap();
