@@ -7,6 +7,7 @@ mod libvirt_common;
 mod web;
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_agent::config::ImagesSection;
 use berth_agent::hypervisor::libvirt::GuestNetwork;
@@ -28,6 +29,13 @@ use web::{Manner, Web};
 const ONE: VmId = VmId(7);
 const TWO: VmId = VmId(8);
 const DATA: VolumeId = VolumeId(5);
+
+/// Guests that boot beside each other take each other's time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What finds a volume in a guest by its serial number: `$disk`.
 fn find(volume: i64) -> String {
@@ -72,6 +80,7 @@ fn a_volume_goes_from_one_running_guest_to_another_with_its_data() {
         "pool.get",
         "pool.list",
     ]);
+    let _alone = alone();
     let node = node(GuestNetwork::User);
     let libvirt = &node.libvirt;
     let storage = libvirt.storage();
@@ -157,6 +166,7 @@ fn a_disk_comes_back_from_its_snapshot_and_leaves_an_image_that_boots() {
         "image.get",
         "image.delete",
     ]);
+    let _alone = alone();
     let node = node(GuestNetwork::User);
     let libvirt = &node.libvirt;
     libvirt.put(ONE, &guest(1, &[])).unwrap();
@@ -242,6 +252,7 @@ fn a_disk_comes_back_from_its_snapshot_and_leaves_an_image_that_boots() {
 #[test]
 fn an_image_that_was_fetched_and_converted_boots() {
     let _proof = proof::guest(&["image.fetch", "image.convert", "image.verify"]);
+    let _alone = alone();
     let node = node(GuestNetwork::User);
     let vmdk = node.home().join("tiny.vmdk");
     let from = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
