@@ -273,7 +273,7 @@ impl Libvirt {
                 match self.with_disk(id, |_, _| Ok(())) {
                     Err(e) => tracing::error!(vm = id.0, error = %e, "a guest could not be thawed"),
                     Ok(()) => {
-                        folder::gone(std::fs::remove_file(note(&self.folders.of(id)))).map_err(on_disk)?
+                        folder::gone(std::fs::remove_file(note(&self.folders.of(id)))).map_err(on_disk)?;
                     }
                 }
             }
