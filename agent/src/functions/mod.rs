@@ -15,6 +15,8 @@ mod machines;
 mod network;
 mod node;
 mod sizes;
+mod snapshots;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -56,6 +58,8 @@ pub fn all() -> Functions {
     consoles::tie(&mut functions);
     images::tie(&mut functions);
     network::tie(&mut functions);
+    volumes::tie(&mut functions);
+    snapshots::tie(&mut functions);
     sizes::tie(&mut functions);
     guest::tie(&mut functions);
     functions
@@ -321,7 +325,8 @@ pub fn openapi() -> Value {
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| {
-                let kind = if matches!(name, "vm" | "run" | "network") { "integer" } else { "string" };
+                let kind =
+                    if matches!(name, "vm" | "run" | "network" | "volume") { "integer" } else { "string" };
                 serde_json::json!({"name": name, "in": "path", "required": true, "schema": {"type": kind}})
             })
             .collect();
