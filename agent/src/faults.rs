@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: [&str; 13] = [
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
@@ -32,6 +32,10 @@ pub const POINTS: [&str; 9] = [
     "delete.after_undefine",
     "delete.after_disk",
     "delete.after_folder",
+    "backup.after_begin",
+    "backup.after_pieces",
+    "backup.after_manifest",
+    "restore.after_write",
 ];
 
 /// The environment variable.

@@ -13,6 +13,7 @@
 //! that does not allow this), `resource_unavailable` (422: an image that is not on the node, no
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
+mod backup;
 pub mod function;
 mod image;
 mod node;
@@ -20,6 +21,11 @@ mod run;
 mod stream;
 mod vm;
 
+pub use backup::{
+    Backup, BackupCreate, BackupDelete, BackupKeep, BackupKey, BackupKind, BackupList, BackupPrune,
+    BackupPruned, BackupRestore, BackupStore, BackupVerified, BackupVerify, BackupWhere, RestoredDisk,
+    StoreSecret,
+};
 pub use function::{Function, Name, Nothing, Sha256};
 pub use image::{ImageFile, ImageFileList};
 pub use node::{

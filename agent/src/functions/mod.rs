@@ -8,6 +8,7 @@
 //! [`Functions::read`] looks on a blocking thread, [`Functions::change`] changes something there, under a
 //! claim and with a [run](crate::runs), and [`Functions::answer`] answers from what the async side knows.
 
+mod backups;
 mod images;
 mod machines;
 mod node;
@@ -50,6 +51,7 @@ pub fn all() -> Functions {
     node::tie(&mut functions);
     machines::tie(&mut functions);
     images::tie(&mut functions);
+    backups::tie(&mut functions);
     functions
 }
 

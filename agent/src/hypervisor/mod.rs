@@ -12,6 +12,8 @@ use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmE
 use berth_model::{FieldError, VmId};
 use tokio::sync::broadcast;
 
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
+
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
 pub enum HypervisorError {
@@ -66,6 +68,12 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Changes its power, see [`PowerVerb`].
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError>;
+
+    /// Lends a VM's disk as it is at one moment, and marks that moment; mends what was cut off before.
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError>;
+
+    /// Begins a disk for a VM that is off, or for one that is not there yet.
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError>;
 
     /// Counters of all running VMs, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;

@@ -9,6 +9,8 @@
 //!
 //! Every function that changes something takes `delay`, as a real one takes its time.
 
+mod backup;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::{clock, faults, spec};
 
 /// Events that a slow receiver may lie behind before it lags.
@@ -45,6 +48,7 @@ pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
     events: broadcast::Sender<VmEvent>,
+    marks: backup::Marks,
 }
 
 /// All there is of one VM, in memory and in its file.
@@ -63,7 +67,7 @@ impl Simulator {
             None => BTreeMap::new(),
         };
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events })
+        Ok(Self { config, vms: Mutex::new(vms), events, marks: backup::Marks::default() })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -185,6 +189,22 @@ impl Hypervisor for Simulator {
         };
         self.take_time();
         self.keep(id, Record { spec: before.spec, state, started })
+    }
+
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        self.take_time();
+        Ok(backup::begin(&self.marks, id, &record.spec, wish))
+    }
+
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        let on =
+            self.record(id)?.is_some_and(|record| matches!(record.state, VmState::Running | VmState::Paused));
+        if on {
+            return Err(HypervisorError::Conflict(format!("VM {id} runs; stop it first.")));
+        }
+        self.take_time();
+        Ok(backup::restore(&self.marks, id, restoring))
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {

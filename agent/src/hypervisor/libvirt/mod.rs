@@ -22,6 +22,7 @@
 //! Guests of one node share its bridge, and nothing keeps one from using a neighbour's address: give
 //! nodes to customers who do not trust each other only behind a network that filters.
 
+mod backup;
 mod connection;
 mod counters;
 mod disk;
@@ -29,10 +30,12 @@ mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod lender;
 mod names;
 mod network;
 mod ops;
 pub mod probe;
+mod restore;
 mod seed;
 mod tool;
 mod xml;
@@ -64,6 +67,7 @@ use self::ops::{
 use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::Accelerator;
 use crate::{clock, faults, spec};
 
@@ -413,6 +417,14 @@ impl Hypervisor for Libvirt {
             }
         }
         self.show(id, Some(&domain))
+    }
+
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        backup::begin(self, id, wish)
+    }
+
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        restore::begin(self, id, restoring)
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
