@@ -123,7 +123,7 @@ pub fn faults(store: &BackupStore) -> Vec<FieldError> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use berth_model::agent::StoreSecret;
 

@@ -48,10 +48,13 @@ impl Lender {
         let bitmap = match lend {
             Lend::Read(bitmap) => {
                 command.arg("--read-only");
-                bitmap.inspect(|bitmap| drop(command.args(["--bitmap", bitmap])))
+                *bitmap
             }
             Lend::Write => None,
         };
+        if let Some(bitmap) = bitmap {
+            command.args(["--bitmap", bitmap]);
+        }
         command
             .arg(path)
             .stdin(Stdio::null())
