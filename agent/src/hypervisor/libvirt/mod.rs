@@ -17,7 +17,7 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
-//! - the packages `qemu-utils` and `xorriso`.
+//! - the packages `qemu-utils`, `util-linux` and `xorriso`.
 //!
 //! Guests of one node share its bridge, and nothing keeps one from using a neighbour's address: give
 //! nodes to customers who do not trust each other only behind a network that filters.
