@@ -279,8 +279,8 @@ fn a_broken_chain_is_found_and_a_full_backup_comes_by_itself() {
     assert!(problem.contains("f, on which it builds, is missing"), "{problem}");
     assert!(next("h").full_because.unwrap().contains("f, on which it builds, is missing"));
     let manifest = ground.file("manifests/vm-7/h.json");
-    let text = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, text.replace("\"pieces\":1", "\"pieces\":0")).unwrap();
+    let words = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, words.replace("\"pieces\":1", "\"pieces\":0")).unwrap();
     assert!(ground.verify("h").unwrap_err().0.message.contains("not as it was sealed"));
     assert!(next("i").full_because.unwrap().contains("not as it was sealed"));
     std::fs::write(ground.file("manifests/vm-7/i.json"), "{").unwrap();
@@ -420,13 +420,16 @@ struct S3 {
 impl S3 {
     fn start(home: &Path) -> Self {
         let usual = || {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_default())
-                .join(".cache/berth/tools/moto/bin/moto_server")
+            let cache =
+                PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/tools/python");
+            let places = std::fs::read_dir(&cache).into_iter().flatten().flatten();
+            let programs = places.map(|place| place.path().join("bin/moto_server"));
+            programs.into_iter().find(|program| program.exists()).unwrap_or(cache)
         };
         let program = std::env::var_os("BERTH_MOTO_SERVER").map_or_else(usual, PathBuf::from);
         assert!(
-            program.exists(),
-            "{} is missing: `cargo xtask tools` installs it, or set BERTH_MOTO_SERVER",
+            program.is_file(),
+            "{} is missing: `cargo xtask test agent` installs it, or set BERTH_MOTO_SERVER",
             program.display()
         );
         let log = home.join("s3.log");

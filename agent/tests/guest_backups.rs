@@ -75,9 +75,8 @@ impl Ground {
             {"path": "/bin/sh", "arg": ["-c", command], "capture-output": true}});
         let pid = wait_for("the guest's agent", || ask(run.clone()))["pid"].clone();
         let status = json!({"execute": "guest-exec-status", "arguments": {"pid": pid}});
-        let ended = wait_for("the guest's command", || {
-            ask(status.clone()).filter(|status| status["exited"] == true)
-        });
+        let ended =
+            wait_for("the guest's command", || ask(status.clone()).filter(|status| status["exited"] == true));
         decode(ended["out-data"].as_str().unwrap_or_default())
     }
 

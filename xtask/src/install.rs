@@ -43,6 +43,8 @@ const PACKAGES: &[&str] = &[
     "fonts-dejavu-core",
     "libxml2-utils",
     "openssh-client",
+    "python3",
+    "python3-venv",
 ];
 
 /// Packages that are needed when a program is missing: people have these from elsewhere, too.

@@ -164,7 +164,6 @@ pub fn spec(image: &str) -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
-        ..VmSpec::default()
     }
 }
 

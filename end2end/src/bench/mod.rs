@@ -1,5 +1,6 @@
 //! The measurements behind `cargo xtask bench`.
 
+pub mod backup;
 pub mod create;
 pub mod event;
 pub mod first_load;

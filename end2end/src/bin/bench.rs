@@ -6,10 +6,10 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, create, event, first_load, list};
+use berth_end2end::bench::{Row, backup, create, event, first_load, list};
 
 /// Parts, by name.
-const PARTS: [&str; 4] = ["create", "event", "list", "first-load"];
+const PARTS: [&str; 5] = ["agent-backup", "create", "event", "list", "first-load"];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,6 +19,9 @@ async fn main() -> anyhow::Result<()> {
     }
     let runs = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let mut rows: Vec<Row> = Vec::new();
+    if runs("agent-backup") {
+        rows.extend(backup::measure().await?);
+    }
     if runs("create") {
         rows.extend(create::measure().await?);
     }
