@@ -280,7 +280,7 @@ fn a_broken_chain_is_found_and_a_full_backup_comes_by_itself() {
     assert!(next("h").full_because.unwrap().contains("f, on which it builds, is missing"));
     let manifest = ground.file("manifests/vm-7/h.json");
     let words = std::fs::read_to_string(&manifest).unwrap();
-    std::fs::write(&manifest, words.replace("\"pieces\":1", "\"pieces\":0")).unwrap();
+    std::fs::write(&manifest, words.replace("\"frozen\":false", "\"frozen\":true")).unwrap();
     assert!(ground.verify("h").unwrap_err().0.message.contains("not as it was sealed"));
     assert!(next("i").full_because.unwrap().contains("not as it was sealed"));
     std::fs::write(ground.file("manifests/vm-7/i.json"), "{").unwrap();
@@ -485,11 +485,11 @@ fn a_bucket_is_as_good_as_a_directory() {
     let s3 = S3::start(ground.home.path());
     ground.store = s3.store("backups");
     let noise = ground.home.path().join("noise");
-    run("sh", &["-c", &format!("head -c 20M /dev/urandom >{}", text(&noise))]);
-    ground.write(&[&format!("write -s {} 30M 20M", text(&noise))]);
+    run("sh", &["-c", &format!("head -c 10M /dev/urandom >{}", text(&noise))]);
+    ground.write(&[&format!("write -s {} 30M 10M", text(&noise))]);
     assert_eq!(ground.list(), []);
     let full = ground.create("a").unwrap();
-    assert!(full.stored > ByteSize::mib(20), "{full:?}");
+    assert!(full.stored > ByteSize::mib(10), "{full:?}");
     ground.write(&["write -P 0x55 70M 64k"]);
     assert_eq!(ground.create("b").unwrap().builds_on, Some(name("a")));
     let kept = ground.keep("b");

@@ -112,7 +112,8 @@ impl Catalog {
     /// What is wrong with a backup or what it builds on, as far as manifests and notes tell.
     pub fn problem(&self, manifest: &Manifest) -> Option<String> {
         let mut own = manifest;
-        loop {
+        // Salts are drawn at random, so no chain bites its own tail; a forged one is cut here.
+        for _ in 0..=self.entries.len() {
             if self.damaged.contains(own.name.as_str()) {
                 return Some(format!("A verification found {} damaged.", own.name));
             }
@@ -122,6 +123,7 @@ impl Catalog {
                 Err(problem) => return Some(problem),
             };
         }
+        Some(format!("{} builds on itself.", manifest.name))
     }
 
     /// A backup with what it builds on. The error is a sentence on what is broken.
@@ -141,7 +143,6 @@ impl Catalog {
             chain.push((own, keys));
             match &own.builds_on {
                 None => break,
-                // Salts are drawn at random, so no chain bites its own tail; a forged one is cut here.
                 Some(_) if chain.len() > self.entries.len() => {
                     return Err(Broken::Damaged(format!("{} builds on itself.", own.name)));
                 }

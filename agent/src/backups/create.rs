@@ -69,8 +69,8 @@ pub fn create(
 struct Bases<'a> {
     /// The newest first.
     usable: Vec<&'a Manifest>,
-    /// Why there is none, although there are backups.
-    none_because: Option<String>,
+    /// Why the newest is none of them.
+    newest_problem: Option<String>,
 }
 
 /// Whole chains that are not too long.
@@ -80,7 +80,7 @@ fn bases<'a>(
     account: &AccountKey,
     request: &BackupCreate,
 ) -> Result<Bases<'a>, Refusal> {
-    let mut bases = Bases { usable: Vec::new(), none_because: None };
+    let mut bases = Bases { usable: Vec::new(), newest_problem: None };
     if request.full {
         return Ok(bases);
     }
@@ -102,11 +102,11 @@ fn bases<'a>(
         };
         match problem {
             None => bases.usable.push(manifest),
-            Some(problem) => bases.none_because = bases.none_because.or(Some(problem)),
+            Some(problem) if bases.usable.is_empty() && bases.newest_problem.is_none() => {
+                bases.newest_problem = Some(problem);
+            }
+            Some(_) => {}
         }
-    }
-    if !bases.usable.is_empty() {
-        bases.none_because = None;
     }
     Ok(bases)
 }
@@ -162,7 +162,11 @@ impl New<'_> {
             key: self.account.id(),
             taken: self.at,
             builds_on: builds_on.map(|base| Base { name: base.name.clone(), salt: base.salt.clone() }),
-            full_because: taken.full_because.or_else(|| self.bases.none_because.clone()),
+            full_because: if is_full {
+                self.bases.newest_problem.clone().or(taken.full_because)
+            } else {
+                None
+            },
             mark: taken.mark,
             image: taken.image,
             disk_bytes,

@@ -148,9 +148,8 @@ fn wrong(name: &str, e: &Error) -> StoreError {
         source = inner.source();
     }
     match e {
-        Error::NotFound { .. } if words.contains("NoSuchBucket") => {
-            StoreError::Wrong("there is no such bucket.".to_owned())
-        }
+        // A list of no bucket is no missing object.
+        _ if words.contains("NoSuchBucket") => StoreError::Wrong("there is no such bucket.".to_owned()),
         Error::NotFound { .. } => StoreError::Missing(name.to_owned()),
         Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
             StoreError::Wrong("it does not take these access keys.".to_owned())
