@@ -54,7 +54,6 @@ impl Ground {
     fn boot(&self, id: VmId) -> String {
         let boots = self.node.console(id).matches(libvirt_common::READY).count();
         let on = VmSpec { power: WantedPower::On, ..spec(TINY) };
-        let on = VmSpec { nics: vec![], ..on };
         self.node.libvirt.put(id, &on).unwrap();
         self.node.wait_for_boot(id, boots + 1);
         self.inside(id, "cat /root/words; md5sum </root/noise")
