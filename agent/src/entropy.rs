@@ -14,3 +14,9 @@ pub fn salt() -> [u8; 32] {
     salt[16..].copy_from_slice(uuid::Uuid::new_v4().as_bytes());
     salt
 }
+
+/// A secret that opens a console: 64 digits.
+#[expect(clippy::disallowed_methods, reason = "this is the entropy module")]
+pub fn ticket() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+}

@@ -22,11 +22,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 13] = [
+pub const POINTS: [&str; 14] = [
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
     "put.after_define",
+    "put.after_nics",
     "put.after_power",
     "delete.after_destroy",
     "delete.after_undefine",

@@ -34,13 +34,16 @@ fn counters(node: &Node) -> Option<CounterSample> {
 
 #[test]
 fn a_guest_lives_from_its_first_boot_to_its_end() {
+    let _proof = berth_agent::proof::guest(&["vm.put", "vm.get", "vm.list", "vm.delete"]);
+    let _powers =
+        berth_agent::proof::guest(&["vm.shutdown", "vm.start", "vm.reboot", "vm.reset", "vm.power_off"]);
     let node = Node::tiny(GuestNetwork::User);
     let libvirt = &node.libvirt;
     let mut events = libvirt.events();
     let spec = spec(TINY);
 
     // Cut off in the middle, and told again.
-    for point in ["put.after_disk", "put.after_define"] {
+    for point in ["put.after_disk", "put.after_define", "put.after_nics"] {
         assert!(faults::with(&format!("{point}=error"), || libvirt.put(ID, &spec)).is_err(), "{point}");
     }
     let made = libvirt.put(ID, &spec).unwrap();
@@ -56,7 +59,7 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     assert!(said.contains(key), "{said}");
 
     // It is seen working.
-    let first = counters(&node).expect("a running VM has counters");
+    let first = wait_for("counters of a VM that is not busy", || counters(&node));
     assert!(first.cpu_ns > 0 && first.disk_read_bytes > 0 && first.disk_read_ops > 0, "{first:?}");
     assert!((1..=spec.memory.bytes()).contains(&first.memory_used_bytes), "{first:?}");
     wait_for("CPU time to pass", || counters(&node).filter(|later| later.cpu_ns > first.cpu_ns));
@@ -83,6 +86,8 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     node.wait_for_boot(ID, 2);
     libvirt.power(ID, PowerVerb::Reset).unwrap();
     node.wait_for_boot(ID, 3);
+    libvirt.power(ID, PowerVerb::Reboot).unwrap();
+    node.wait_for_boot(ID, 4);
     assert_eq!(libvirt.get(ID).unwrap().state, VmState::Running);
 
     // When its QEMU dies, that is no ordinary end.
@@ -90,6 +95,14 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     run("kill", &["-9", pid.trim()]);
     assert_eq!(next_event(&mut events, ID), Some(VmState::Crashed));
     assert_eq!(libvirt.get(ID).unwrap().state, VmState::Crashed);
+
+    // The plug is pulled of one that runs, and its QEMU is gone.
+    libvirt.power(ID, PowerVerb::Start).unwrap();
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
+    assert_eq!(libvirt.list().unwrap(), [libvirt.get(ID).unwrap()]);
+    assert_eq!(libvirt.power(ID, PowerVerb::PowerOff).unwrap().state, VmState::Off);
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Off));
+    assert!(!PathBuf::from(format!("/run/libvirt/qemu/{}{ID}.pid", node.config.prefix)).exists());
 
     libvirt.delete(ID).unwrap();
     assert_eq!(next_event(&mut events, ID), None);
@@ -113,6 +126,7 @@ impl Drop for Nat {
 
 #[test]
 fn a_guest_with_a_fixed_address_answers_and_runs_the_customers_script_too() {
+    let _proof = berth_agent::proof::guest(&["vm.put"]);
     // A network of this run, so that two runs do not meet.
     let pid = std::process::id();
     let [_, _, high, low] = pid.to_be_bytes();
@@ -191,6 +205,7 @@ fn a_kernel_that_boots_is_proof() {
 
 #[test]
 fn auto_tells_what_really_boots_a_guest() {
+    let _proof = berth_agent::proof::guest(&["node.get"]);
     let ProbeFiles { kernel, initrd } = probe_files();
     let mut node = Node::new(QEMU, GuestNetwork::User, Accelerator::Auto);
     node.config.probe_kernel = Some(kernel);

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
+//! | `GET /v1/vms/{vm}/console/{kind}` | WebSocket: a console, with a [`ConsoleTicket`] |
 //!
 //! Errors have the API's form, [`crate::ErrorBody`], with these codes: `invalid_input` (422, names
 //! the field), `not_found`, `conflict` (another function works on this VM, or it is in a state
@@ -14,10 +15,16 @@
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
 mod backup;
+mod console;
 pub mod function;
+mod guest;
 mod image;
+mod keeping;
+mod network;
 mod node;
 mod run;
+mod sample;
+mod size;
 mod stream;
 mod vm;
 
@@ -26,11 +33,29 @@ pub use backup::{
     BackupPruned, BackupRestore, BackupStore, BackupVerified, BackupVerify, BackupWhere, RestoredDisk,
     StoreSecret,
 };
-pub use function::{Function, Name, Nothing, Sha256};
+pub use console::{
+    ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
+};
+pub use function::{Function, Mac, Name, Nothing, Sha256};
+pub use guest::{
+    Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
+    GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
+    TrimmedFileSystem,
+};
 pub use image::{ImageFile, ImageFileList};
+pub use keeping::{
+    Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
+    Share, UpdateRequest, UpdateState, UpdateStatus,
+};
+pub use network::{
+    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
+    PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,
+};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
 pub use run::{Progress, Run, RunId, RunList};
+pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use size::{VmLimits, VmResize};
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

@@ -238,10 +238,13 @@ impl Interrupted {
 async fn serve(config: Config) -> anyhow::Result<()> {
     // Before anything is started: a signal in the middle must not leave half of it behind.
     let mut interrupted = Interrupted::new()?;
-    let running = serve::start(config, Options::from_environment()?).await?;
-    interrupted.wait().await;
+    let mut running = serve::start(config, Options::from_environment()?).await?;
+    let end = tokio::select! {
+        () = interrupted.wait() => Ok(()),
+        what = running.lost() => Err(anyhow::anyhow!("A part of the control plane failed, so it ends: {what}.")),
+    };
     running.shutdown().await;
-    Ok(())
+    end
 }
 
 async fn run_postgres(config: Config, wanted: Postgres) -> anyhow::Result<()> {

@@ -100,6 +100,7 @@ settings! {
     /// it, nodes must be enrolled anew.
     secret_key_file: Option<PathBuf> = "",
     /// Jobs that a customer waits for, worked on at once; 0 to 64. 0 leaves them to another control plane.
+    /// At most a quarter of them, but one in any case, sends an image to a node.
     workers_interactive: u16 = "16",
     /// Jobs in the background, worked on at once; 0 to 64.
     workers_background: u16 = "4",
@@ -221,6 +222,11 @@ impl Config {
     /// After this a request is given up.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_seconds)
+    }
+
+    /// Images sent to nodes at once: most jobs that a customer waits for must not wait for these.
+    pub fn uploads_max(&self) -> usize {
+        usize::from(self.workers_interactive / 4).max(1)
     }
 
     /// After this a dead worker's job goes on elsewhere.

@@ -28,6 +28,7 @@ pub mod serve;
 pub mod servers;
 pub mod ssh_keys;
 pub mod telemetry;
+pub mod vital;
 pub mod world;
 
 pub use world::World;

@@ -38,6 +38,7 @@ use crate::load::Load;
 use crate::nodes::{self, Links, Pace};
 use crate::postgres::PrivatePostgres;
 use crate::secret::SecretKey;
+use crate::vital::Vital;
 use crate::{World, accounts, clock, db, entropy, openapi, servers, telemetry};
 
 /// How long requests under way, and steps of jobs, may go on once the end has begun.
@@ -78,7 +79,7 @@ impl Options {
 pub struct Running {
     address: SocketAddr,
     world: World,
-    stop: CancellationToken,
+    vital: Vital,
     /// Everything ends when this is dropped; without order, unless [`Running::shutdown`] was called.
     _guard: DropGuard,
     serving: TaskTracker,
@@ -118,7 +119,8 @@ pub async fn start(config: Config, options: Options) -> anyhow::Result<Running> 
     let db = db::connect(connect_options, config.database_connections).await?;
 
     let stop = CancellationToken::new();
-    let started = build(config, options, db, secret_key, stop.clone()).await;
+    let vital = Vital::until(stop.clone());
+    let started = build(config, options, db, secret_key, &vital).await;
     let Parts { world, worker, background } = match started {
         Ok(parts) => parts,
         Err(error) => {
@@ -137,13 +139,13 @@ pub async fn start(config: Config, options: Options) -> anyhow::Result<Running> 
         let routes = Router::new()
             .route("/metrics", get(health::metrics))
             .with_state((world.clone(), metrics.clone()));
-        serving.spawn(serve(listener, routes, stop.clone()));
+        serving.spawn(vital.watch("serving metrics", serve(listener, routes, stop.clone())));
     }
     let routes = routes(&world, metrics, unattended.clone());
-    serving.spawn(serve(listener, routes, stop.clone()));
+    serving.spawn(vital.watch("serving", serve(listener, routes, stop.clone())));
     tracing::info!(%address, public_url = %world.config.origin(), "Berth is up");
-    let guard = stop.clone().drop_guard();
-    Ok(Running { address, world, stop, _guard: guard, serving, background, unattended, worker, postgres })
+    let guard = stop.drop_guard();
+    Ok(Running { address, world, vital, _guard: guard, serving, background, unattended, worker, postgres })
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -175,23 +177,23 @@ async fn build(
     options: Options,
     db: PgPool,
     secret_key: SecretKey,
-    stop: CancellationToken,
+    vital: &Vital,
 ) -> anyhow::Result<Parts> {
     let now = clock::now();
     let owner = entropy::uuid();
     let authority = nodes::authority(&db, &secret_key, now).await?;
     let agents = Arc::new(Agents::new(db.clone(), authority, now)?);
-    let signals = Signals::start(db.clone(), stop.clone());
-    let live = Hub::start(db.clone(), &signals, options.live, stop.clone()).await?;
+    let signals = Signals::start(db.clone(), vital);
+    let live = Hub::start(db.clone(), &signals, options.live, vital).await?;
     let load = Load::new(db.clone(), owner);
     let passwords = Passwords::new()?;
     let world = World { db, agents, config, secret_key, passwords, live, load };
 
-    let background = TaskTracker::new();
-    background.spawn(world.load.clone().run(signals.clone(), stop.clone()));
+    let (background, stop) = (TaskTracker::new(), vital.stop());
+    background.spawn(vital.watch("load", world.load.clone().run(signals.clone(), stop.clone())));
     let links = Links::new(world.db.clone(), world.agents.clone(), world.load.clone(), owner, options.pace);
-    background.spawn(links.run(signals.clone(), stop.clone()));
-    background.spawn(prune(world.db.clone(), stop));
+    background.spawn(vital.watch("streams of nodes", links.run(signals.clone(), stop.clone())));
+    background.spawn(vital.watch("pruning", prune(world.db.clone(), stop.clone())));
 
     let settings = jobs::Settings {
         lease: world.config.job_lease(),
@@ -264,11 +266,20 @@ impl Running {
         &self.world
     }
 
+    /// Waits until something ends without which only half of this would work, and names it. The
+    /// rest is then best stopped, and started anew from outside.
+    pub async fn lost(&mut self) -> &'static str {
+        tokio::select! {
+            what = self.vital.lost() => what,
+            () = self.worker.lost() => "working on jobs",
+        }
+    }
+
     /// Stops within ten seconds: no new connections, requests end, sockets close, leases go back,
     /// and the private PostgreSQL last.
     pub async fn shutdown(self) {
         tracing::info!("stopping");
-        self.stop.cancel();
+        self.vital.stop().cancel();
         self.serving.close();
         self.background.close();
         let requests = async {

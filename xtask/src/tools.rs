@@ -38,7 +38,8 @@ const WASM_BINDGEN: Tool = Tool {
 };
 
 /// wasm-opt comes with `binaryen`: Debian's is too old for what the compiler writes today.
-const NODE_PACKAGES: &[(&str, &str)] = &[("binaryen", "132.0.0"), ("playwright-core", "1.65.1")];
+const NODE_PACKAGES: &[(&str, &str)] =
+    &[("binaryen", "132.0.0"), ("esbuild", "0.28.2"), ("playwright-core", "1.65.1")];
 
 /// An S3 server for the agent's tests, with what it needs to be a server.
 const PYTHON_PACKAGES: &[(&str, &str)] =
@@ -57,7 +58,7 @@ pub fn install(place: &Place, step: &Step) -> Result<String> {
         }
     }
     if install_node_packages(place, step)? {
-        made.push("wasm-opt and playwright");
+        made.push("wasm-opt, esbuild and playwright");
     }
     Ok(if made.is_empty() { "nothing is missing".to_owned() } else { made.join(", ") })
 }

@@ -14,13 +14,15 @@ pub struct Kept {
     pub builds_on: Option<usize>,
 }
 
+/// The day, week or month of a moment.
+type Period = fn(Timestamp) -> (i32, u16);
+
 /// The indices of those that stay.
 pub fn stay(backups: &[Kept], keep: BackupKeep) -> BTreeSet<usize> {
     let mut newest_first: Vec<usize> = (0..backups.len()).collect();
     newest_first.sort_by_key(|index| std::cmp::Reverse((backups[*index].taken, *index)));
     let mut stay: BTreeSet<usize> = newest_first.iter().copied().take(keep.last as usize).collect();
-    let rules: [(u32, fn(Timestamp) -> (i32, u16)); 3] =
-        [(keep.daily, day), (keep.weekly, week), (keep.monthly, month)];
+    let rules: [(u32, Period); 3] = [(keep.daily, day), (keep.weekly, week), (keep.monthly, month)];
     for (count, period) in rules {
         let mut seen = BTreeSet::new();
         for index in &newest_first {

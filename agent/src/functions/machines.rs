@@ -11,6 +11,7 @@ pub(super) fn tie(functions: &mut Functions) {
     functions.read::<vm::List>(|api, (), _| Ok(VmList { vms: api.work.hypervisor().list()? }));
     functions.read::<vm::Get>(|api, id, _| Ok(api.work.hypervisor().get(*id)?));
     functions.change::<vm::Put>(spec::faults, |api, _, id, spec| {
+        api.admit(*id)?;
         let _image = api.images.hold(&spec.image.sha256)?;
         Ok(api.work.hypervisor().put(*id, &spec)?)
     });

@@ -8,11 +8,20 @@
 pub mod libvirt;
 pub mod simulator;
 
-use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec};
-use berth_model::{FieldError, VmId};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use berth_model::agent::{
+    ConsoleKind, CounterSample, DomainType, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
+    Versions, Vm, VmEvent, VmSpec,
+};
+use berth_model::{FieldError, PrivateNetworkId, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
+use crate::orphans::Found;
+use crate::screenshot::Picture;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +84,51 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Begins a disk for a VM that is off, or for one that is not there yet.
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError>;
 
-    /// Counters of all running VMs, in one call to the hypervisor.
+    /// Opens a console of a VM that is on: a connection of its own to its screen (RFB), or to its serial port,
+    /// which lets in one at a time. It ends when the VM stops.
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError>;
+
+    /// The end of what a VM wrote to its serial port.
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError>;
+
+    /// What the screen of a VM that is on shows.
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError>;
+
+    /// Presses keys together, by Linux's codes, of a VM that is on.
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError>;
+
+    /// What crashes left behind of VMs.
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError>;
+
+    /// What guests need of the node besides an answer to [`Self::ping`].
+    fn checks(&self) -> Vec<NodeCheck>;
+
+    /// Asks a VM's guest agent: `words` is a command of QEMU's guest agent protocol, and the answer is what
+    /// stands under `return`. Use [`crate::guest::Guest`] instead.
+    ///
+    /// `Unavailable` when it does not answer, `Conflict` when the VM does not run, `Lacking` when it does
+    /// not know the command.
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError>;
+
+    /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
+
+    /// Does what is to be done at the agent's start and from time to time: puts back what somebody removed
+    /// from the node's network, and counts traffic.
+    fn tend(&self) -> Result<(), HypervisorError>;
+
+    /// What the node does for its guests' network cards.
+    fn network(&self) -> Result<NetworkState, HypervisorError>;
+
+    /// What each address has carried.
+    fn traffic(&self) -> Result<TrafficList, HypervisorError>;
+
+    /// Brings this node's part of a private network to what it should be.
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError>;
+
+    /// Leaves nothing of a private network on this node; [`HypervisorError::Conflict`] while a card is in it.
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError>;
 }

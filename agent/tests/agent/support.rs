@@ -1,6 +1,7 @@
 //! An agent in this process on a free port, its peers, and a hypervisor that can hang.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -10,12 +11,15 @@ use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
+use berth_agent::orphans::Found;
+use berth_agent::screenshot::Picture;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    CounterSample, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    ConsoleKind, CounterSample, NetworkState, Nic, Node, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
+    Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -166,7 +170,7 @@ pub fn spec() -> VmSpec {
         memory: ByteSize::gib(1),
         disk: ByteSize::gib(10),
         image: VmImage { sha256: "a".repeat(64) },
-        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "a-guest".into(),
             ssh_keys: vec![],
@@ -175,6 +179,7 @@ pub fn spec() -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -266,12 +271,58 @@ impl Hypervisor for Gated {
         self.gate.pass("restore_begin");
         self.simulator.restore_begin(id, restoring)
     }
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.gate.pass("console");
+        self.simulator.console(id, kind)
+    }
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.gate.pass("console_log");
+        self.simulator.console_log(id, max_bytes)
+    }
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.gate.pass("screenshot");
+        self.simulator.screenshot(id)
+    }
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.gate.pass("send_keys");
+        self.simulator.send_keys(id, codes, hold)
+    }
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        self.simulator.orphans()
+    }
+    fn checks(&self) -> Vec<NodeCheck> {
+        self.simulator.checks()
+    }
+    fn ask_guest(
+        &self,
+        id: VmId,
+        words: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        self.gate.pass("ask_guest");
+        self.simulator.ask_guest(id, words, patience)
+    }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");
         self.simulator.counters()
     }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()
+    }
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.simulator.tend()
+    }
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.simulator.network()
+    }
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.simulator.traffic()
+    }
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.simulator.put_network(id, network)
+    }
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.simulator.delete_network(id)
     }
 }
 

@@ -152,7 +152,7 @@ pub fn spec(image: &str) -> VmSpec {
         memory: ByteSize::mib(128),
         disk: ByteSize::mib(256),
         image: VmImage { sha256: image.to_owned() },
-        nics: vec![Nic { mac: "52:54:00:be:00:01".to_owned(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:be:00:01".to_owned(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "quay-7".to_owned(),
             ssh_keys: vec![
@@ -164,6 +164,7 @@ pub fn spec(image: &str) -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 

@@ -67,6 +67,10 @@ pub struct Staff(pub User);
 #[derive(Debug, Clone)]
 pub struct Owner(pub User);
 
+/// On a request that only asks whether it would be let in: no use of its session.
+#[derive(Debug, Clone, Copy)]
+pub struct JustAsking;
+
 /// Who sent a request. Found once, then kept with the request.
 #[derive(Debug, Clone)]
 enum Principal {
@@ -113,8 +117,9 @@ async fn principal(parts: &mut Parts, world: &World) -> ApiResult<Principal> {
             Principal::Token { access, may }
         }
         Credential::Session(secret_hash) => {
-            let lifetime = world.config.session_lifetime();
-            let found = queries::session_use(&world.db, &secret_hash, lifetime, now).await?;
+            let asks = parts.extensions.get::<JustAsking>().is_some();
+            let put_off = (!asks).then(|| world.config.session_lifetime());
+            let found = queries::session(&world.db, &secret_hash, put_off, now).await?;
             let (user, expires) = found.ok_or_else(|| {
                 Problem::new(ErrorCode::Unauthorized, "The session has ended. Sign in again.")
             })?;

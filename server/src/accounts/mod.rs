@@ -20,6 +20,6 @@ pub mod queries;
 pub mod rules;
 
 pub use access::{
-    COOKIE as SESSION_COOKIE, Owner, ProjectAccess, Reader, SessionRef, SignedIn, Staff, Writer,
+    COOKIE as SESSION_COOKIE, JustAsking, Owner, ProjectAccess, Reader, SessionRef, SignedIn, Staff, Writer,
 };
 pub use http::router;

@@ -127,11 +127,11 @@ pub async fn session_create(
     Ok(expires)
 }
 
-/// The user of a session that has not ended, and when it ends. Use puts the end off.
-pub async fn session_use(
+/// The user of a session that has not ended, and when it ends. Its use puts the end off by so much.
+pub async fn session(
     db: &PgPool,
     secret_hash: &[u8; 32],
-    lifetime: Duration,
+    put_off: Option<Duration>,
     now: Timestamp,
 ) -> sqlx::Result<Option<(User, Timestamp)>> {
     let row = query!(
@@ -146,9 +146,9 @@ pub async fn session_use(
     .await?;
     let Some(row) = row else { return Ok(None) };
     let user = User { id: row.id, email: row.email, name: row.name, role: row.role, created: row.created };
-    if row.last_used > now.plus_seconds(-NOTE_USE_SECONDS) {
+    let Some(lifetime) = put_off.filter(|_| row.last_used <= now.plus_seconds(-NOTE_USE_SECONDS)) else {
         return Ok(Some((user, row.expires)));
-    }
+    };
     let expires = after(now, lifetime);
     query!(
         "update sessions set last_used = $2, expires = $3 where secret_hash = $1",

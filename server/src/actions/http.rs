@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Filter, SortColumn, queries};
+use super::{Filter, queries};
 use crate::accounts::Reader;
 use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, Sort};
 use crate::{World, servers};
@@ -48,7 +48,7 @@ impl Asked {
         if self.id.len() > IDS_MAX {
             return Err(ApiError::field("id", format!("Name at most {IDS_MAX} actions at once.")));
         }
-        let sort = Sort::read(&self.sort, &SortColumn::ALL.map(|column| (column.word(), column)))?;
+        let sort = Sort::read(&self.sort, &["id", "command", "status", "started", "finished"])?;
         let ids = (!self.id.is_empty()).then_some(self.id);
         Ok(Filter { ids, statuses: self.status, resource, sort })
     }
@@ -61,7 +61,7 @@ async fn page_of(
     page: Page,
 ) -> ApiResult<Json<ActionList>> {
     let mut conn = world.db.acquire().await?;
-    let (actions, total) = queries::list(&mut conn, project, filter, page.limit(), page.offset()).await?;
+    let (actions, total) = queries::list(&mut conn, project, filter, page).await?;
     Ok(Json(ActionList { actions, meta: page.meta(total) }))
 }
 

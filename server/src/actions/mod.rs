@@ -42,32 +42,5 @@ pub struct Filter {
     /// Of this kind of resource, or of this one resource.
     pub resource: Option<(ResourceKind, Option<i64>)>,
     /// First by the first; ties by id.
-    pub sort: Vec<Sort<SortColumn>>,
-}
-
-/// What a list of actions can be sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields of an action, explained there")]
-pub enum SortColumn {
-    Id,
-    Command,
-    Status,
-    Started,
-    Finished,
-}
-
-impl SortColumn {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Id, Self::Command, Self::Status, Self::Started, Self::Finished];
-
-    /// Its word in a query string, and its column.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Command => "command",
-            Self::Status => "status",
-            Self::Started => "started",
-            Self::Finished => "finished",
-        }
-    }
+    pub sort: Vec<Sort>,
 }

@@ -8,6 +8,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::{Filter, NewAction, rules};
+use crate::http::Page;
 use crate::live::outbox;
 
 /// Starts an action; it is running from now on.
@@ -132,8 +133,7 @@ pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
     filter: &Filter,
-    limit: i64,
-    offset: i64,
+    page: Page,
 ) -> sqlx::Result<(Vec<Action>, i64)> {
     let mut count = QueryBuilder::new("select count(*) from actions a");
     filter_by(&mut count, project, filter);
@@ -141,11 +141,7 @@ pub async fn list(
 
     let mut query = QueryBuilder::new(SELECT);
     filter_by(&mut query, project, filter);
-    query.push(" order by ");
-    for key in &filter.sort {
-        query.push("a.").push(key.column.word()).push(if key.descending { " desc, " } else { ", " });
-    }
-    query.push("a.id limit ").push_bind(limit).push(" offset ").push_bind(offset);
+    page.push_to(&mut query, &filter.sort);
     let rows: Vec<Row> = query.build_query_as().fetch_all(conn).await?;
     Ok((rows.into_iter().map(Action::from).collect(), total))
 }

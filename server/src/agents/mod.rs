@@ -20,6 +20,7 @@ mod circuit;
 mod client;
 mod error;
 mod tls;
+mod uploads;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,9 +32,11 @@ use sqlx::PgPool;
 pub use client::AgentClient;
 pub use error::AgentError;
 pub use tls::{AgentAddress, Credentials};
+pub use uploads::Upload;
 
 use crate::nodes::ca::Authority;
 use circuit::Circuit;
+use uploads::Uploads;
 
 /// How long a connection may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,6 +48,7 @@ pub struct Agents {
     db: PgPool,
     credentials: Credentials,
     channels: Mutex<HashMap<NodeId, Arc<Channel>>>,
+    uploads: Uploads,
 }
 
 /// What is kept for one node: its connections, the bound and the circuit.
@@ -58,7 +62,8 @@ struct Channel {
 impl Agents {
     /// A client that shows certificates of `authority`, and trusts nobody else's.
     pub fn new(db: PgPool, authority: Arc<Authority>, now: Timestamp) -> anyhow::Result<Self> {
-        Ok(Self { db, credentials: Credentials::new(authority, now)?, channels: Mutex::default() })
+        let credentials = Credentials::new(authority, now)?;
+        Ok(Self { db, credentials, channels: Mutex::default(), uploads: Uploads::default() })
     }
 
     /// The agent of a node. Its address is looked up with each request; a node that is known to be
@@ -71,6 +76,11 @@ impl Agents {
     /// who finds out whether it is down.
     pub(crate) fn at(self: &Arc<Self>, node: NodeId, address: AgentAddress) -> AgentClient {
         AgentClient::new(Arc::clone(self), node, Some(address))
+    }
+
+    /// Leave to send an image to a node. `None` when this process sends it already, or `max` others.
+    pub fn begin_upload(&self, node: NodeId, sha256: &str, max: usize) -> Option<Upload> {
+        self.uploads.begin(node, sha256, max)
     }
 
     /// The CA behind all of them.

@@ -5,6 +5,7 @@ use berth_model::error::ApiError;
 use berth_model::page::{Meta, PER_PAGE_DEFAULT, PER_PAGE_MAX, Pagination};
 use http::request::Parts;
 use serde::Deserialize;
+use sqlx::{Postgres, QueryBuilder};
 
 use super::extract;
 use super::problem::Problem;
@@ -38,6 +39,20 @@ impl Page {
         Meta { pagination: Pagination::new(self.page, self.per_page, total) }
     }
 
+    /// Adds ` order by … limit … offset …`. Every order ends with the id, so that pages do not overlap;
+    /// in the direction of the first key, so that one index serves both.
+    pub fn push_to(self, sql: &mut QueryBuilder<Postgres>, sort: &[Sort]) {
+        let direction = |key: &Sort| if key.descending { " desc" } else { "" };
+        sql.push(" order by ");
+        // What comes after the id decides nothing.
+        for key in sort.iter().take_while(|key| key.column != "id") {
+            sql.push(key.column).push(direction(key)).push(", ");
+        }
+        let by_id = sort.iter().find(|key| key.column == "id").or(sort.first());
+        sql.push("id").push(by_id.map_or("", direction));
+        sql.push(" limit ").push_bind(self.limit()).push(" offset ").push_bind(self.offset());
+    }
+
     fn from_query(query: Option<&str>) -> Result<Self, ApiError> {
         #[derive(Deserialize)]
         struct Asked {
@@ -66,31 +81,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
 
 /// One key of a sorting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sort<C> {
-    /// By what.
-    pub column: C,
+pub struct Sort {
+    /// By what: the word in the query string, and the column.
+    pub column: &'static str,
     /// From large to small.
     pub descending: bool,
 }
 
-impl<C: Copy + PartialEq> Sort<C> {
-    /// Reads the values of `sort=name:desc&sort=id`, given the words that may be sorted by.
+impl Sort {
+    /// Reads the values of `sort=name:desc&sort=id`, given what may be sorted by.
     ///
     /// # Errors
     /// `invalid_input` naming `sort`.
-    pub fn read(asked: &[String], allowed: &[(&str, C)]) -> Result<Vec<Self>, ApiError> {
+    pub fn read(asked: &[String], allowed: &[&'static str]) -> Result<Vec<Self>, ApiError> {
         let mut keys: Vec<Self> = Vec::new();
         for text in asked {
             let (word, direction) = text.split_once(':').unwrap_or((text, "asc"));
-            let column = allowed.iter().find(|(name, _)| *name == word).map(|(_, column)| *column);
+            let column = allowed.iter().copied().find(|column| *column == word);
             let descending = match direction {
                 "asc" => Some(false),
                 "desc" => Some(true),
                 _ => None,
             };
             let (Some(column), Some(descending)) = (column, descending) else {
-                let words: Vec<_> = allowed.iter().map(|(name, _)| *name).collect();
-                let message = format!("Sort by {}, each with “:asc” or “:desc”.", words.join(", "));
+                let message = format!("Sort by {}, each with “:asc” or “:desc”.", allowed.join(", "));
                 return Err(ApiError::field("sort", message));
             };
             // A key that was named before decides nothing more.
@@ -129,15 +143,32 @@ mod tests {
 
     #[test]
     fn only_offered_columns_are_sorted_by() {
-        let allowed = [("id", 'i'), ("name", 'n')];
         let asked = |texts: &[&str]| {
             let texts: Vec<_> = texts.iter().map(|&t| t.to_owned()).collect();
-            Sort::read(&texts, &allowed)
+            Sort::read(&texts, &["id", "name"])
         };
         let keys = asked(&["name:desc", "id", "name:asc"]).expect("good keys");
-        assert_eq!(keys, [Sort { column: 'n', descending: true }, Sort { column: 'i', descending: false }]);
+        let key = |column, descending| Sort { column, descending };
+        assert_eq!(keys, [key("name", true), key("id", false)]);
         for bad in ["", "nonsense", "id:down", "id:asc:asc", "ID"] {
             assert!(asked(&[bad]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn every_order_ends_with_the_id() {
+        let page = Page { page: 1, per_page: 25 };
+        for (asked, order) in [
+            (&[][..], "id"),
+            (&["name"], "name, id"),
+            (&["name:desc"], "name desc, id desc"),
+            (&["name:desc", "id"], "name desc, id"),
+            (&["id:desc", "name"], "id desc"),
+        ] {
+            let asked: Vec<_> = asked.iter().map(|&text| text.to_owned()).collect();
+            let mut sql = QueryBuilder::new("");
+            page.push_to(&mut sql, &Sort::read(&asked, &["id", "name"]).expect("good keys"));
+            assert_eq!(sql.sql().as_str(), format!(" order by {order} limit $1 offset $2"));
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queries::{self, ARCHITECTURE, SortColumn};
+use super::queries::{self, ARCHITECTURE};
 use crate::accounts::Reader;
 use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, Sort};
 use crate::{World, labels};
@@ -66,7 +66,7 @@ async fn image_list(
         names: asked.names,
         selector: labels::selector(asked.label_selector.as_deref())?,
         include_deprecated: asked.include_deprecated,
-        sort: Sort::read(&asked.sort, &SortColumn::ALL)?,
+        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
     };
     let other_processor =
         !asked.architecture.is_empty() && !asked.architecture.iter().any(|a| a == ARCHITECTURE);

@@ -70,31 +70,7 @@ pub struct Filter {
     /// Also those that should no longer be chosen.
     pub include_deprecated: bool,
     /// First by the first; ties by id.
-    pub sort: Vec<Sort<SortColumn>>,
-}
-
-/// What a list of images can be sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortColumn {
-    /// The number.
-    Id,
-    /// The name.
-    Name,
-    /// When it was made.
-    Created,
-}
-
-impl SortColumn {
-    /// All of them, by their words.
-    pub const ALL: [(&str, Self); 3] = [("id", Self::Id), ("name", Self::Name), ("created", Self::Created)];
-
-    const fn column(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Name => "name",
-            Self::Created => "created",
-        }
-    }
+    pub sort: Vec<Sort>,
 }
 
 /// A page of the images that the project may use, and how many there are on all pages.
@@ -113,11 +89,7 @@ pub async fn list(
 
     let mut sql = QueryBuilder::new("select id from images");
     push_where(&mut sql, project, filter);
-    sql.push(" order by ");
-    for key in &filter.sort {
-        sql.push(key.column.column()).push(if key.descending { " desc, " } else { ", " });
-    }
-    sql.push("id limit ").push_bind(page.limit()).push(" offset ").push_bind(page.offset());
+    page.push_to(&mut sql, &filter.sort);
     let ids: Vec<ImageId> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
     Ok((by_ids(conn, &ids).await?, total))
 }
@@ -194,7 +166,7 @@ pub async fn find(
 ) -> sqlx::Result<Option<Found>> {
     sqlx::query_as!(
         Found,
-        r#"select id as "id: ImageId", status as "status: ImageStatus", description, disk_bytes,
+        r#"select id as "id: ImageId", status as "status: ImageStatus", description, sha256, disk_bytes,
                   deprecated as "deprecated: Timestamp"
            from images
            where deleted is null and (project_id is null or project_id = $1)
@@ -217,6 +189,8 @@ pub struct Found {
     pub status: ImageStatus,
     /// For customers.
     pub description: String,
+    /// SHA-256 of its file.
+    pub sha256: String,
     /// Size of the disk in it.
     pub disk_bytes: i64,
     /// Since when it should no longer be chosen.

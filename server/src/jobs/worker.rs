@@ -85,6 +85,11 @@ impl Worker {
         self.shared.owner
     }
 
+    /// Waits until one of its tasks is over, which none is before it stops.
+    pub async fn lost(&mut self) {
+        let _ = self.queues.join_next().await;
+    }
+
     /// Takes no more jobs, lets the steps under way end for as long as `within`, cuts off those that
     /// have not, and hands all leases back.
     pub async fn stop(mut self, within: Duration) {

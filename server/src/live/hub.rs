@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::extract::ws::Utf8Bytes;
 use berth_model::{ProjectId, Timestamp};
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::queries::{self, Row};
 use super::seats::Seats;
 use super::{Channel, Signals, publisher};
+use crate::vital::Vital;
 
 /// Events that wait for one subscriber; with one more it is dropped.
 pub const QUEUE_MAX: usize = 256;
@@ -106,23 +108,24 @@ pub(super) struct Subscription {
 }
 
 impl Hub {
-    /// Starts publishing, fan-out and pruning, until `stop`.
+    /// Starts publishing, fan-out and pruning, until all stops.
     pub async fn start(
         db: PgPool,
         signals: &Signals,
         settings: Settings,
-        stop: CancellationToken,
+        vital: &Vital,
     ) -> sqlx::Result<Self> {
         let seq = queries::kept(&mut *db.acquire().await?).await?.last;
         let subscribers = Subscribers { seq, next_id: 0, by_project: HashMap::new() };
         let subscribers = Mutex::new(subscribers);
+        let stop = vital.stop().clone();
         let inner = Inner { settings, seats: Seats::default(), stop: stop.clone(), subscribers };
         let hub = Self { inner: Arc::new(inner) };
         let publishing = publisher::publish(db.clone(), signals.on(Channel::Outbox));
         let reading = hub.clone().read(db.clone(), signals.on(Channel::Published));
         let pruning = hub.clone().prune(db);
-        let work = Box::pin(async { tokio::join!(publishing, reading, pruning) });
-        tokio::spawn(async move { stop.run_until_cancelled(work).await });
+        let work = async { tokio::join!(publishing, reading, pruning) };
+        tokio::spawn(vital.watch("live events", stop.run_until_cancelled_owned(work).map(drop)));
         Ok(hub)
     }
 

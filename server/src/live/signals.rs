@@ -5,11 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::{broadcast, watch};
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+
+use crate::vital::Vital;
 
 /// After the connection was lost and could not be made again at once.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
@@ -56,12 +58,12 @@ struct Inner {
 }
 
 impl Signals {
-    /// Listens until `stop`. One connection of the pool is held all the time.
-    pub fn start(db: PgPool, stop: CancellationToken) -> Self {
+    /// Listens until all stops. One connection of the pool is held all the time.
+    pub fn start(db: PgPool, vital: &Vital) -> Self {
         let counts = Channel::ALL.map(|_| watch::Sender::new(0));
         let signals = Self(Arc::new(Inner { counts, load: broadcast::Sender::new(LOAD_MAX) }));
-        let listening = signals.clone();
-        tokio::spawn(async move { stop.run_until_cancelled(listening.listen(db)).await });
+        let listening = vital.stop().clone().run_until_cancelled_owned(signals.clone().listen(db));
+        tokio::spawn(vital.watch("listening to the database", listening.map(drop)));
         signals
     }
 

@@ -28,7 +28,7 @@ use utoipa_axum::routes;
 
 use super::hub::{Published, Subscription, text};
 use super::queries;
-use crate::accounts::{ProjectAccess, Reader};
+use crate::accounts::{JustAsking, ProjectAccess, Reader};
 use crate::http::{ApiResult, Errors, Problem};
 use crate::load::WatchGuard;
 use crate::{World, servers};
@@ -99,6 +99,8 @@ impl Credentials {
         let mut request = http::Request::new(());
         (*request.method_mut(), *request.uri_mut()) = (Method::GET, self.uri.clone());
         *request.headers_mut() = self.headers.clone();
+        // A page left open is no use of the session: it must end in its time.
+        request.extensions_mut().insert(JustAsking);
         let (mut parts, ()) = request.into_parts();
         match Reader::from_request_parts(&mut parts, world).await {
             Ok(Reader(now)) => now.project == access.project,

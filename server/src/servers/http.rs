@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::jobs::delete::ServerDelete;
 use super::jobs::power::{self, Power, Verb};
-use super::queries::{self, Held, SortColumn};
+use super::queries::{self, Held};
 use super::{order, rules};
 use crate::accounts::{ProjectAccess, Reader, Writer};
 use crate::actions::{self, NewAction};
@@ -65,7 +65,7 @@ async fn server_list(
 ) -> ApiResult<Json<ServerList>> {
     let filter = queries::Filter {
         selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &SortColumn::ALL)?,
+        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
         name: asked.name,
         statuses: asked.status,
     };

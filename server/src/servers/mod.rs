@@ -4,7 +4,8 @@
 //! number. An *action* that works on a server *holds* it: `locked_by` is set in the transaction
 //! that starts the action and cleared in the one that ends it, so at most one works at a time.
 //! What the agent tells of a VM is *observed*; while an action holds the server, the action
-//! decides, otherwise what was observed wins ([`rules::observed`]).
+//! decides, otherwise what was observed wins ([`rules::observed`]). What comes after the action's
+//! last look counts when it lets go ([`queries::unlock`]).
 //!
 //! ```text
 //!  POST /servers ─▶ initializing ─▶ starting ─▶ running ◀──────────┐

@@ -33,7 +33,7 @@ pub async fn observe(
     if event.state.is_none() && status.is_some() {
         tracing::error!(%node, server = %id, "A server's machine is no longer on its node.");
     }
-    queries::set_observed(conn, id, status.unwrap_or(known.status), event.at).await?;
+    queries::set_observed(conn, id, status.unwrap_or(known.status), event).await?;
     match status {
         Some(_) => queries::publish(conn, id, now).await,
         None => Ok(()),
@@ -63,8 +63,8 @@ pub async fn observe_all(
     Ok(())
 }
 
-/// The node no longer answers: what its servers do is not known. Those that an action holds are
-/// left to the action. They come back with [`observe_all`].
+/// The node no longer answers: what its servers do is not known. The status of those that an action
+/// holds is left to the action. They come back with [`observe_all`].
 ///
 /// # Errors
 /// When the database fails.

@@ -6,7 +6,7 @@ use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
 use berth_model::server::{NameOrId, ServerCreate, ServerStatus};
-use berth_model::{ErrorCode, FieldError, ImageId, LocationId, ProjectId, ServerId, Timestamp};
+use berth_model::{ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
 
 use super::jobs::create;
@@ -26,7 +26,7 @@ const QUOTE_MAX: usize = 60;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Order {
     shape: Shape,
-    image: ImageId,
+    image: images::queries::Found,
     location: LocationId,
     pub(super) ssh_public_keys: Vec<String>,
 }
@@ -87,9 +87,9 @@ async fn image(
     shape: Option<&Shape>,
     now: Timestamp,
     faults: &mut Vec<FieldError>,
-) -> ApiResult<Option<ImageId>> {
-    let image = images::queries::find(conn, project, &create.image).await?;
-    let message = match &image {
+) -> ApiResult<Option<images::queries::Found>> {
+    let found = images::queries::find(conn, project, &create.image).await?;
+    let message = match &found {
         None => format!("There is no image {}.", quote(&create.image)),
         Some(image) if image.status != ImageStatus::Available => {
             format!("The image {} cannot be used now.", image.description)
@@ -102,7 +102,7 @@ async fn image(
                 let needed = image.disk_bytes.unsigned_abs().div_ceil(1 << 30);
                 format!("This image needs a disk of {needed} GB; {} has {}.", shape.name, shape.disk_gib)
             }
-            _ => return Ok(Some(image.id)),
+            _ => return Ok(found),
         },
     };
     faults.push(fault("image", message));
@@ -189,7 +189,7 @@ pub(super) async fn write(
         cores: order.shape.cores,
         memory_mib: order.shape.memory_mib,
         disk_gib: order.shape.disk_gib,
-        image: order.image,
+        image: order.image.id,
         location: order.location,
         ssh_public_keys: &order.ssh_public_keys,
         root_password_hash,
@@ -212,7 +212,8 @@ pub(super) async fn write(
     };
     let action = actions::queries::start(conn, &action).await?;
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
-    let saga = create::ServerCreate::new(id, create.start_after_create.unwrap_or(true));
+    let start = create.start_after_create.unwrap_or(true);
+    let saga = create::ServerCreate::new(id, order.image.sha256.clone(), start);
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;
     Ok((id, action))

@@ -4,7 +4,7 @@
 mod render;
 mod select;
 
-use berth_model::agent::VmState;
+use berth_model::agent::{VmEvent, VmState};
 use berth_model::event::Change;
 use berth_model::label::Labels;
 use berth_model::server::ServerStatus;
@@ -15,9 +15,10 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 pub use render::render;
-pub use select::{Filter, SortColumn, get, list};
+pub use select::{Filter, get, list};
 
-use super::rules::Need;
+use super::jobs::Look;
+use super::rules::{self, Need};
 use crate::labels;
 use crate::live::outbox;
 
@@ -150,6 +151,8 @@ pub struct Known {
     pub locked: bool,
     /// When the last news was seen.
     pub observed: Option<Timestamp>,
+    /// What its machine did then.
+    pub seen: Option<VmState>,
 }
 
 /// A server of which there is news, its row locked until the transaction ends.
@@ -160,7 +163,8 @@ pub async fn hold_observed(conn: &mut PgConnection, id: ServerId) -> sqlx::Resul
     sqlx::query_as!(
         Known,
         r#"select status as "status: ServerStatus", node_id as "node: NodeId",
-                  locked_by is not null as "locked!", observed as "observed: Timestamp"
+                  locked_by is not null as "locked!", observed as "observed: Timestamp",
+                  seen as "seen: VmState"
            from servers where id = $1 for no key update"#,
         id.0
     )
@@ -176,13 +180,14 @@ pub async fn set_observed(
     conn: &mut PgConnection,
     id: ServerId,
     status: ServerStatus,
-    seen: Timestamp,
+    news: &VmEvent,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update servers set status = $2, observed = $3 where id = $1",
+        "update servers set status = $2, observed = $3, seen = $4 where id = $1",
         id.0,
         status as ServerStatus,
-        seen as Timestamp
+        news.at as Timestamp,
+        news.state as Option<VmState>
     )
     .execute(conn)
     .await?;
@@ -199,16 +204,18 @@ pub async fn on_node(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<
         .await
 }
 
-/// Makes the status of the node's servers `unknown`, except of those that an action holds. Says
-/// which changed.
+/// Notes that nothing is seen of the node's servers any more: their status is `unknown`, except of
+/// those that an action holds. Says which may have changed.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn set_unknown(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<Vec<ServerId>> {
+    // Not the time of now: the next news carry the node's own clock, which may be behind.
     sqlx::query_scalar!(
-        r#"update servers set status = 'unknown' where id in (
-               select id from servers where node_id = $1 and locked_by is null and status <> 'unknown'
-               order by id for no key update)
+        r#"update servers set observed = null, seen = null,
+               status = case when locked_by is null then 'unknown' else status end
+           where id in (select id from servers where node_id = $1 and status <> 'unknown'
+                        order by id for no key update)
            returning id as "id: ServerId""#,
         node.0
     )
@@ -237,17 +244,25 @@ pub async fn lock(
     Ok(())
 }
 
-/// No action holds the server any more. It does what `state` says: what its machine was last seen
-/// to do, or `None` when that is not known.
+/// When the last news of a server was seen.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn unlock(conn: &mut PgConnection, id: ServerId, state: Option<VmState>) -> sqlx::Result<()> {
-    let status = match state {
-        Some(VmState::Running | VmState::Paused) => ServerStatus::Running,
-        Some(VmState::Off | VmState::Crashed) => ServerStatus::Off,
-        None => ServerStatus::Unknown,
-    };
+pub async fn observed(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Timestamp>> {
+    let observed =
+        sqlx::query_scalar!(r#"select observed as "observed: Timestamp" from servers where id = $1"#, id.0);
+    Ok(observed.fetch_optional(conn).await?.flatten())
+}
+
+/// No action holds the server any more. It does what its machine did at the action's last look, or
+/// by the news, when some came since or there was no look.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unlock(conn: &mut PgConnection, id: ServerId, look: Option<Look>) -> sqlx::Result<()> {
+    let Some(known) = hold_observed(conn, id).await? else { return Ok(()) };
+    let look = look.filter(|look| look.observed == known.observed);
+    let status = rules::status_of(look.map_or(known.seen, |look| look.state));
     sqlx::query!(
         "update servers set locked_by = null, status = $2 where id = $1",
         id.0,
@@ -347,7 +362,7 @@ pub async fn wish(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<
 /// When the database fails.
 pub async fn place(conn: &mut PgConnection, id: ServerId, node: Option<NodeId>) -> sqlx::Result<()> {
     sqlx::query!(
-        "update servers set node_id = $2, observed = null where id = $1",
+        "update servers set node_id = $2, observed = null, seen = null where id = $1",
         id.0,
         node.map(|node| node.0)
     )
@@ -356,7 +371,7 @@ pub async fn place(conn: &mut PgConnection, id: ServerId, node: Option<NodeId>) 
     Ok(())
 }
 
-/// What the machine behind a server is made of, beside its address.
+/// What the machine behind a server is made of, beside its image and its address.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Its host name.
@@ -365,8 +380,6 @@ pub struct Machine {
     pub need: Need,
     /// `52:54:00:…`
     pub mac: String,
-    /// SHA-256 of the image file.
-    pub image_sha256: String,
     /// Lines of `authorized_keys`.
     pub ssh_public_keys: Vec<String>,
     /// crypt(3) SHA-512.
@@ -381,9 +394,9 @@ pub struct Machine {
 /// When the database fails.
 pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Machine>> {
     let row = sqlx::query!(
-        r#"select s.name, s.cores, s.memory_mib, s.disk_gib, s.mac::text as "mac!", s.ssh_public_keys,
-                  s.root_password_hash, s.user_data, i.sha256
-           from servers s join images i on i.id = s.image_id where s.id = $1"#,
+        r#"select name, cores, memory_mib, disk_gib, mac::text as "mac!", ssh_public_keys,
+                  root_password_hash, user_data
+           from servers where id = $1"#,
         id.0
     );
     let machine = row.fetch_optional(conn).await?.map(|row| Machine {
@@ -394,7 +407,6 @@ pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Opti
             disk: ByteSize::gib(u64::from(row.disk_gib.unsigned_abs())),
         },
         mac: row.mac,
-        image_sha256: row.sha256,
         ssh_public_keys: row.ssh_public_keys,
         root_password_hash: row.root_password_hash,
         user_data: row.user_data,

@@ -51,19 +51,25 @@ pub fn update_faults(update: &ServerUpdate) -> Vec<FieldError> {
     faults
 }
 
+/// What a server does whose machine does this; `None`: that is not known. A paused machine counts
+/// as on: its memory and its place are taken.
+pub fn status_of(state: Option<VmState>) -> ServerStatus {
+    match state {
+        Some(VmState::Running | VmState::Paused) => ServerStatus::Running,
+        Some(VmState::Off | VmState::Crashed) => ServerStatus::Off,
+        None => ServerStatus::Unknown,
+    }
+}
+
 /// The status after `state` was seen of a server with `status`, or nothing when it stays as it is.
 /// `locked`: an action holds it, and decides; only the end it works towards is taken from what is
-/// seen. A paused machine counts as on: its memory and its place are taken.
+/// seen.
 pub fn observed(status: ServerStatus, state: Option<VmState>, locked: bool) -> Option<ServerStatus> {
     use ServerStatus as S;
     let seen = match state {
-        Some(VmState::Running) => S::Running,
         // A machine is held for a moment while it starts.
-        Some(VmState::Paused) if locked => return None,
-        Some(VmState::Paused) => S::Running,
-        Some(VmState::Off | VmState::Crashed) => S::Off,
-        None if locked => return None,
-        None => S::Unknown,
+        Some(VmState::Paused) | None if locked => return None,
+        state => status_of(state),
     };
     let next = match (status, seen) {
         (S::Deleting | S::Migrating | S::Rebuilding, _) => return None,

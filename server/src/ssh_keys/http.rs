@@ -11,8 +11,7 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queries::{self, SortColumn};
-use super::rules;
+use super::{queries, rules};
 use crate::accounts::{Reader, Writer};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
 use crate::{World, clock, labels};
@@ -55,7 +54,7 @@ async fn ssh_key_list(
 ) -> ApiResult<Json<SshKeyList>> {
     let filter = queries::Filter {
         selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &SortColumn::ALL)?,
+        sort: Sort::read(&asked.sort, &["id", "name"])?,
         name: asked.name,
         fingerprint: asked.fingerprint,
     };

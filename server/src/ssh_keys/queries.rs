@@ -44,28 +44,7 @@ pub struct Filter {
     /// With labels that fit.
     pub selector: Selector,
     /// First by the first; ties by id.
-    pub sort: Vec<Sort<SortColumn>>,
-}
-
-/// What a list of keys can be sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortColumn {
-    /// The number.
-    Id,
-    /// The name.
-    Name,
-}
-
-impl SortColumn {
-    /// All of them, by their words.
-    pub const ALL: [(&str, Self); 2] = [("id", Self::Id), ("name", Self::Name)];
-
-    const fn column(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Name => "name",
-        }
-    }
+    pub sort: Vec<Sort>,
 }
 
 /// Adds a key to the project.
@@ -137,11 +116,7 @@ pub async fn list(
     let mut sql =
         QueryBuilder::new("select id, name, fingerprint, public_key, labels, created from ssh_keys");
     push_where(&mut sql, project, filter);
-    sql.push(" order by ");
-    for key in &filter.sort {
-        sql.push(key.column.column()).push(if key.descending { " desc, " } else { ", " });
-    }
-    sql.push("id limit ").push_bind(page.limit()).push(" offset ").push_bind(page.offset());
+    page.push_to(&mut sql, &filter.sort);
     let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
     Ok((rows.into_iter().map(SshKey::from).collect(), total))
 }

@@ -18,6 +18,7 @@ use berth_server::load::Load;
 use berth_server::nodes::ca::Authority;
 use berth_server::nodes::{self, Links, Pace};
 use berth_server::secret::SecretKey;
+use berth_server::vital::Vital;
 use berth_server::{clock, entropy};
 use sqlx::PgPool;
 use tokio::task::JoinSet;
@@ -136,7 +137,7 @@ impl Fleet {
     /// The same at another pace.
     pub fn plane_at(&self, pace: Pace) -> Plane {
         let (owner, stop) = (entropy::uuid(), CancellationToken::new());
-        let signals = Signals::start(self.db().clone(), stop.clone());
+        let signals = Signals::start(self.db().clone(), &Vital::until(stop.clone()));
         let load = Load::new(self.db().clone(), owner);
         let agents =
             Arc::new(Agents::new(self.db().clone(), Arc::clone(&self.authority), clock::now()).unwrap());
@@ -276,6 +277,7 @@ pub fn spec(power: WantedPower) -> VmSpec {
             name_servers: Vec::new(),
         },
         power,
+        ..VmSpec::default()
     }
 }
 

@@ -236,6 +236,22 @@ async fn metrics_are_for_this_machine_only() {
     assert_eq!(passed_on.status, 404);
 }
 
+#[tokio::test]
+async fn metrics_with_an_address_of_their_own_are_there_and_nowhere_else() {
+    // A loopback address that no other test takes.
+    let [a, b, c] = berth_server::entropy::bytes::<3>();
+    let address = format!("127.{a}.{b}.{}:7790", c.clamp(1, 254));
+    let settings = format!("metrics_listen = \"{address}\"\nworkers_interactive = 0");
+    let berth = Berth::start_with(&settings, Options::default()).await;
+    let own = Client::new(&format!("http://{address}"));
+    let metrics = own.get("/metrics").await;
+    assert_eq!(metrics.status, 200);
+    assert!(metrics.headers["content-type"].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    assert!(metrics.text.contains("# TYPE database_connections gauge"), "{}", metrics.text);
+    assert_eq!(berth.stranger().get("/metrics").await.status, 404);
+    assert_eq!(own.get("/v1/servers").await.status, 404, "it serves nothing else");
+}
+
 fn app(berth: &Berth) -> Client {
     let folder = berth.folder().join("app");
     std::fs::create_dir_all(&folder).unwrap();

@@ -7,6 +7,7 @@ use berth_model::event::{CLOSE_ENDED, CLOSE_TOO_SLOW, Change, Event, LiveMessage
 use berth_model::load::LoadSample;
 use berth_model::{ProjectId, ServerId};
 use berth_server::live::{Settings, outbox};
+use berth_server::serve::Options;
 use berth_server::{clock, entropy};
 use futures_util::{SinkExt as _, StreamExt as _};
 use sqlx::PgPool;
@@ -17,22 +18,42 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::stage::{Member, Plane, Stage};
-use crate::support::{PATIENCE, until};
+use crate::support::{Berth, PASSWORD, PATIENCE, until};
 
 /// A client of `/v1/live`.
 struct Ear(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Ear {
     async fn dial(plane: &Plane, member: &Member) -> Result<Self, Error> {
-        let mut request = format!("ws://{}/v1/live", plane.address).into_client_request().unwrap();
-        let bearer = format!("Bearer {}", member.token).parse().unwrap();
-        request.headers_mut().insert("authorization", bearer);
+        let bearer = format!("Bearer {}", member.token);
+        Self::show(&format!("ws://{}", plane.address), &[("authorization", &bearer)]).await
+    }
+
+    async fn show(base: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
+        let mut request = format!("{base}/v1/live").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
         connect_async(request).await.map(|(socket, _)| Self(socket))
     }
 
-    /// Says hello, and answers what was said first.
     async fn open(plane: &Plane, member: &Member, last_seq: Option<i64>) -> (Self, i64) {
-        let mut ear = Self::dial(plane, member).await.unwrap();
+        Self::dial(plane, member).await.unwrap().greet(last_seq).await
+    }
+
+    /// The page of a customer who has just signed up.
+    async fn of_page(berth: &Berth) -> (Self, i64) {
+        let email = format!("{}@example.org", entropy::alphanumeric(10));
+        let form = serde_json::json!({"email": email, "name": "Ada", "password": PASSWORD});
+        let reply = berth.stranger().post("/v1/users", form).await;
+        let cookie = format!("berth_session={}", reply.cookie("berth_session").unwrap());
+        let shows = [("cookie", cookie.as_str()), ("origin", berth.url())];
+        Self::show(&berth.url().replace("http", "ws"), &shows).await.unwrap().greet(None).await
+    }
+
+    /// Says hello, and answers what was said first.
+    async fn greet(self, last_seq: Option<i64>) -> (Self, i64) {
+        let mut ear = self;
         ear.say(&serde_json::json!({ "last_seq": last_seq }).to_string()).await;
         match ear.next().await {
             LiveMessage::Welcome { seq } => (ear, seq),
@@ -463,6 +484,28 @@ async fn a_socket_ends_with_its_token_and_with_the_control_plane() {
     assert_eq!(stays.gone().await, (1, 1));
     plane.stop();
     assert_eq!(stays.close_code().await, 1001);
+}
+
+#[tokio::test]
+async fn a_page_left_open_does_not_keep_its_session_alive() {
+    let live = Settings { recheck_every: Duration::from_millis(100), ..Settings::default() };
+    let berth = Berth::start_with("", Options { live, ..Options::default() }).await;
+    let (mut ear, _) = Ear::of_page(&berth).await;
+    let sql =
+        "update sessions set last_used = now() - interval '1 hour', expires = now() + interval '2 seconds'";
+    sqlx::query(sql).execute(&berth.world().db).await.unwrap();
+    let closed = timeout(PATIENCE, ear.close_code()).await.expect("it ends with its session");
+    assert_eq!(closed, CLOSE_ENDED);
+}
+
+#[tokio::test]
+async fn open_sockets_do_not_hold_up_the_end() {
+    let berth = Berth::start_with("", Options::default()).await;
+    // One that takes leave, and one that says nothing any more.
+    let ((mut polite, _), (_silent, _)) = (Ear::of_page(&berth).await, Ear::of_page(&berth).await);
+    let stopping = tokio::spawn(timeout(Duration::from_secs(10), berth.stop()));
+    assert_eq!(polite.close_code().await, 1001);
+    stopping.await.unwrap().expect("it stops within ten seconds");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod images;
 mod jobs;
 mod live;
 mod load;
+mod log;
 mod nodes;
 mod openapi;
 mod postgres;

@@ -15,7 +15,7 @@ use berth_server::nodes::Pace;
 use berth_server::nodes::ca::Authority;
 use berth_server::nodes::queries::{self, Lease};
 use berth_server::secret::SecretKey;
-use berth_server::{clock, entropy, nodes};
+use berth_server::{clock, entropy, nodes, servers};
 
 use crate::fleet::{Fleet, PACE, SimulatedNode, Way, spec};
 use crate::support::{Berth, until};
@@ -124,6 +124,27 @@ async fn what_a_vm_does_becomes_its_servers_status() {
     fleet.status_becomes(server, ServerStatus::Running).await;
     let changes: i64 = sqlx::query_scalar("select count(*) from outbox").fetch_one(fleet.db()).await.unwrap();
     assert!(changes >= 3, "customers were told: {changes}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_goes_down_is_news_also_of_a_server_that_an_action_holds() {
+    let fleet = Fleet::start().await;
+    let mut node = fleet.node("n1").await;
+    let server = fleet.server(node.id, ServerStatus::Off).await;
+    node.boot(server);
+    let plane = fleet.plane();
+    fleet.status_becomes(server, ServerStatus::Running).await;
+    sqlx::query("update servers set locked_by = 1").execute(fleet.db()).await.unwrap();
+    let mut conn = fleet.db().acquire().await.unwrap();
+    let observed = servers::queries::observed(&mut conn, server).await.unwrap();
+    let look = servers::jobs::Look { state: Some(VmState::Running), observed };
+
+    node.stop().await;
+    fleet.state_becomes(node.id, NodeState::Down).await;
+    assert_eq!(fleet.status(server).await, ServerStatus::Running, "that is left to the action");
+    servers::queries::unlock(&mut conn, server, Some(look)).await.unwrap();
+    assert_eq!(fleet.status(server).await, ServerStatus::Unknown);
     plane.stop().await;
 }
 

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use berth_agent::hypervisor::Hypervisor as _;
 use berth_model::action::{Action, ActionReply, ActionStatus};
-use berth_model::agent::{VmEvent, VmState};
+use berth_model::agent::{PowerVerb, VmEvent, VmState};
 use berth_model::server::{Server, ServerCreated, ServerReply, ServerStatus};
 use berth_model::{ActionId, ErrorCode, ServerId, VmId};
 use berth_server::jobs::{Registry, Settings, StepName, Worker};
 use berth_server::live::Signals;
 use berth_server::servers::jobs::{create, delete, register};
-use berth_server::{clock, entropy, servers};
+use berth_server::vital::Vital;
+use berth_server::{clock, entropy, images, servers};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::SimulatedNode;
@@ -41,17 +43,17 @@ impl Shop {
         let node = berth.node("node-1").await;
         let customer = berth.customer().await;
         let stop = CancellationToken::new();
-        let signals = Signals::start(berth.world().db.clone(), stop.clone());
+        let signals = Signals::start(berth.world().db.clone(), &Vital::until(stop.clone()));
         Self { berth, node, customer, signals, stop }
     }
 
     fn worker(&self, faults: &str) -> Worker {
-        let settings = Settings {
-            lease: Duration::from_millis(600),
-            poll: Duration::from_millis(50),
-            faults: faults.parse().unwrap(),
-            ..Settings::default()
-        };
+        self.worker_with(Settings { faults: faults.parse().unwrap(), ..Settings::default() })
+    }
+
+    fn worker_with(&self, settings: Settings) -> Worker {
+        let (lease, poll) = (Duration::from_millis(600), Duration::from_millis(50));
+        let settings = Settings { lease, poll, ..settings };
         Worker::start(self.berth.world().clone(), &register(Registry::new()), &settings, &self.signals)
     }
 
@@ -64,6 +66,28 @@ impl Shop {
         let mut order = json!({"name": name, "server_type": "s1", "image": "tiny"});
         order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.customer.post("/v1/servers", order).await.expect(201)
+    }
+
+    /// Offers another file under this name; says its checksum.
+    async fn add_image(&self, name: &str) -> String {
+        let (world, mut content) = (self.berth.world(), [0; 96]);
+        content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        content[24..32].copy_from_slice(&1_048_576_u64.to_be_bytes());
+        content[80..].copy_from_slice(&entropy::bytes::<16>());
+        let sha256 = hex::encode(Sha256::digest(content));
+        std::fs::write(images::file_path(&world.config.data_dir, &sha256), content).unwrap();
+        let image = images::queries::SystemImage {
+            name,
+            description: name,
+            sha256: &sha256,
+            file_bytes: content.len() as i64,
+            disk_bytes: 1_048_576,
+            os_flavor: "tiny",
+            os_version: None,
+        };
+        let mut conn = world.db.acquire().await.unwrap();
+        images::queries::put_system(&mut conn, &image, clock::now()).await.unwrap();
+        sha256
     }
 
     async fn tell(&self, server: ServerId, verb: &str) -> Action {
@@ -301,6 +325,93 @@ async fn wherever_a_power_action_is_given_up_the_server_does_what_its_machine_do
         let server = shop.server(id).await.unwrap();
         assert_eq!((server.status, server.locked), (wanted, false), "{place}");
         worker.stop(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_that_come_after_the_last_look_of_an_action_are_not_lost() {
+    let shop = Shop::open().await;
+    let marker = shop.berth.folder().join("marker");
+    let places = ["create_server.boot", "start_server.settle", "stop_server.settle"];
+    let pauses = places.map(|place| format!("{place}.after_run=pause:{}", marker.display()));
+    let _worker = shop.worker(&pauses.join(","));
+    let made = shop.order().await;
+    let id = made.server.id;
+    let news = async |wanted: &str| {
+        until(&format!("the news is {wanted}"), async || {
+            let seen = sqlx::query_scalar::<_, Option<String>>("select seen from servers where id = $1");
+            let seen = seen.bind(id).fetch_one(&shop.berth.world().db).await.unwrap();
+            (seen.as_deref() == Some(wanted)).then_some(())
+        })
+        .await;
+    };
+    for (verb, looked, seen, status) in [
+        (None, "running", "crashed", ServerStatus::Off),
+        (Some("poweron"), "running", "crashed", ServerStatus::Off),
+        (Some("poweroff"), "crashed", "running", ServerStatus::Running),
+    ] {
+        let action = match verb {
+            Some(verb) => shop.tell(id, verb).await.id,
+            None => made.action.id,
+        };
+        until("the action has had its last look", async || marker.exists().then_some(())).await;
+        news(looked).await;
+        let (simulator, vm) = (&shop.node.simulator, VmId::from(id));
+        match seen {
+            "crashed" => simulator.crash(vm),
+            _ => simulator.power(vm, PowerVerb::Start),
+        }
+        .unwrap();
+        news(seen).await;
+        std::fs::remove_file(&marker).unwrap();
+        shop.succeeds(action).await;
+        let server = shop.server(id).await.unwrap();
+        assert_eq!((server.status, server.locked), (status, false), "{verb:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_goes_on_with_the_image_file_it_began_with() {
+    let shop = Shop::open().await;
+    let before = shop.order().await;
+    let replaced = shop.add_image("tiny").await;
+    let after = shop.order().await;
+    let _worker = shop.worker("");
+    let mut files = Vec::new();
+    for made in [before, after] {
+        shop.succeeds(made.action.id).await;
+        files.push(shop.node.simulator.get(VmId::from(made.server.id)).unwrap().spec.unwrap().image.sha256);
+    }
+    assert_ne!(files[0], replaced);
+    assert_eq!(files[1], replaced);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_image_must_wait_leaves_its_worker_to_others() {
+    let shop = Shop::open().await;
+    let _worker = shop.worker_with(Settings { interactive: 1, ..Settings::default() });
+    let there = shop.order().await;
+    shop.succeeds(there.action.id).await;
+
+    let agents = &shop.berth.world().agents;
+    for it_is_this_one in [true, false] {
+        let sha256 = shop.add_image("other").await;
+        let sent = if it_is_this_one { sha256.as_str() } else { "another" };
+        let upload = agents.begin_upload(shop.node.id, sent, 1).unwrap();
+        let made = shop.order_with(json!({"image": "other"})).await;
+        until("the order has come to its image", async || {
+            let waits = "select count(*) from jobs where kind = 'create_server' and step = 'image'
+                             and attempts = 0 and run_at > now() and data->'server' = to_jsonb($1)
+                             and lease_owner is null";
+            (shop.count(waits, made.server.id).await > 0).then_some(())
+        })
+        .await;
+        let action = shop.tell(there.server.id, "reboot").await;
+        shop.succeeds(action.id).await;
+        assert_eq!(shop.action(made.action.id).await.status, ActionStatus::Running);
+        drop(upload);
+        shop.succeeds(made.action.id).await;
+        assert!(agents.begin_upload(shop.node.id, &sha256, 1).is_some(), "its own is over");
     }
 }
 

@@ -13,6 +13,7 @@ use berth_server::config::Config;
 use berth_server::live::{self, Hub, Signals};
 use berth_server::load::Load;
 use berth_server::secret::SecretKey;
+use berth_server::vital::Vital;
 use berth_server::{World, actions, clock, db, entropy, nodes};
 use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
@@ -108,13 +109,14 @@ impl Stage {
         let stop = CancellationToken::new();
         let secret_key = SecretKey::new([7; 32]);
         let authority = nodes::authority(&db, &secret_key, clock::now()).await.unwrap();
-        let signals = Signals::start(db.clone(), stop.clone());
+        let vital = Vital::until(stop.clone());
+        let signals = Signals::start(db.clone(), &vital);
         let world = World {
             agents: Arc::new(Agents::new(db.clone(), authority, clock::now()).unwrap()),
             config: Arc::new(Config::from_text("", []).unwrap()),
             secret_key,
             passwords: Passwords::new().unwrap(),
-            live: Hub::start(db.clone(), &signals, settings, stop.clone()).await.unwrap(),
+            live: Hub::start(db.clone(), &signals, settings, &vital).await.unwrap(),
             load: Load::new(db.clone(), entropy::uuid()),
             db,
         };

@@ -3,15 +3,17 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
-use berth_model::VmId;
-use berth_model::agent::{DomainType, VmSpec};
+use berth_model::agent::{DomainType, Nic, VmSpec};
+use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
 use super::disk::Cache;
 use super::folder::Folder;
 use super::names;
 use super::network::GuestNetwork;
+use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
 use super::xml;
+use crate::network::{Names, PRIVATE_MTU};
 
 /// The namespace of our metadata.
 pub const METADATA_URI: &str = "urn:berth:vm:1";
@@ -38,6 +40,8 @@ pub struct Plan<'a> {
     pub network: &'a GuestNetwork,
     /// How its disk is cached.
     pub cache: Cache,
+    /// How its cards' ends on the node are called; nothing where libvirt may choose.
+    pub names: Option<&'a Names>,
 }
 
 /// The definition.
@@ -55,8 +59,11 @@ pub fn xml(plan: &Plan<'_>) -> String {
         metadata: Metadata {
             vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
         },
-        memory: Amount { unit: "KiB", value: spec.memory.bytes() / 1024 },
-        vcpu: spec.vcpus,
+        memory: Amount::of(spec.memory_max.unwrap_or(spec.memory)),
+        current_memory: spec.memory_max.map(|_| Amount::of(spec.memory)),
+        vcpu: Vcpu::of(spec),
+        vcpus: Vcpus::of(spec),
+        cputune: CpuTune::of(&spec.limits),
         os: Os {
             // The test driver knows another machine than QEMU does, so it chooses.
             os_type: OsType { arch: real.then_some("x86_64"), machine: real.then_some("q35"), value: "hvm" },
@@ -87,6 +94,7 @@ pub fn xml(plan: &Plan<'_>) -> String {
                         discard: Some("unmap"),
                     },
                     source: File { file: xml::path(&folder.disk()) },
+                    iotune: IoTune::of(&spec.limits),
                     ..Disk::virtio("vda")
                 },
                 // A disk, not a CD drive: a guest without a driver for SATA reads it too.
@@ -97,9 +105,17 @@ pub fn xml(plan: &Plan<'_>) -> String {
                     ..Disk::virtio("vdb")
                 },
             ],
-            interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
-            // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
-            serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
+            interface: spec.nics.iter().map(|nic| Interface::new(nic, plan)).collect(),
+            // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
+            serial: Serial {
+                kind: "unix",
+                source: Socket { mode: "bind", path: xml::path(&folder.serial()) },
+                log: Log { file: xml::path(&folder.console()), append: "on" },
+            },
+            // Nobody reaches the screen but through libvirt, which hands connections to the agent. All who look
+            // share it, whatever their program asks for.
+            graphics: Graphics { kind: "vnc", share: "ignore", listen: Listen { kind: "none" } },
+            video: Video { model: Model { kind: "vga" } },
             channel: Channel {
                 kind: "unix",
                 target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
@@ -110,6 +126,22 @@ pub fn xml(plan: &Plan<'_>) -> String {
         },
         name,
     })
+}
+
+/// The definition of one card, for a guest that runs.
+pub fn interface_xml(nic: &Nic, plan: &Plan<'_>) -> String {
+    xml::write(&Interface::new(nic, plan))
+}
+
+/// The bridge that a card is plugged into.
+pub fn bridge_of(nic: &Nic, plan: &Plan<'_>) -> Option<String> {
+    match (nic.private, plan.network) {
+        (Some(id), _) => plan.names.map(|names| names.bridge(id)),
+        // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
+        // need nothing, and it fails on a node where no dnsmasq ever ran.
+        (None, GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge }) => Some(bridge.clone()),
+        (None, GuestNetwork::Routed | GuestNetwork::User) => None,
+    }
 }
 
 /// The spec in the text of our metadata element, as libvirt gives it back.
@@ -127,7 +159,13 @@ struct Domain<'a> {
     uuid: String,
     metadata: Metadata<'a>,
     memory: Amount,
-    vcpu: u32,
+    #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
+    current_memory: Option<Amount>,
+    vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<Vcpus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cputune: Option<CpuTune>,
     os: Os,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,6 +199,12 @@ struct Amount {
     unit: &'static str,
     #[serde(rename = "$text")]
     value: u64,
+}
+
+impl Amount {
+    fn of(size: ByteSize) -> Self {
+        Self { unit: "KiB", value: size.bytes() / 1024 }
+    }
 }
 
 #[derive(Serialize)]
@@ -212,6 +256,8 @@ struct Devices<'a> {
     disk: Vec<Disk>,
     interface: Vec<Interface<'a>>,
     serial: Serial,
+    graphics: Graphics,
+    video: Video,
     channel: Channel,
     rng: Rng,
     memballoon: Balloon,
@@ -228,6 +274,8 @@ struct Disk {
     target: Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iotune: Option<IoTune>,
 }
 
 impl Disk {
@@ -240,6 +288,7 @@ impl Disk {
             source: File { file: String::new() },
             target: Target { dev, bus: "virtio" },
             readonly: None,
+            iotune: None,
         }
     }
 }
@@ -273,26 +322,39 @@ struct Target {
 }
 
 #[derive(Serialize)]
+#[serde(rename = "interface")]
 struct Interface<'a> {
     #[serde(rename = "@type")]
     kind: &'static str,
     mac: Mac<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source<'a>>,
+    source: Option<Source>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<Tap>,
     model: Model,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Mtu>,
 }
 
 impl<'a> Interface<'a> {
-    fn new(mac: &'a str, plan: &Plan<'a>) -> Self {
-        let (kind, source) = match plan.network {
-            // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
-            // need nothing, and it fails on a node where no dnsmasq ever ran.
-            GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => {
-                ("bridge", Some(Source { bridge }))
-            }
-            GuestNetwork::User => ("user", None),
+    fn new(nic: &'a Nic, plan: &Plan<'_>) -> Self {
+        let bridge = bridge_of(nic, plan);
+        let kind = match (&bridge, plan.network) {
+            (Some(_), _) => "bridge",
+            (None, GuestNetwork::Routed) => "ethernet",
+            (None, _) => "user",
         };
-        Self { kind, mac: Mac { address: mac }, source, model: Model { kind: "virtio" } }
+        // The filter goes by the name of the card's end on the node, so it stands before the card is there.
+        let tap =
+            plan.names.filter(|_| kind != "user").map(|names| Tap { dev: names.tap(plan.id, &nic.mac) });
+        Self {
+            kind,
+            mac: Mac { address: &nic.mac },
+            source: bridge.map(|bridge| Source { bridge }),
+            target: tap,
+            model: Model { kind: "virtio" },
+            mtu: nic.private.map(|_| Mtu { size: PRIVATE_MTU }),
+        }
     }
 }
 
@@ -303,9 +365,21 @@ struct Mac<'a> {
 }
 
 #[derive(Serialize)]
-struct Source<'a> {
+struct Source {
     #[serde(rename = "@bridge")]
-    bridge: &'a str,
+    bridge: String,
+}
+
+#[derive(Serialize)]
+struct Tap {
+    #[serde(rename = "@dev")]
+    dev: String,
+}
+
+#[derive(Serialize)]
+struct Mtu {
+    #[serde(rename = "@size")]
+    size: u32,
 }
 
 #[derive(Serialize)]
@@ -318,7 +392,36 @@ struct Model {
 struct Serial {
     #[serde(rename = "@type")]
     kind: &'static str,
+    source: Socket,
     log: Log,
+}
+
+#[derive(Serialize)]
+struct Socket {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+    #[serde(rename = "@path")]
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Graphics {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@sharePolicy")]
+    share: &'static str,
+    listen: Listen,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Video {
+    model: Model,
 }
 
 #[derive(Serialize)]

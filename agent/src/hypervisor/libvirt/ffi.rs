@@ -1,6 +1,6 @@
 //! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, statistics of all
 //! domains at once (its own leaks them), a domain's state (its own hides an error), backups and
-//! checkpoints.
+//! checkpoints, limits of a disk.
 //!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
@@ -9,6 +9,8 @@
 )]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -109,6 +111,8 @@ pub struct DomainStats {
     pub name: String,
     /// What is a whole number and not negative; the rest is left out.
     pub numbers: Vec<(String, u64)>,
+    /// What is a text.
+    pub texts: Vec<(String, String)>,
 }
 
 /// Statistics of all domains that run or are held, in one call. A domain that is busy with something
@@ -117,6 +121,7 @@ pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
     let wanted = sys::VIR_DOMAIN_STATS_STATE
         | sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
+        | sys::VIR_DOMAIN_STATS_VCPU
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
     let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
@@ -144,7 +149,11 @@ pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
             };
             // SAFETY: the record holds its domain until the list is freed.
             let name = unsafe { text(sys::virDomainGetName(record.dom)) };
-            DomainStats { name, numbers: params.iter().filter_map(number).collect() }
+            DomainStats {
+                name,
+                numbers: params.iter().filter_map(number).collect(),
+                texts: params.iter().filter_map(string).collect(),
+            }
         })
         .collect();
     // SAFETY: the list came from libvirt (it ends with a null pointer), and nothing of it is kept.
@@ -167,12 +176,55 @@ fn number(param: &sys::_virTypedParameter) -> Option<(String, u64)> {
     Some((unsafe { text(param.field.as_ptr()) }, value))
 }
 
+fn string(param: &sys::_virTypedParameter) -> Option<(String, String)> {
+    if param.type_.cast_unsigned() != sys::VIR_TYPED_PARAM_STRING {
+        return None;
+    }
+    // SAFETY: the union's part is the one that `type_` names, and both strings have their end.
+    Some(unsafe { (text(param.field.as_ptr()), text(param.value.s)) })
+}
+
+/// Limits a disk; `limits` are names of `VIR_DOMAIN_BLOCK_IOTUNE_*`, with 0 for none.
+pub fn set_block_io_tune(
+    domain: &Domain,
+    disk: &str,
+    limits: &[(&str, u64)],
+    flags: u32,
+) -> Result<(), Error> {
+    let disk = CString::new(disk)?;
+    let mut params: Vec<_> = limits.iter().map(|(name, value)| parameter(name, *value)).collect();
+    let count = c_int::try_from(params.len()).expect("there are few limits");
+    // SAFETY: the domain is held by its wrapper; the parameters and the name live over the call, which keeps
+    // nothing of them.
+    let done = unsafe {
+        sys::virDomainSetBlockIoTune(domain.as_ptr(), disk.as_ptr(), params.as_mut_ptr(), count, flags)
+    };
+    if done < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+fn parameter(name: &str, value: u64) -> sys::_virTypedParameter {
+    let mut field = [0; 80];
+    // The last byte stays the string's end.
+    for (place, byte) in field[..79].iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    let value = sys::_virTypedParameter__bindgen_ty_1 { ul: value };
+    sys::_virTypedParameter { field, type_: sys::VIR_TYPED_PARAM_ULLONG.cast_signed(), value }
+}
+
 /// A domain's state, a `VIR_DOMAIN_*`, and the reason, by state.
 pub fn state(domain: &Domain) -> Result<(u32, u32), Error> {
     let (mut state, mut reason): (c_int, c_int) = (0, 0);
     // SAFETY: the domain is held by its wrapper, and both places are ours.
     let done = unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok((state.cast_unsigned(), reason.cast_unsigned())) }
+}
+
+/// A connection of its own to the screen of a domain that runs.
+pub fn open_graphics(domain: &Domain) -> Result<UnixStream, Error> {
+    let fd = domain.open_graphics_fd(0, sys::VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)?;
+    // SAFETY: libvirt made this socket for the caller alone, who is to close it.
+    Ok(unsafe { UnixStream::from_raw_fd(fd.cast_signed()) })
 }
 
 /// # Safety

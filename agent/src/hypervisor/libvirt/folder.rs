@@ -5,6 +5,7 @@
 //! | `disk.qcow2` | what the guest wrote over its image |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
+//! | `serial.sock` | its serial port, while it runs |
 //! | `*.new` | something that is being made; worthless after a cut |
 //!
 //! The folder is made before everything else of a VM and removed after everything else, so whoever
@@ -81,6 +82,11 @@ impl Folder {
         self.0.join("console.log")
     }
 
+    /// The serial port's socket.
+    pub fn serial(&self) -> PathBuf {
+        self.0.join("serial.sock")
+    }
+
     /// Is it there?
     pub fn exists(&self) -> io::Result<bool> {
         self.0.try_exists()
@@ -151,6 +157,7 @@ mod tests {
 
     #[test]
     fn folders_are_found_again_and_other_names_are_not() {
+        let _proof = crate::proof::pure(&["vm.list", "vm.delete"]);
         let data = tempfile::tempdir().unwrap();
         let folders = Folders::open(data.path()).unwrap();
         for id in [3, 11] {

@@ -19,35 +19,44 @@
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
 //! - the packages `qemu-utils`, `util-linux` and `xorriso`.
 //!
-//! Guests of one node share its bridge, and nothing keeps one from using a neighbour's address: give
-//! nodes to customers who do not trust each other only behind a network that filters.
+//! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
+//! own network, nothing filters.
 
 mod backup;
 mod connection;
+mod consoles;
 mod counters;
 mod disk;
 mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod guest;
 mod lender;
 mod names;
 mod network;
+mod nics;
 mod ops;
+mod orphans;
 pub mod probe;
 mod restore;
 mod seed;
+mod sizes;
 mod tool;
 mod xml;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    ConsoleKind, CounterSample, DomainType, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, TrafficList,
+    Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, VmId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -69,6 +78,9 @@ use self::seed::Seed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::Accelerator;
+use crate::network::Plane;
+use crate::orphans::Found;
+use crate::screenshot::Picture;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -109,6 +121,8 @@ pub struct Libvirt {
     verdict: OnceLock<Verdict>,
     /// Two VMs that start at once must not both make the network.
     network: Mutex<()>,
+    /// Filters, where guests' cards are the node's interfaces.
+    plane: Option<Arc<Plane>>,
 }
 
 impl Libvirt {
@@ -126,6 +140,10 @@ impl Libvirt {
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
         let images = Images::new(config.images_dir.clone());
         let verdict = OnceLock::new();
+        let mode = nics::mode(&config.network, config.uri.starts_with("test"));
+        let plane =
+            mode.map(|mode| Plane::open(&config.prefix, mode, &config.data_dir.join("network"))).transpose();
+        let plane = plane.map_err(|e| wrong("could not keep the network's state in", &e))?.map(Arc::new);
         Ok(Self {
             config,
             prefix,
@@ -136,6 +154,7 @@ impl Libvirt {
             hub,
             verdict,
             network: Mutex::default(),
+            plane,
         })
     }
 
@@ -145,9 +164,16 @@ impl Libvirt {
         self.verdict.get()?.reason.clone()
     }
 
-    /// Where the guest's serial console is logged.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.folders.of(id).console()
+    fn check_accelerator(&self) -> NodeCheck {
+        let remark = self.accelerator_remark();
+        let check = |ok, sentence| NodeCheck { check: "accelerator".to_owned(), ok, needed: false, sentence };
+        match (remark, self.config.accelerator) {
+            (Some(remark), _) => check(false, remark),
+            (None, Accelerator::Qemu) => {
+                check(false, "Guests are translated, as the settings say.".to_owned())
+            }
+            (None, _) => check(true, "Nothing keeps guests from running on KVM.".to_owned()),
+        }
     }
 
     fn is_test_driver(&self) -> bool {
@@ -208,7 +234,10 @@ impl Libvirt {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
                 folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
             }
-            Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
+            Some(overlay) if overlay.size < spec.disk => {
+                running.map_or(Ok(()), sizes::note_growth)?;
+                disk::grow(&folder.disk(), running, spec.disk)
+            }
             Some(_) => Ok(()),
         }
     }
@@ -220,6 +249,7 @@ impl Libvirt {
             return Err(HypervisorError::Invalid(FieldError { name: "id".to_owned(), messages }));
         }
         spec::check(spec)?;
+        self.check_nics(id, &spec.nics)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -230,7 +260,7 @@ impl Libvirt {
         disk::check_room(&self.config.data_dir, ByteSize(more))
     }
 
-    fn start(&self, connect: &Connect, domain: &Domain) -> Result<(), HypervisorError> {
+    fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
         {
             let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
             self.config
@@ -240,11 +270,14 @@ impl Libvirt {
         }
         match state(domain)? {
             VmState::Running => {}
-            VmState::Paused => domain.resume().map_err(|e| refused("resume the VM", &e))?,
-            VmState::Off | VmState::Crashed => match domain.create() {
+            VmState::Paused => {
+                self.plug_again(id, domain)?;
+                domain.resume().map_err(|e| refused("resume the VM", &e))?;
+            }
+            VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}
-                created => created.map_err(|e| self.could_not_start(&e))?,
+                created => created?,
             },
         }
         note_start(domain)
@@ -272,7 +305,7 @@ impl Libvirt {
 
     fn show(&self, id: VmId, domain: Option<&Domain>) -> Result<Vm, HypervisorError> {
         let Some(domain) = domain else {
-            return Ok(Vm { id, state: VmState::Off, spec: None, started: None });
+            return Ok(Vm { id, state: VmState::Off, spec: None, started: None, pending: Vec::new() });
         };
         let state = state(domain)?;
         let spec = match metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
@@ -281,11 +314,14 @@ impl Libvirt {
                 .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"))
                 .ok(),
         };
-        let started = match state {
-            VmState::Running | VmState::Paused => started(domain)?,
-            VmState::Off | VmState::Crashed => None,
+        let (started, pending) = match (state, &spec) {
+            (VmState::Off | VmState::Crashed, _) => (None, Vec::new()),
+            (VmState::Running | VmState::Paused, None) => (started(domain)?, Vec::new()),
+            (VmState::Running | VmState::Paused, Some(spec)) => {
+                (started(domain)?, sizes::pending(domain, spec)?)
+            }
         };
-        Ok(Vm { id, state, spec, started })
+        Ok(Vm { id, state, spec, started, pending })
     }
 
     /// Was a VM deleted since `domain` was found? Lists and looks do not wait for deletions.
@@ -353,7 +389,8 @@ impl Hypervisor for Libvirt {
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
         faults::point("put.after_seed")?;
-        let xml = domain::xml(&domain::Plan {
+        let nics_before = self.nics_of(before.as_ref())?;
+        let plan = domain::Plan {
             id,
             prefix: &self.prefix,
             node: &self.config.node_name,
@@ -362,11 +399,19 @@ impl Hypervisor for Libvirt {
             folder: &folder,
             network: &self.config.network,
             cache: self.cache,
-        });
-        let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
+            names: self.plane.as_ref().map(|plane| plane.names()),
+        };
+        let domain =
+            connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
         faults::point("put.after_define")?;
+        let stays_on = running.is_some() && spec.power != WantedPower::Off;
+        self.put_nics(&domain, &plan, &nics_before, stays_on)?;
+        faults::point("put.after_nics")?;
+        if stays_on {
+            self.apply_live(id, &domain, spec)?;
+        }
         match spec.power {
-            WantedPower::On => self.start(&connect, &domain)?,
+            WantedPower::On => self.start(&connect, id, &domain)?,
             WantedPower::Off => power_off(&domain)?,
             WantedPower::Keep => {}
         }
@@ -378,12 +423,14 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let folder = self.folders.of(id);
         let domain = self.domain(&connect, id)?;
+        let nics = self.nics_of(domain.as_ref())?;
         if let Some(domain) = &domain {
             power_off(domain)?;
             faults::point("delete.after_destroy")?;
             undefine(domain)?;
             faults::point("delete.after_undefine")?;
         }
+        self.delete_nics(id, &nics)?;
         if self.config.uri == "qemu:///system" {
             self.remove_qemu_log(id).map_err(on_disk)?;
         }
@@ -404,7 +451,7 @@ impl Hypervisor for Libvirt {
         let domain = self.whole_domain(&connect, id)?;
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
         match (verb, on) {
-            (PowerVerb::Start, _) => self.start(&connect, &domain)?,
+            (PowerVerb::Start, _) => self.start(&connect, id, &domain)?,
             (PowerVerb::PowerOff, _) => power_off(&domain)?,
             (PowerVerb::Shutdown, false) => {}
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
@@ -427,6 +474,39 @@ impl Hypervisor for Libvirt {
         restore::begin(self, id, restoring)
     }
 
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.open_console(id, kind)
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.read_console_log(id, max_bytes)
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.take_screenshot(id)
+    }
+
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.press_keys(id, codes, hold)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        orphans::find(self)
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let mut checks = vec![self.check_accelerator()];
+        checks.extend(self.config.network.check());
+        let (ok, sentence) = consoles::ring_check();
+        checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
+        checks
+    }
+
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError> {
+        let domain = self.whole_domain(&self.connection.get()?, id)?;
+        guest::ask(&domain, id, words, patience)
+    }
+
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         let connect = self.connection.get()?;
         let mut stats = ffi::stats_of_active(&connect).map_err(|e| refused("read the VMs' counters", &e))?;
@@ -435,10 +515,32 @@ impl Hypervisor for Libvirt {
         }
         let at = clock::now();
         let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
-        Ok(stats.iter().filter_map(sample).collect())
+        let mut samples: Vec<_> = stats.iter().filter_map(sample).collect();
+        samples.sort_by_key(|sample| sample.vm);
+        Ok(samples)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.hub.subscribe()
+    }
+
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.tend_network()
+    }
+
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.network_state()
+    }
+
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.traffic_list()
+    }
+
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.put_private(id, network)
+    }
+
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.delete_private(id)
     }
 }

@@ -14,13 +14,14 @@ use berth_model::{ErrorCode, NodeId, ServerId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::Look;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::networks::Address;
 use crate::servers::queries::{self, Machine};
 use crate::servers::rules::{self, NoRoom};
 use crate::{World, images, networks, nodes};
 
-/// Pause before an image is offered again to a node that imports others.
+/// Pause before an image is offered again while others are on their way.
 const IMPORT_AGAIN: Duration = Duration::from_secs(2);
 
 /// Pause between looks at a machine that starts.
@@ -32,10 +33,13 @@ pub struct ServerCreate {
     server: ServerId,
     /// Should it run in the end?
     start: bool,
+    /// The file it is made from, also when the image gets another one meanwhile.
+    image_sha256: String,
     /// Where it is placed.
     node: Option<NodeId>,
-    /// What it was last seen to do.
-    state: Option<VmState>,
+    /// The last look at its machine, for as long as the step takes.
+    #[serde(skip)]
+    look: Option<Look>,
 }
 
 /// The steps.
@@ -74,9 +78,9 @@ impl StepName for Step {
 }
 
 impl ServerCreate {
-    /// Makes this server, and starts it or not.
-    pub fn new(server: ServerId, start: bool) -> Self {
-        Self { server, start, node: None, state: None }
+    /// Makes this server from this image file, and starts it or not.
+    pub fn new(server: ServerId, image_sha256: String, start: bool) -> Self {
+        Self { server, start, image_sha256, node: None, look: None }
     }
 
     fn node(&self) -> Result<NodeId, StepError> {
@@ -95,12 +99,15 @@ impl ServerCreate {
     }
 
     async fn bring_image(&self, world: &World) -> Result<(), StepError> {
-        let sha256 = self.machine(world).await?.0.image_sha256;
-        let agent = world.agents.node(self.node()?);
-        if agent.images().await?.iter().any(|image| image.sha256 == sha256) {
+        let (node, sha256) = (self.node()?, &self.image_sha256);
+        let agent = world.agents.node(node);
+        // Taken before the look: whoever had it may have brought this image.
+        let upload = world.agents.begin_upload(node, sha256, world.config.uploads_max());
+        if agent.images().await?.iter().any(|image| image.sha256 == *sha256) {
             return Ok(());
         }
-        let file = images::file_path(&world.config.data_dir, &sha256);
+        let _upload = upload.ok_or(StepError::NotYet(IMPORT_AGAIN))?;
+        let file = images::file_path(&world.config.data_dir, sha256);
         if !tokio::fs::try_exists(&file).await.unwrap_or(false) {
             let why = anyhow!("the image file {} is missing", file.display());
             return Err(StepError::fail(
@@ -109,7 +116,7 @@ impl ServerCreate {
                 why,
             ));
         }
-        match agent.put_image(&sha256, &file).await {
+        match agent.put_image(sha256, &file).await {
             // Others are being imported there, perhaps this one: no failure.
             Err(error) if error.code() == Some(ErrorCode::Unavailable) => {
                 Err(StepError::NotYet(IMPORT_AGAIN))
@@ -119,15 +126,16 @@ impl ServerCreate {
     }
 
     async fn look(&mut self, world: &World) -> Result<(), StepError> {
-        let agent = world.agents.node(self.node()?);
-        let Some(vm) = agent.get_vm(self.server.into()).await? else {
+        let node = self.node()?;
+        let look = Look::at(world, node, self.server).await?;
+        self.look = Some(look);
+        let Some(state) = look.state else {
             let why = anyhow!("the machine of server {} vanished from its node", self.server);
             return Err(StepError::fail(ErrorCode::ServiceError, "The machine vanished from its node.", why));
         };
-        self.state = Some(vm.state);
-        match vm.state {
+        match state {
             VmState::Off | VmState::Crashed if self.start => {
-                agent.power(self.server.into(), PowerVerb::Start).await?;
+                world.agents.node(node).power(self.server.into(), PowerVerb::Start).await?;
                 Err(StepError::NotYet(LOOK_AGAIN))
             }
             VmState::Paused => Err(StepError::NotYet(LOOK_AGAIN)),
@@ -165,14 +173,20 @@ impl ServerCreate {
     }
 }
 
-fn spec(machine: Machine, address: Option<&Address>, name_servers: &[IpAddr], start: bool) -> VmSpec {
+fn spec(
+    machine: Machine,
+    image_sha256: String,
+    address: Option<&Address>,
+    name_servers: &[IpAddr],
+    start: bool,
+) -> VmSpec {
     let address = address.map(|a| NicAddress { ip: a.ip, prefix: a.prefix, gateway: Some(a.gateway) });
     VmSpec {
         vcpus: machine.need.cores,
         memory: machine.need.memory,
         disk: machine.need.disk,
-        image: VmImage { sha256: machine.image_sha256 },
-        nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect() }],
+        image: VmImage { sha256: image_sha256 },
+        nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect(), ..Nic::default() }],
         seed: VmSeed {
             hostname: machine.name,
             ssh_keys: machine.ssh_public_keys,
@@ -181,6 +195,7 @@ fn spec(machine: Machine, address: Option<&Address>, name_servers: &[IpAddr], st
             name_servers: name_servers.to_vec(),
         },
         power: if start { WantedPower::On } else { WantedPower::Off },
+        ..VmSpec::default()
     }
 }
 
@@ -197,9 +212,9 @@ impl Saga for ServerCreate {
             Step::Image => self.bring_image(world).await,
             Step::Machine => {
                 let (machine, address) = self.machine(world).await?;
-                let spec = spec(machine, address.as_ref(), &world.config.name_servers, self.start);
-                let vm = world.agents.node(self.node()?).put_vm(self.server.into(), &spec).await?;
-                self.state = Some(vm.state);
+                let (image, name_servers) = (self.image_sha256.clone(), &world.config.name_servers);
+                let spec = spec(machine, image, address.as_ref(), name_servers, self.start);
+                world.agents.node(self.node()?).put_vm(self.server.into(), &spec).await?;
                 Ok(())
             }
             Step::Boot => self.look(world).await,
@@ -218,7 +233,7 @@ impl Saga for ServerCreate {
             Step::Image => return Ok(()),
             Step::Machine if self.start => queries::set_starting(conn, self.server).await?,
             Step::Machine => return Ok(()),
-            Step::Boot => queries::unlock(conn, self.server, self.state).await?,
+            Step::Boot => queries::unlock(conn, self.server, self.look).await?,
         }
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }

@@ -5,7 +5,30 @@ pub mod delete;
 pub mod leftover;
 pub mod power;
 
+use berth_model::agent::VmState;
+use berth_model::{NodeId, ServerId, Timestamp};
+
+use super::queries;
+use crate::World;
+use crate::agents::AgentError;
 use crate::jobs::Registry;
+
+/// What an action saw when it looked at a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// What it did; `None` when it was not there.
+    pub state: Option<VmState>,
+    /// When the newest news from before the look was seen: what came after may be newer than the look.
+    pub observed: Option<Timestamp>,
+}
+
+impl Look {
+    async fn at(world: &World, node: NodeId, server: ServerId) -> Result<Self, AgentError> {
+        let observed = queries::observed(&mut *world.db.acquire().await?, server).await?;
+        let vm = world.agents.node(node).get_vm(server.into()).await?;
+        Ok(Self { state: vm.map(|vm| vm.state), observed })
+    }
+}
 
 /// The registry, knowing all sagas of servers.
 #[must_use]

@@ -12,6 +12,7 @@ use berth_model::{ErrorCode, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::Look;
 use crate::World;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::queries;
@@ -71,8 +72,9 @@ pub struct Power<V> {
     node: NodeId,
     /// When the agent had been told.
     told: Option<Timestamp>,
-    /// What the machine was last seen to do.
-    state: Option<VmState>,
+    /// The last look at the machine, for as long as the step takes.
+    #[serde(skip)]
+    look: Option<Look>,
     #[serde(skip)]
     verb: PhantomData<V>,
 }
@@ -80,13 +82,13 @@ pub struct Power<V> {
 impl<V: Verb> Power<V> {
     /// Tells this server on this node.
     pub fn new(server: ServerId, node: NodeId) -> Self {
-        Self { server, node, told: None, state: None, verb: PhantomData }
+        Self { server, node, told: None, look: None, verb: PhantomData }
     }
 
     async fn look(&mut self, cx: &StepContext, world: &World) -> Result<(), StepError> {
-        let vm = world.agents.node(self.node).get_vm(self.server.into()).await?;
-        self.state = vm.map(|vm| vm.state);
-        let there = match self.state {
+        let look = Look::at(world, self.node, self.server).await?;
+        self.look = Some(look);
+        let there = match look.state {
             None => {
                 let why = anyhow!("the machine of server {} is not on its node", self.server);
                 let customer = "The machine behind this server was not found on its node.";
@@ -100,7 +102,7 @@ impl<V: Verb> Power<V> {
             return Ok(());
         }
         // A reboot that ended in a stop is the guest's own doing.
-        if matches!(V::POWER, PowerVerb::Reboot | PowerVerb::Reset) && self.state != Some(VmState::Paused) {
+        if matches!(V::POWER, PowerVerb::Reboot | PowerVerb::Reset) && look.state != Some(VmState::Paused) {
             return Ok(());
         }
         let patience_ends = self.told.map(|told| told.plus_seconds(SHUTDOWN_WAIT_S));
@@ -145,8 +147,7 @@ impl<V: Verb> Saga for Power<V> {
         if step.settles {
             return self.look(cx, world).await;
         }
-        let vm = world.agents.node(self.node).power(self.server.into(), V::POWER).await?;
-        self.state = Some(vm.state);
+        world.agents.node(self.node).power(self.server.into(), V::POWER).await?;
         Ok(())
     }
 
@@ -160,16 +161,16 @@ impl<V: Verb> Saga for Power<V> {
             self.told = Some(cx.now);
             return Ok(());
         }
-        queries::unlock(conn, self.server, self.state).await?;
+        queries::unlock(conn, self.server, self.look).await?;
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }
 
-    /// Takes nothing back, but sees how things stand; an agent that does not answer leaves that open.
+    /// Takes nothing back, but sees how things stand; an agent that does not answer leaves that to the
+    /// news of it.
     async fn undo(&mut self, step: Step<V>, _: &StepContext, world: &World) -> Result<(), StepError> {
         if !step.settles {
-            let agent = world.agents.node(self.node);
-            let look = tokio::time::timeout(LAST_LOOK, agent.get_vm(self.server.into())).await;
-            self.state = look.ok().and_then(Result::ok).flatten().map(|vm| vm.state);
+            let look = tokio::time::timeout(LAST_LOOK, Look::at(world, self.node, self.server)).await;
+            self.look = look.ok().and_then(Result::ok);
         }
         Ok(())
     }
@@ -183,7 +184,7 @@ impl<V: Verb> Saga for Power<V> {
         if step.settles {
             return Ok(());
         }
-        queries::unlock(conn, self.server, self.state).await?;
+        queries::unlock(conn, self.server, self.look).await?;
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }
 }

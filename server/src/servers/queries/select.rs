@@ -19,36 +19,12 @@ pub struct Filter {
     /// With labels that fit.
     pub selector: Selector,
     /// First by the first; ties by id.
-    pub sort: Vec<Sort<SortColumn>>,
+    pub sort: Vec<Sort>,
 }
 
 impl Filter {
     fn is_everything(&self) -> bool {
         self.name.is_none() && self.statuses.is_empty() && self.selector.0.is_empty()
-    }
-}
-
-/// What a list of servers can be sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortColumn {
-    /// The number.
-    Id,
-    /// The name.
-    Name,
-    /// When it was ordered.
-    Created,
-}
-
-impl SortColumn {
-    /// All of them, by their words.
-    pub const ALL: [(&str, Self); 3] = [("id", Self::Id), ("name", Self::Name), ("created", Self::Created)];
-
-    const fn column(self) -> &'static str {
-        match self {
-            Self::Id => "id",
-            Self::Name => "name",
-            Self::Created => "created",
-        }
     }
 }
 
@@ -80,8 +56,7 @@ pub async fn list(
     };
     let mut sql = QueryBuilder::new("select id from servers");
     push_where(&mut sql, project, filter);
-    push_order(&mut sql, &filter.sort);
-    sql.push(" limit ").push_bind(page.limit()).push(" offset ").push_bind(page.offset());
+    page.push_to(&mut sql, &filter.sort);
     let ids: Vec<ServerId> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
     let servers = render(conn, &ids).await?.into_iter().map(|(_, server)| server).collect();
     Ok((servers, total))
@@ -97,20 +72,4 @@ fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Fil
         sql.push(" and status = any (").push_bind(words).push(")");
     }
     labels::push_selector(sql, &filter.selector);
-}
-
-/// Every order ends with the id, so that pages do not overlap; in the direction of the first key,
-/// so that one index serves both.
-fn push_order(sql: &mut QueryBuilder<Postgres>, sort: &[Sort<SortColumn>]) {
-    let direction = |descending: bool| if descending { " desc" } else { "" };
-    sql.push(" order by ");
-    // What comes after the id decides nothing.
-    let keys = sort.iter().take_while(|key| key.column != SortColumn::Id);
-    let mut keys_taken = 0;
-    for key in keys {
-        sql.push(key.column.column()).push(direction(key.descending)).push(", ");
-        keys_taken += 1;
-    }
-    let by_id = sort.get(keys_taken).or(sort.first());
-    sql.push("id").push(direction(by_id.is_some_and(|key| key.descending)));
 }
