@@ -24,6 +24,11 @@ impl Refusal {
         Self(ApiError::field(name, message))
     }
 
+    /// `invalid_input` that names all that is wrong.
+    pub fn fields(faults: Vec<berth_model::FieldError>) -> Self {
+        Self(ApiError::fields(faults))
+    }
+
     /// `conflict`.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Conflict, message)

@@ -57,6 +57,10 @@ pub const POINTS: &[&str] = &[
     "revert.after_disk",
     "export.after_snapshot",
     "export.after_copy",
+    "backup.after_begin",
+    "backup.after_pieces",
+    "backup.after_manifest",
+    "restore.after_write",
 ];
 
 /// The environment variable.

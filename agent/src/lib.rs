@@ -10,6 +10,7 @@
 //! Nothing of a VM is kept in the process: an agent that was killed anywhere finds everything again.
 
 pub mod api;
+pub mod backups;
 pub mod checks;
 pub mod cli;
 pub mod clock;

@@ -342,7 +342,7 @@ fn a_guest_boots_from_an_iso_and_finds_the_hardware_that_was_asked_for() {
     assert_eq!(change(&node, |spec| spec.iso = None).pending, Vec::<String>::new());
     inside("umount -l /mnt");
     let empty = format!("blockdev --flushbufs /dev/sr0; {label}");
-    wait_for("the drive to be empty", || (inside(&format!("{empty} || true")) == "").then_some(()));
+    wait_for("the drive to be empty", || inside(&format!("{empty} || true")).is_empty().then_some(()));
     assert_eq!(change(&node, |spec| spec.iso = Some(ISOS[1].to_owned())).pending, Vec::<String>::new());
     wait_for("the other ISO", || (inside(&format!("{empty} || true")) == "DRIVERS").then_some(()));
 

@@ -14,6 +14,7 @@
 //! that does not allow this), `resource_unavailable` (422: an image that is not on the node, no
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
+mod backup;
 mod console;
 pub mod function;
 mod guest;
@@ -30,6 +31,11 @@ mod storage;
 mod stream;
 mod vm;
 
+pub use backup::{
+    Backup, BackupCreate, BackupDelete, BackupKeep, BackupKey, BackupKind, BackupList, BackupPrune,
+    BackupPruned, BackupRestore, BackupStore, BackupVerified, BackupVerify, BackupWhere, RestoredDisk,
+    StoreSecret,
+};
 pub use console::{
     ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
 };

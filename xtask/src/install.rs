@@ -49,6 +49,8 @@ const PACKAGES: &[&str] = &[
     "libxml2-utils",
     "mtools",
     "openssh-client",
+    "python3",
+    "python3-venv",
     "syslinux-common",
     "systemd-boot-efi",
 ];

@@ -67,8 +67,9 @@ impl Part {
 
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::All | Self::End2end => &[Need::Packages, Need::Tools, Need::Images, Need::App],
-            Self::Agent => &[Need::Packages, Need::Images],
+            Self::All => &[Need::Packages, Need::Tools, Need::S3Server, Need::Images, Need::App],
+            Self::End2end => &[Need::Packages, Need::Tools, Need::Images, Need::App],
+            Self::Agent => &[Need::Packages, Need::S3Server, Need::Images],
             // clippy looks at the app as browsers get it.
             Self::Lint => &[Need::Packages, Need::Tools],
             Self::Model | Self::App | Self::Server | Self::Xtask => &[Need::Packages],
@@ -98,7 +99,7 @@ struct Run<'a> {
 pub fn run(place: &Place, parts: &[Part]) -> Result<ExitCode> {
     let all = parts.is_empty() || parts.contains(&Part::All);
     let wanted = |part: Part| all || parts.contains(&part);
-    let mut needs = Need::ALL.to_vec();
+    let mut needs = [&Need::ALL[..], &[Need::S3Server]].concat();
     needs.retain(|need| {
         if all { Part::All.needs().contains(need) } else { parts.iter().any(|p| p.needs().contains(need)) }
     });
@@ -388,6 +389,7 @@ fn environment<'a>(place: &Place, postgres: &Postgres, command: &'a mut Command)
     command.env("BERTH_TINY_INITRD", place.images().join("tiny.initrd"));
     command.env("BERTH_RESCUE_IMAGE", images::disk(place, images::RESCUE.name));
     command.env("BERTH_DEBIAN_IMAGE", images::disk(place, "debian-12"));
+    command.env("BERTH_MOTO_SERVER", tools::s3_server(place));
     command.env("BERTH_NODE_MODULES", tools::node_modules(place));
     command.env("PATH", tools::path(place)?);
     Ok(command)

@@ -23,6 +23,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("guest", "What goes on inside a guest"),
     ("console", "Consoles of VMs"),
     ("image", "Image files"),
+    ("backup", "Backups of VMs' disks"),
     ("nic", "Network cards"),
     ("firewall", "Firewalls of network cards"),
     ("network", "The guests' network"),

@@ -8,6 +8,7 @@
 //! [`Functions::read`] looks on a blocking thread, [`Functions::change`] changes something there, under a
 //! claim and with a [run](crate::runs), and [`Functions::answer`] answers from what the async side knows.
 
+mod backups;
 mod consoles;
 mod guest;
 mod images;
@@ -57,6 +58,7 @@ pub fn all() -> Functions {
     machines::tie(&mut functions);
     consoles::tie(&mut functions);
     images::tie(&mut functions);
+    backups::tie(&mut functions);
     network::tie(&mut functions);
     volumes::tie(&mut functions);
     snapshots::tie(&mut functions);

@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 
 pub use self::machines::Machines;
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
@@ -84,6 +85,12 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
 
     /// Changes its power, see [`PowerVerb`].
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError>;
+
+    /// Lends a VM's disk as it is at one moment, and marks that moment; mends what was cut off before.
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError>;
+
+    /// Begins a disk for a VM that is off, or for one that is not there yet.
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError>;
 
     /// Opens a console of a VM that is on: a connection of its own to its screen (RFB), or to its serial port,
     /// which lets in one at a time. It ends when the VM stops.

@@ -9,6 +9,7 @@
 //!
 //! Every function that changes something takes `delay`, as a real one takes its time.
 
+mod backup;
 mod consoles;
 mod guest;
 mod machines;
@@ -36,6 +37,7 @@ pub use self::guest::Guest;
 use self::guest::Guests;
 use self::snapshots::SimulatedSnapshot;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
@@ -67,6 +69,7 @@ pub struct Simulator {
     networks: Mutex<network::Networks>,
     kept: Mutex<BTreeMap<String, KeptDisk>>,
     events: broadcast::Sender<VmEvent>,
+    marks: backup::Marks,
     consoles: consoles::Open,
     guests: Guests,
 }
@@ -126,6 +129,7 @@ impl Simulator {
             events,
             guests: Guests::default(),
             consoles: consoles::Open::default(),
+            marks: backup::Marks::default(),
         })
     }
 
@@ -313,6 +317,22 @@ impl Hypervisor for Simulator {
     fn checks(&self) -> Vec<NodeCheck> {
         let sentence = "No guest runs: VMs are simulated.".to_owned();
         vec![NodeCheck { check: "accelerator".to_owned(), ok: true, needed: false, sentence }]
+    }
+
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        self.take_time();
+        Ok(backup::begin(&self.marks, id, &record.spec, wish))
+    }
+
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        let on =
+            self.record(id)?.is_some_and(|record| matches!(record.state, VmState::Running | VmState::Paused));
+        if on {
+            return Err(HypervisorError::Conflict(format!("VM {id} runs; stop it first.")));
+        }
+        self.take_time();
+        Ok(backup::restore(&self.marks, id, restoring))
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {

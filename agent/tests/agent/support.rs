@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use berth_agent::backups::disk::{Making, Restoring, Taking, Wish};
 use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
@@ -264,6 +265,14 @@ impl Hypervisor for Gated {
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
         self.gate.pass("power");
         self.simulator.power(id, verb)
+    }
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        self.gate.pass("backup_begin");
+        self.simulator.backup_begin(id, wish)
+    }
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        self.gate.pass("restore_begin");
+        self.simulator.restore_begin(id, restoring)
     }
     fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
         self.gate.pass("console");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use berth_model::VmId;
 use berth_model::agent::function::vm;
-use berth_model::agent::{Nothing, WantedPower};
+use berth_model::agent::{Nothing, VmDelete, WantedPower};
 use futures_util::future::try_join_all;
 
 use super::{Row, percentile};
@@ -90,7 +90,7 @@ async fn many(agent: &LoneAgent, first: i64, count: i64, at_once: bool) -> anyho
     }
     let took = begun.elapsed().as_secs_f64() * 1000.0;
     for id in &ids {
-        agent.call::<vm::Delete>(id, &Nothing {}).await?;
+        agent.call::<vm::Delete>(id, &VmDelete::default()).await?;
     }
     Ok(took)
 }
@@ -110,7 +110,7 @@ pub async fn memory() -> anyhow::Result<Vec<Row>> {
     agent.call::<vm::List>(&(), &Nothing {}).await?;
     let value = megabytes(&agent)?;
     for id in (1..=100).map(VmId) {
-        agent.call::<vm::Delete>(&id, &Nothing {}).await?;
+        agent.call::<vm::Delete>(&id, &VmDelete::default()).await?;
     }
     Ok(vec![Row {
         what: "agent's resident memory, 100 VMs".into(),

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agent_samples;
+pub mod backup;
 pub mod create;
 pub mod event;
 pub mod first_load;

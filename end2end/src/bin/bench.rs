@@ -6,10 +6,11 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, agent, agent_samples, create, event, first_load, list};
+use berth_end2end::bench::{Row, agent, agent_samples, backup, create, event, first_load, list};
 
 /// Parts, by name.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
+    "agent-backup",
     "create",
     "event",
     "list",
@@ -28,6 +29,9 @@ async fn main() -> anyhow::Result<()> {
     }
     let runs = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let mut rows: Vec<Row> = Vec::new();
+    if runs("agent-backup") {
+        rows.extend(backup::measure().await?);
+    }
     if runs("create") {
         rows.extend(create::measure().await?);
     }

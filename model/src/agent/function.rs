@@ -588,6 +588,42 @@ functions! {
         Delete = "delete" Change Delete "/v1/images/{sha256}" (Sha256) Nothing => Nothing;
     }
 
+    /// Backups of VMs' disks.
+    mod backup {
+        /// Back up a VM's disk, running or off: what changed, or all of it.
+        ///
+        /// Incremental when the last backup in this store is whole and the disk's changes since are known, and
+        /// else full; the answer says why. Compressed, checksummed, and sealed with the key. A running guest is
+        /// frozen for a moment when its agent answers. Volumes beside the disk are not in it. Told twice with
+        /// one name, it ends the same; cut off, nothing is left that counts. `resource_unavailable` when the
+        /// store or the node is full, `unavailable` when the store does not answer.
+        Create = "create" Long Put "/v1/vms/{vm}/backups/{backup}" ((VmId, Name)) BackupCreate => Backup;
+        /// List backups, with what is known to be wrong with them.
+        ///
+        /// Needs no key. Sizes in bytes.
+        List = "list" Read Post "/v1/backups/list" (()) BackupWhere => BackupList;
+        /// Read a backup back, with all it builds on, and compare its checksums and seals.
+        ///
+        /// What is found damaged is noted beside the backup: the next one is then full by itself, until a
+        /// verification finds nothing. `conflict` that names the damaged piece; `invalid_input` when the key is
+        /// another one.
+        Verify = "verify" Long Post "/v1/backups/{backup}/verify" (Name) BackupVerify => BackupVerified;
+        /// Restore a backup to the disk of a VM that is off, or to the disk of a new VM.
+        ///
+        /// The disk is replaced in one step, when all of it is written; the next backup is a full one. A new VM
+        /// is half-made then: `vm.put` with the answer's image finishes it. Told twice, it ends the same.
+        /// `conflict` while the VM is on; `resource_unavailable` when its image is not on the node.
+        Restore = "restore" Long Post "/v1/vms/{vm}/restore_backup" (VmId) BackupRestore => RestoredDisk;
+        /// Delete the backups of a VM that no rule keeps and no kept one builds on.
+        ///
+        /// Pieces of backups that were cut off go, too.
+        Prune = "prune" Long Post "/v1/vms/{vm}/prune_backups" (VmId) BackupPrune => BackupPruned;
+        /// Delete a backup.
+        ///
+        /// Fine when there is none; `conflict` while others build on it, unless they may go, too.
+        Delete = "delete" Long Post "/v1/vms/{vm}/backups/{backup}/delete" ((VmId, Name)) BackupDelete => BackupPruned;
+    }
+
     /// Network cards.
     mod nic {
         /// Plug a network card into a VM, or bring it to what the request says.

@@ -1,5 +1,6 @@
 //! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, ending a job, statistics
-//! of all domains at once (its own leaks them), a domain's state (its own hides an error), limits of a disk.
+//! of all domains at once (its own leaks them), a domain's state (its own hides an error), backups and
+//! checkpoints, limits of a disk.
 //!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
@@ -15,7 +16,7 @@ use std::ptr;
 
 use virt::connect::Connect;
 use virt::domain::Domain;
-use virt::error::Error;
+use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 /// Something happened in a domain's life.
@@ -243,4 +244,85 @@ unsafe fn text(chars: *const c_char) -> String {
     }
     // SAFETY: as the caller promises.
     unsafe { CStr::from_ptr(chars) }.to_string_lossy().into_owned()
+}
+
+/// Begins a backup job, and makes a checkpoint at the same moment.
+pub fn backup_begin(domain: &Domain, backup: &str, checkpoint: &str) -> Result<(), Error> {
+    let (backup, checkpoint) = (CString::new(backup)?, CString::new(checkpoint)?);
+    // SAFETY: the domain is held by its wrapper, and both texts live until the call returns.
+    let begun =
+        unsafe { sys::virDomainBackupBegin(domain.as_ptr(), backup.as_ptr(), checkpoint.as_ptr(), 0) };
+    if begun < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Is a backup job under way?
+pub fn backup_is_active(domain: &Domain) -> Result<bool, Error> {
+    // SAFETY: the domain is held by its wrapper.
+    let xml = unsafe { sys::virDomainBackupGetXMLDesc(domain.as_ptr(), 0) };
+    if !xml.is_null() {
+        // SAFETY: the text came from libvirt, which leaves it to its caller, and nothing of it is kept.
+        unsafe { free(xml.cast::<c_void>()) };
+        return Ok(true);
+    }
+    let error = Error::last_error();
+    if error.code().is_known_and(|code| code == ErrorNumber::NoDomainBackup) { Ok(false) } else { Err(error) }
+}
+
+/// Tells libvirt of a checkpoint whose bitmap is there already.
+pub fn checkpoint_redefine(domain: &Domain, checkpoint: &str) -> Result<(), Error> {
+    let checkpoint = CString::new(checkpoint)?;
+    let flags = sys::VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE as c_uint;
+    // SAFETY: the domain is held by its wrapper, and the text lives until the call returns.
+    let made = unsafe { sys::virDomainCheckpointCreateXML(domain.as_ptr(), checkpoint.as_ptr(), flags) };
+    if made.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: libvirt gave us this reference, and it is used no more.
+    unsafe { sys::virDomainCheckpointFree(made) };
+    Ok(())
+}
+
+/// The names of the domain's checkpoints.
+pub fn checkpoints(domain: &Domain) -> Result<Vec<String>, Error> {
+    let mut list: *mut sys::virDomainCheckpointPtr = ptr::null_mut();
+    // SAFETY: the domain is held by its wrapper, and `list` is a place for the list.
+    let count = unsafe { sys::virDomainListAllCheckpoints(domain.as_ptr(), &raw mut list, 0) };
+    let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
+    let names = (0..count)
+        .map(|n| {
+            // SAFETY: libvirt made a list of `count` references; each is ours, used for its name, and let go.
+            unsafe {
+                let checkpoint = *list.add(n);
+                let name = text(sys::virDomainCheckpointGetName(checkpoint));
+                sys::virDomainCheckpointFree(checkpoint);
+                name
+            }
+        })
+        .collect();
+    // SAFETY: the list itself came from libvirt, which leaves it to its caller.
+    unsafe { free(list.cast::<c_void>()) };
+    Ok(names)
+}
+
+/// Deletes a checkpoint; what its bitmap knew goes to the one before. With `only_name`, its bitmap is left
+/// as it is.
+pub fn checkpoint_delete(domain: &Domain, name: &str, only_name: bool) -> Result<(), Error> {
+    let name = CString::new(name)?;
+    let flags = if only_name { sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY } else { 0 };
+    // SAFETY: the domain is held by its wrapper, and the text lives until the call returns.
+    let found = unsafe { sys::virDomainCheckpointLookupByName(domain.as_ptr(), name.as_ptr(), 0) };
+    if found.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: `found` is a reference that libvirt gave us.
+    let deleted = unsafe { sys::virDomainCheckpointDelete(found, flags as c_uint) };
+    let done = if deleted < 0 { Err(Error::last_error()) } else { Ok(()) };
+    // SAFETY: the same; it is used no more.
+    unsafe { sys::virDomainCheckpointFree(found) };
+    done
+}
+
+unsafe extern "C" {
+    /// C's own: what libvirt leaves to its caller was made by `malloc`.
+    fn free(memory: *mut c_void);
 }

@@ -17,12 +17,13 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
-//! - the packages `qemu-utils` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools` for a TPM,
-//!   and `lvm2` where a pool is one of LVM.
+//! - the packages `qemu-utils`, `util-linux` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools`
+//!   for a TPM, and `lvm2` where a pool is one of LVM.
 //!
 //! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
 //! own network, nothing filters.
 
+mod backup;
 mod connection;
 mod consoles;
 mod counters;
@@ -35,6 +36,7 @@ mod guest;
 mod hardware;
 mod iso;
 mod kept;
+mod lender;
 mod machines;
 mod names;
 mod network;
@@ -43,6 +45,7 @@ mod ops;
 mod orphans;
 pub mod probe;
 mod rescue;
+mod restore;
 mod seed;
 mod sizes;
 mod snapshots;
@@ -84,6 +87,7 @@ use self::seed::Seed;
 use self::volumes::Placed;
 use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::{Accelerator, PoolSection, StorageSection};
 use crate::network::Plane;
 use crate::orphans::Found;
@@ -556,6 +560,14 @@ impl Hypervisor for Libvirt {
             }
         }
         self.show(id, Some(&domain))
+    }
+
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        backup::begin(self, id, wish)
+    }
+
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        restore::begin(self, id, restoring)
     }
 
     fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
