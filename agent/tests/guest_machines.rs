@@ -268,7 +268,7 @@ fn a_guest_is_rescued_by_ssh_and_boots_its_own_disk_again() {
     let mut files: Vec<_> =
         std::fs::read_dir(node.folder(ID)).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
-    assert_eq!(files, ["console.log", "disk.qcow2", "seed.iso"]);
+    assert_eq!(files, ["console.log", "disk.qcow2", "seed.iso", "serial.sock"]);
     node.libvirt.delete(ID).unwrap();
     node.assert_nothing_left(ID);
 }
