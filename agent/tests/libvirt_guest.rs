@@ -35,7 +35,8 @@ fn counters(node: &Node) -> Option<CounterSample> {
 #[test]
 fn a_guest_lives_from_its_first_boot_to_its_end() {
     let _proof = berth_agent::proof::guest(&["vm.put", "vm.get", "vm.list", "vm.delete"]);
-    let _powers = berth_agent::proof::guest(&["vm.shutdown", "vm.start", "vm.reset", "vm.power_off"]);
+    let _powers =
+        berth_agent::proof::guest(&["vm.shutdown", "vm.start", "vm.reset", "vm.reboot", "vm.power_off"]);
     let node = Node::tiny(GuestNetwork::User);
     let libvirt = &node.libvirt;
     let mut events = libvirt.events();
@@ -85,7 +86,14 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     node.wait_for_boot(ID, 2);
     libvirt.power(ID, PowerVerb::Reset).unwrap();
     node.wait_for_boot(ID, 3);
+    libvirt.power(ID, PowerVerb::Reboot).unwrap();
+    node.wait_for_boot(ID, 4);
     assert_eq!(libvirt.get(ID).unwrap().state, VmState::Running);
+
+    libvirt.power(ID, PowerVerb::PowerOff).unwrap();
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Off));
+    libvirt.power(ID, PowerVerb::Start).unwrap();
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
 
     // When its QEMU dies, that is no ordinary end.
     let pid = std::fs::read_to_string(format!("/run/libvirt/qemu/{}{ID}.pid", node.config.prefix)).unwrap();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use berth_agent::faults::{self, POINTS};
 use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_agent::hypervisor::{Hypervisor, HypervisorError};
+use berth_agent::runs::Cx;
 use berth_model::agent::{DomainType, PowerVerb, VmSpec, VmState, WantedPower};
 use berth_model::{ByteSize, VmId};
 use libvirt_common::{EMPTY_IMAGE, Node, next_event, run, spec, text};
@@ -298,4 +299,20 @@ fn a_bridge_that_is_missing_is_said() {
     assert!(!of("bridge").ok && of("bridge").needed, "{checks:?}");
     assert!(of("bridge").sentence.contains("bt-nowhere"));
     assert!(of("serial logs").ok && of("accelerator").ok, "{checks:?}");
+}
+
+#[test]
+fn a_disk_leaves_as_an_image_that_stands_alone() {
+    let _proof = berth_agent::proof::driver(&["image.from_disk"]);
+    let node = node();
+    node.libvirt.put(ID, &VmSpec { power: WantedPower::Off, ..spec(EMPTY_IMAGE) }).unwrap();
+    let to = node.home().join("export.qcow2");
+    node.libvirt.disk_export(&Cx::unwatched(), ID, &to).unwrap();
+    let info: serde_json::Value =
+        serde_json::from_str(&run("qemu-img", &["info", "--output=json", text(&to)])).unwrap();
+    assert_eq!(info["virtual-size"], spec(EMPTY_IMAGE).disk.bytes());
+    assert!(info["backing-filename"].is_null(), "{info}");
+    let nobody = node.libvirt.disk_export(&Cx::unwatched(), VmId(99), &node.home().join("other.qcow2"));
+    assert!(matches!(nobody, Err(HypervisorError::NotFound(_))), "{nobody:?}");
+    assert!(!node.home().join("other.qcow2").exists());
 }
