@@ -5,3 +5,9 @@
 pub fn request_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
+
+/// A secret of 244 bits, in hex.
+#[expect(clippy::disallowed_methods, reason = "this is the entropy module")]
+pub fn secret() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+}

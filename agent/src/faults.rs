@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: [&str; 17] = [
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
@@ -32,6 +32,14 @@ pub const POINTS: [&str; 9] = [
     "delete.after_undefine",
     "delete.after_disk",
     "delete.after_folder",
+    "move.after_note",
+    "move.after_room",
+    "move.after_leaving",
+    "move.after_copy",
+    "move.after_undefine",
+    "move.after_left",
+    "move.after_adopt",
+    "move.after_clear",
 ];
 
 /// The environment variable.

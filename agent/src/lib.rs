@@ -23,6 +23,7 @@ pub mod hypervisor;
 pub mod identity;
 pub mod images;
 pub mod limits;
+pub mod moving;
 pub mod node;
 pub mod proof;
 pub mod qcow2;

@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::images::Images;
+use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::runs::Runs;
 use crate::tls::Tls;
@@ -92,7 +93,9 @@ pub async fn serve(
     let tls = Arc::new(Tls::open(config.tls_dir(), &config.name));
     let runs = Runs::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
     let work = Arc::new(Work::new(hypervisor, Arc::new(runs), &config.limits));
+    let moves = Moves::new(Arc::clone(&tls), config.moves(), Arc::clone(work.hypervisor()));
     let api = Api {
+        moves: Arc::new(moves),
         node: Arc::new(NodeWatch::new(Arc::clone(&config), Arc::clone(&work), Arc::clone(&tls))),
         hub: Arc::new(Hub::new(Arc::clone(&work), config.limits.clone())),
         images: Arc::new(images),

@@ -50,6 +50,12 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
     faults.0
 }
 
+/// The same of a spec that stands within a request; `before` is what its fields' names begin with there.
+pub fn faults_of(before: &str, spec: &VmSpec) -> Vec<FieldError> {
+    let named = |fault: FieldError| FieldError { name: format!("{before}{}", fault.name), ..fault };
+    faults(spec).into_iter().map(named).collect()
+}
+
 /// The same for a hypervisor: refuses with the first fault.
 pub fn check(spec: &VmSpec) -> Result<(), HypervisorError> {
     faults(spec).into_iter().next().map_or(Ok(()), |fault| Err(HypervisorError::Invalid(fault)))

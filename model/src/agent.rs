@@ -15,6 +15,7 @@
 
 pub mod function;
 mod image;
+mod moving;
 mod node;
 mod run;
 mod stream;
@@ -22,6 +23,7 @@ mod vm;
 
 pub use function::{Function, Name, Nothing, Sha256};
 pub use image::{ImageFile, ImageFileList};
+pub use moving::{MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };

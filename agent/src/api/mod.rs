@@ -30,6 +30,7 @@ use crate::functions;
 use crate::hub::Hub;
 use crate::images::Images;
 use crate::limits::Limits;
+use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -46,6 +47,8 @@ pub struct Api {
     pub images: Arc<Images>,
     /// Key and certificate.
     pub tls: Arc<Tls>,
+    /// Moves to this node and from it.
+    pub moves: Arc<Moves>,
     /// Events and samples.
     pub hub: Arc<Hub>,
     /// Limits.

@@ -16,10 +16,11 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 5] = [
+const ROOMS: [(&str, &str); 6] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
     ("image", "Image files"),
+    ("moving", "Moving VMs between nodes"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
 ];

@@ -16,6 +16,7 @@ pub(super) fn tie(functions: &mut Functions) {
     });
     functions.change::<vm::Delete>(no_faults, |api, _, id, _| {
         api.work.hypervisor().delete(*id)?;
+        api.moves.forget(*id);
         Ok(Nothing {})
     });
     power::<vm::Start>(functions, PowerVerb::Start);

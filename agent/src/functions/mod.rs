@@ -10,6 +10,7 @@
 
 mod images;
 mod machines;
+mod moving;
 mod node;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ pub fn all() -> Functions {
     node::tie(&mut functions);
     machines::tie(&mut functions);
     images::tie(&mut functions);
+    moving::tie(&mut functions);
     functions
 }
 

@@ -8,9 +8,17 @@
 pub mod libvirt;
 pub mod simulator;
 
-use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec};
+use std::os::unix::net::UnixStream;
+
+use berth_model::agent::{
+    CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, PowerVerb, Versions, Vm, VmEvent,
+    VmSpec,
+};
 use berth_model::{FieldError, VmId};
 use tokio::sync::broadcast;
+
+use crate::moving::Way;
+use crate::runs::Cx;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +74,31 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Changes its power, see [`PowerVerb`].
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError>;
+
+    /// Makes room for a VM that comes from another node: all but its domain. Told again, it makes an empty
+    /// disk anew unless the VM is arriving.
+    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError>;
+
+    /// Sends a VM to the room that was made for it, and leaves nothing here.
+    fn move_send(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError>;
+
+    /// Takes what [`Hypervisor::move_send`] sends of a VM that is off.
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError>;
+
+    /// Is a VM for which room was made here as a whole?
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError>;
+
+    /// Makes a VM that has arrived an ordinary one.
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError>;
+
+    /// Leaves nothing of a room in which no VM has arrived. Fine if there is none.
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError>;
 
     /// Counters of all running VMs, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;

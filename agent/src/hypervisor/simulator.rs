@@ -9,21 +9,27 @@
 //!
 //! Every function that changes something takes `delay`, as a real one takes its time.
 
+mod moving;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, PowerVerb, Versions, Vm, VmEvent,
+    VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
+use crate::moving::Way;
+use crate::runs::Cx;
 use crate::{clock, faults, spec};
 
 /// Events that a slow receiver may lie behind before it lags.
@@ -44,6 +50,8 @@ pub struct SimulatorConfig {
 pub struct Simulator {
     config: SimulatorConfig,
     vms: Mutex<BTreeMap<VmId, Record>>,
+    /// VMs that come from another node.
+    coming: Mutex<BTreeMap<VmId, VmSpec>>,
     events: broadcast::Sender<VmEvent>,
 }
 
@@ -63,7 +71,7 @@ impl Simulator {
             None => BTreeMap::new(),
         };
         let (events, _) = broadcast::channel(EVENTS_KEPT);
-        Ok(Self { config, vms: Mutex::new(vms), events })
+        Ok(Self { config, vms: Mutex::new(vms), coming: Mutex::default(), events })
     }
 
     /// Lets a VM crash, as a guest's panic would.
@@ -135,6 +143,7 @@ impl Hypervisor for Simulator {
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
+        self.refuse_coming(id)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -156,6 +165,7 @@ impl Hypervisor for Simulator {
     }
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.forget_coming(id);
         if self.record(id)?.is_none() {
             return Ok(());
         }
@@ -185,6 +195,36 @@ impl Hypervisor for Simulator {
         };
         self.take_time();
         self.keep(id, Record { spec: before.spec, state, started })
+    }
+
+    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, spec)
+    }
+
+    fn move_send(
+        &self,
+        id: VmId,
+        _order: &MoveSend,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
+        self.send(id, way, cx)
+    }
+
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.receive(id, &from)
+    }
+
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        Ok(self.record(id)?.is_some())
+    }
+
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.adopt(id)
+    }
+
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.clear_room(id)
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {

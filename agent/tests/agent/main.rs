@@ -10,5 +10,6 @@ mod api;
 mod cli;
 mod enrol;
 mod images;
+mod moving;
 mod peers;
 mod stream;

@@ -1,6 +1,7 @@
 //! An agent in this process on a free port, its peers, and a hypervisor that can hang.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -10,8 +11,10 @@ use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
 use berth_agent::{Running, serve};
+use berth_agent::moving::Way;
+use berth_agent::runs::Cx;
 use berth_model::agent::{
-    CounterSample, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    CounterSample, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
@@ -32,7 +35,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// An agent that stops and leaves nothing when it is dropped.
 pub struct Agent {
     pub home: TempDir,
-    pub pki: Pki,
+    pub pki: Arc<Pki>,
     pub https: SocketAddr,
     pub simulator: Arc<Simulator>,
     pub gate: Arc<Gate>,
@@ -49,8 +52,12 @@ impl Agent {
 
     /// The same with other settings.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_under(Arc::new(Pki::new()), change).await
+    }
+
+    /// The same under a CA that others have, too.
+    pub async fn start_under(pki: Arc<Pki>, change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let pki = Pki::new();
         enrol_by_hand(home.path(), &pki);
         let mut config = Config::at(home.path());
         config.limits.ping_every = Duration::from_millis(50);
@@ -256,6 +263,29 @@ impl Hypervisor for Gated {
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
         self.gate.pass("power");
         self.simulator.power(id, verb)
+    }
+    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
+        self.gate.pass("move_prepare");
+        self.simulator.move_prepare(id, spec)
+    }
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        self.gate.pass("move_send");
+        self.simulator.move_send(id, order, way, cx)
+    }
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.gate.pass("move_receive");
+        self.simulator.move_receive(id, from)
+    }
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        self.simulator.move_has_arrived(id)
+    }
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.gate.pass("move_finish");
+        self.simulator.move_finish(id)
+    }
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.gate.pass("move_abort");
+        self.simulator.move_abort(id)
     }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");

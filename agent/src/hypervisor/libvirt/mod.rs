@@ -29,6 +29,7 @@ mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod moving;
 mod names;
 mod network;
 mod ops;
@@ -38,11 +39,13 @@ mod tool;
 mod xml;
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, PowerVerb, Versions, Vm, VmEvent,
+    VmSpec, VmState, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, VmId};
 use tokio::sync::broadcast;
@@ -55,6 +58,7 @@ use self::connection::Connection;
 use self::disk::{Cache, Images, Overlay};
 use self::events::Hub;
 use self::folder::{Folder, Folders};
+use self::moving::notes::Notes;
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
 use self::ops::{
@@ -65,6 +69,8 @@ use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::config::Accelerator;
+use crate::moving::Way;
+use crate::runs::Cx;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -98,6 +104,7 @@ pub struct Libvirt {
     config: LibvirtConfig,
     prefix: Prefix,
     folders: Folders,
+    notes: Notes,
     images: Images,
     cache: Cache,
     connection: Connection,
@@ -116,6 +123,7 @@ impl Libvirt {
         };
         let folders =
             Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let notes = Notes::open(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let hub = Arc::new(Hub::new(prefix.clone()));
         let connection = Connection::keep(&config.uri, hub.clone())
@@ -126,6 +134,7 @@ impl Libvirt {
             config,
             prefix,
             folders,
+            notes,
             images,
             cache,
             connection,
@@ -226,14 +235,34 @@ impl Libvirt {
         disk::check_room(&self.config.data_dir, ByteSize(more))
     }
 
+    fn ensure_network(&self, connect: &Connect) -> Result<(), HypervisorError> {
+        let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let ensured = self.config.network.ensure(connect, &self.prefix);
+        ensured.map_err(|e| refused("start the guests' network", &e))
+    }
+
+    fn define(
+        &self,
+        connect: &Connect,
+        id: VmId,
+        spec: &VmSpec,
+        folder: &Folder,
+    ) -> Result<Domain, HypervisorError> {
+        let xml = domain::xml(&domain::Plan {
+            id,
+            prefix: &self.prefix,
+            node: &self.config.node_name,
+            domain_type: self.domain_type(connect),
+            spec,
+            folder,
+            network: &self.config.network,
+            cache: self.cache,
+        });
+        connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))
+    }
+
     fn start(&self, connect: &Connect, domain: &Domain) -> Result<(), HypervisorError> {
-        {
-            let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-            self.config
-                .network
-                .ensure(connect, &self.prefix)
-                .map_err(|e| refused("start the guests' network", &e))?;
-        }
+        self.ensure_network(connect)?;
         match state(domain)? {
             VmState::Running => {}
             VmState::Paused => domain.resume().map_err(|e| refused("resume the VM", &e))?,
@@ -339,6 +368,7 @@ impl Hypervisor for Libvirt {
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         let folder = self.folders.of(id);
         self.check(id, &folder, spec)?;
+        self.notes.refuse_coming(id)?;
         let connect = self.connection.get()?;
         let before = self.domain(&connect, id)?;
         let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
@@ -349,17 +379,7 @@ impl Hypervisor for Libvirt {
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
         faults::point("put.after_seed")?;
-        let xml = domain::xml(&domain::Plan {
-            id,
-            prefix: &self.prefix,
-            node: &self.config.node_name,
-            domain_type: self.domain_type(&connect),
-            spec,
-            folder: &folder,
-            network: &self.config.network,
-            cache: self.cache,
-        });
-        let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
+        let domain = self.define(&connect, id, spec, &folder)?;
         faults::point("put.after_define")?;
         match spec.power {
             WantedPower::On => self.start(&connect, &domain)?,
@@ -392,7 +412,7 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
-        Ok(())
+        self.notes.remove(id)
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
@@ -413,6 +433,36 @@ impl Hypervisor for Libvirt {
             }
         }
         self.show(id, Some(&domain))
+    }
+
+    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, spec)
+    }
+
+    fn move_send(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
+        self.send(id, order, way, cx)
+    }
+
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.receive(id, &from)
+    }
+
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        self.arrived(id)
+    }
+
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.adopt(id)
+    }
+
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.clear_room(id)
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
