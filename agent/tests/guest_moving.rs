@@ -259,15 +259,22 @@ fn a_guest_moves_while_it_works_and_moves_back_while_it_is_off() {
     a.ask::<Vm>("POST", &path("/start"), &serde_json::json!({})).unwrap();
     assert_disk_is_whole(&lab);
 
-    // Live once more, by post-copy.
+    // Live once more, by post-copy; not every kernel lets QEMU do that, and then nothing has happened.
     let place = prepare(&b, &spec).unwrap();
     let post_copy = MoveSend { post_copy: true, ..order(&b, &place) };
-    send(&a, &post_copy).unwrap();
-    assert_eq!(finish(&b).unwrap().vm.state, VmState::Running);
+    match send(&a, &post_copy) {
+        Ok(_) => assert_eq!(finish(&b).unwrap().vm.state, VmState::Running),
+        Err(refused) => {
+            assert!(refused.message.contains("Postcopy is not supported"), "{refused:?}");
+            assert_eq!(show(&a).unwrap().state, VmState::Running);
+            abort(&b).unwrap();
+        }
+    }
     assert_disk_is_whole(&lab);
-    b.ask::<()>("DELETE", &path(""), &()).unwrap();
-    a.assert_clean();
-    b.assert_clean();
+    for node in [&a, &b] {
+        node.ask::<()>("DELETE", &path(""), &()).unwrap();
+        node.assert_clean();
+    }
 }
 
 /// Sends slowly, and calls `cut` in the middle of it.

@@ -45,6 +45,11 @@ pub struct Sockets(PathBuf);
 
 impl Sockets {
 
+    /// Removes the folder of a move that an agent did not live to end.
+    pub fn clear(domain: &str) -> io::Result<()> {
+        remove(&Path::new(PLACE).join(domain))
+    }
+
     /// libvirt of the other node; for root alone.
     pub fn driver(&self) -> PathBuf {
         self.0.join("libvirt/driver")

@@ -1,4 +1,5 @@
 //! A CA of a test's own, and certificates of it.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,

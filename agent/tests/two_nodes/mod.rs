@@ -118,10 +118,13 @@ impl TestNode {
     }
 
     fn fill(&self, lab: &Lab, n: u8) {
-        for folder in ["run", "lib", "log/qemu", "cache", "data/images"] {
+        for folder in ["run", "lib", "log/qemu", "cache", "etc", "data/images"] {
             fs::create_dir_all(self.base.join(folder)).unwrap();
         }
-        run("cp", &["-a", "/etc/libvirt", text(&self.base.join("etc"))]);
+        // The settings of the distribution, and no definition of this machine.
+        for file in ["libvirt.conf", "libvirtd.conf", "qemu.conf", "virtlogd.conf"] {
+            let _not_shipped = fs::copy(Path::new("/etc/libvirt").join(file), self.base.join("etc").join(file));
+        }
         let append = |file: &str, lines: &str| {
             let mut file = fs::File::options().append(true).create(true).open(self.base.join(file)).unwrap();
             file.write_all(lines.as_bytes()).unwrap();

@@ -412,7 +412,7 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
-        self.notes.remove(id)
+        self.forget_move(id)
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {

@@ -31,7 +31,7 @@ use super::ops::{note_start, power_off, refused, state, undefine};
 use super::seed::Seed;
 use super::{Libvirt, disk, ffi, tool};
 use crate::hypervisor::HypervisorError;
-use crate::moving::Way;
+use crate::moving::{Sockets, Way};
 use crate::runs::Cx;
 use crate::{faults, spec};
 
@@ -131,7 +131,7 @@ impl Libvirt {
         if matches!(state(&domain)?, VmState::Running | VmState::Paused) {
             note_start(&domain)?;
         }
-        self.notes.remove(id)?;
+        self.forget_move(id)?;
         Ok(MoveArrived { vm: self.show(id, Some(&domain))?, pause_ms: pause_ms(&domain) })
     }
 
@@ -160,6 +160,12 @@ impl Libvirt {
         }
         self.folders.of(id).remove()?;
         faults::point("move.after_left")?;
+        self.forget_move(id)
+    }
+
+    /// Nothing says any more that a VM comes or leaves.
+    pub(super) fn forget_move(&self, id: VmId) -> Result<(), HypervisorError> {
+        Sockets::clear(&self.prefix.domain(id))?;
         self.notes.remove(id)
     }
 
@@ -222,7 +228,7 @@ impl Libvirt {
                 Ok(MoveSent { live, sent_bytes: 0 })
             }
             Err(e) => {
-                self.notes.remove(id)?;
+                self.forget_move(id)?;
                 cx.check()?;
                 Err(e)
             }
