@@ -80,13 +80,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError>;
 
     /// Sends a VM to the room that was made for it, and leaves nothing here.
-    fn move_send(
-        &self,
-        id: VmId,
-        order: &MoveSend,
-        way: &Way,
-        cx: &Cx,
-    ) -> Result<MoveSent, HypervisorError>;
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError>;
 
     /// Takes what [`Hypervisor::move_send`] sends of a VM that is off.
     fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError>;

@@ -151,10 +151,8 @@ impl Moves {
 
 /// What is wrong with an order to send.
 pub fn faults(order: &MoveSend) -> Vec<FieldError> {
-    let fault = |name: &str, message: &str| FieldError {
-        name: name.to_owned(),
-        messages: vec![message.to_owned()],
-    };
+    let fault =
+        |name: &str, message: &str| FieldError { name: name.to_owned(), messages: vec![message.to_owned()] };
     let mut faults = Vec::new();
     let host = &order.host;
     let named = (1..=253).contains(&host.len())

@@ -44,7 +44,6 @@ impl Deref for SocketsFolder {
 pub struct Sockets(PathBuf);
 
 impl Sockets {
-
     /// Removes the folder of a move that an agent did not live to end.
     pub fn clear(domain: &str) -> io::Result<()> {
         remove(&Path::new(PLACE).join(domain))

@@ -10,11 +10,12 @@ use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
 use berth_agent::identity::{Identity, NewKey};
-use berth_agent::{Running, serve};
 use berth_agent::moving::Way;
 use berth_agent::runs::Cx;
+use berth_agent::{Running, serve};
 use berth_model::agent::{
-    CounterSample, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    CounterSample, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, Node, PowerVerb, Vm, VmEvent, VmImage,
+    VmSeed, VmSpec, WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorBody, NodeId, VmId};

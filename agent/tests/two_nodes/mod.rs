@@ -33,10 +33,16 @@ pub struct Lab {
     pub home: TempDir,
     unique: String,
     fabric: String,
+    qemu_conf: &'static str,
 }
 
 impl Lab {
     pub fn new() -> Self {
+        Self::with_qemu_conf("")
+    }
+
+    /// QEMU is set up as Debian does it, and then by these lines.
+    pub fn with_qemu_conf(qemu_conf: &'static str) -> Self {
         let home = tempfile::Builder::new().prefix("berth-nodes-").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         let unique = home.path().file_name().unwrap().to_str().unwrap().rsplit('-').next().unwrap();
@@ -47,6 +53,7 @@ impl Lab {
             fabric: format!("bn{unique}f"),
             home,
             unique,
+            qemu_conf,
         };
         ip(&["netns", "add", &lab.fabric]);
         ip(&["-n", &lab.fabric, "link", "set", "lo", "up"]);
@@ -123,7 +130,8 @@ impl TestNode {
         }
         // The settings of the distribution, and no definition of this machine.
         for file in ["libvirt.conf", "libvirtd.conf", "qemu.conf", "virtlogd.conf"] {
-            let _not_shipped = fs::copy(Path::new("/etc/libvirt").join(file), self.base.join("etc").join(file));
+            let _not_shipped =
+                fs::copy(Path::new("/etc/libvirt").join(file), self.base.join("etc").join(file));
         }
         let append = |file: &str, lines: &str| {
             let mut file = fs::File::options().append(true).create(true).open(self.base.join(file)).unwrap();
@@ -131,6 +139,7 @@ impl TestNode {
         };
         append("etc/libvirtd.conf", &format!("host_uuid = \"{}\"\n", uuid::Uuid::new_v4()));
         append("etc/qemu.conf", "security_driver = \"none\"\n");
+        append("etc/qemu.conf", lab.qemu_conf);
         for controller in fs::read_dir(CGROUPS).unwrap().flatten() {
             let folder = controller.path().join(&self.name);
             if !controller.path().is_dir() || fs::create_dir(&folder).is_err() {
@@ -272,9 +281,11 @@ impl TestNode {
 
     fn exchange(&self, method: &str, path: &str, body: &impl Serialize) -> std::io::Result<String> {
         let mut stream = UnixStream::connect(self.data_dir.join("agent.sock"))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        // A look is answered at once, or asked for again.
+        let look = method == "GET";
+        stream.set_read_timeout(Some(if look { Duration::from_secs(10) } else { PATIENCE }))?;
         let body = serde_json::to_string(body)?;
-        let body = if method == "GET" { String::new() } else { body };
+        let body = if look { String::new() } else { body };
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\nprefer: wait=110\r\n\
@@ -320,8 +331,11 @@ impl TestNode {
     /// Nothing of any VM is on the node: no domain, folder, note, socket, process.
     pub fn assert_clean(&self) {
         assert_eq!(self.domains(), "", "a domain is left");
-        for folder in [self.data_dir.join("vms"), self.data_dir.join("moves"), self.base.join("run/berth-moves")] {
-            let left: Vec<_> = fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        for folder in
+            [self.data_dir.join("vms"), self.data_dir.join("moves"), self.base.join("run/berth-moves")]
+        {
+            let left: Vec<_> =
+                fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
             assert_eq!(left, Vec::<PathBuf>::new(), "files are left");
         }
         let logs: Vec<_> = fs::read_dir(self.base.join("log/qemu")).unwrap().flatten().collect();
@@ -333,7 +347,9 @@ impl TestNode {
     }
 
     pub fn log(&self) -> String {
-        ["agent.log", "init.log"].map(|name| fs::read_to_string(self.base.join(name)).unwrap_or_default()).concat()
+        ["agent.log", "init.log"]
+            .map(|name| fs::read_to_string(self.base.join(name)).unwrap_or_default())
+            .concat()
     }
 }
 

@@ -69,7 +69,8 @@ pub struct MoveSend {
     #[serde(default)]
     pub auto_converge: bool,
     /// Switch over after the first round and fetch the rest of the memory on demand. It always ends, but
-    /// a network that breaks between switch-over and end costs the guest its run.
+    /// a network that breaks between switch-over and end costs the guest its run. QEMU must be let to, by
+    /// `vm.unprivileged_userfaultfd` = 1 on the other node; else the move is refused.
     #[serde(default)]
     pub post_copy: bool,
     /// Most that is sent, in MiB a second; as much as the network bears if not set.

@@ -439,13 +439,7 @@ impl Hypervisor for Libvirt {
         self.make_room(id, spec)
     }
 
-    fn move_send(
-        &self,
-        id: VmId,
-        order: &MoveSend,
-        way: &Way,
-        cx: &Cx,
-    ) -> Result<MoveSent, HypervisorError> {
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
         self.send(id, order, way, cx)
     }
 

@@ -195,7 +195,9 @@ impl Libvirt {
             None if !self.folders.of(id).exists()? && way.has_arrived()? => {
                 MoveSent { live: true, sent_bytes: 0 }
             }
-            None => return Err(self.whole_domain(&connect, id).err().unwrap_or(HypervisorError::NotFound(id))),
+            None => {
+                return Err(self.whole_domain(&connect, id).err().unwrap_or(HypervisorError::NotFound(id)));
+            }
         };
         faults::point("move.after_copy")?;
         if let Some(domain) = self.domain(&connect, id)? {
@@ -224,9 +226,7 @@ impl Libvirt {
         match sent {
             Ok(sent_bytes) => Ok(MoveSent { live, sent_bytes }),
             // It failed after all was done.
-            Err(_) if live && self.domain(connect, id)?.is_none() => {
-                Ok(MoveSent { live, sent_bytes: 0 })
-            }
+            Err(_) if live && self.domain(connect, id)?.is_none() => Ok(MoveSent { live, sent_bytes: 0 }),
             Err(e) => {
                 self.forget_move(id)?;
                 cx.check()?;
