@@ -15,7 +15,7 @@
 //! | `libvirt.prefix` | `BERTH_AGENT_LIBVIRT_PREFIX` | names of this agent's domains begin with it; `berth-` |
 //! | `libvirt.probe_kernel` | `BERTH_AGENT_LIBVIRT_PROBE_KERNEL` | kernel of the probe boot; a kernel of the node if not set |
 //! | `libvirt.probe_initrd` | `BERTH_AGENT_LIBVIRT_PROBE_INITRD` | its initial RAM disk; none if not set |
-//! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's) or `user` (QEMU's own, no root) |
+//! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's), `routed` (a route for each address; guests' gateways are 169.254.1.1 and fe80::1) or `user` (QEMU's own, no root) |
 //! | `network.bridge` | `BERTH_AGENT_NETWORK_BRIDGE` | the bridge; `berth0` |
 //! | `network.gateway` | `BERTH_AGENT_NETWORK_GATEWAY` | the node's address on it with `nat`; `10.77.0.1/24` |
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
@@ -27,7 +27,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use berth_model::VmId;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -44,6 +43,9 @@ const ENV_ELSEWHERE: [&str; 3] = ["BERTH_AGENT_CONFIG", "BERTH_AGENT_TOKEN", "BE
 
 /// Longest path of a unix socket (`sun_path`), less the `.new` it is made under.
 const SOCKET_PATH_MAX_BYTES: usize = 103;
+
+/// Longest path of the data folder: below it, `/vms/ID/serial.sock` is a unix socket, too.
+const DATA_DIR_MAX_BYTES: usize = 71;
 
 /// Keys with a number as their value; all others are texts.
 const NUMBERS: [&str; 2] = ["move_port", "simulator.delay_ms"];
@@ -172,6 +174,8 @@ pub enum NetworkMode {
     Nat,
     /// On a bridge that the operator made.
     Bridge,
+    /// By a route on the node for each address.
+    Routed,
     /// Through QEMU itself, without any privilege.
     User,
 }
@@ -328,11 +332,6 @@ impl Config {
         self.data_dir.join("simulator")
     }
 
-    /// The file that a VM's serial port is written to.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.data_dir.join("vms").join(id.to_string()).join("console.log")
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
         let word = |text: &str, max: usize, more: &[u8]| {
             (1..=max).contains(&text.len())
@@ -341,6 +340,7 @@ impl Config {
         let rules = [
             ("name", word(&self.name, 63, b"-."), "1 to 63 letters, digits, hyphens and dots"),
             ("data_dir", self.data_dir.is_absolute(), "a path from the root"),
+            ("data_dir", self.data_dir.as_os_str().len() <= DATA_DIR_MAX_BYTES, "at most 71 bytes long"),
             ("socket", self.socket().is_absolute(), "a path from the root"),
             ("socket", self.socket().as_os_str().len() <= SOCKET_PATH_MAX_BYTES, "at most 103 bytes long"),
             (

@@ -22,11 +22,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 17] = [
+pub const POINTS: [&str; 25] = [
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
     "put.after_define",
+    "put.after_nics",
     "put.after_power",
     "delete.after_destroy",
     "delete.after_undefine",
@@ -40,6 +41,13 @@ pub const POINTS: [&str; 17] = [
     "move.after_left",
     "move.after_adopt",
     "move.after_clear",
+    "rebuild.after_power_off",
+    "rebuild.after_disk",
+    "rescue_on.after_power_off",
+    "rescue_off.after_power_off",
+    "keep.after_copy",
+    "wipe.after_rename",
+    "wipe.after_wipe",
 ];
 
 /// The environment variable.

@@ -109,6 +109,11 @@ impl Hub {
         }
     }
 
+    /// The state of each VM, as told last.
+    pub fn states(&self) -> Vec<VmState> {
+        self.state().known.values().filter_map(|known| known.event.state).collect()
+    }
+
     async fn hear_events(&self) {
         let mut every = tokio::time::interval(self.limits.relist_every);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -241,7 +246,7 @@ impl Seat {
             Told::Samples { all: false, samples } => {
                 let state = self.hub.state();
                 let mine = &state.watched[&self.number];
-                Picked::Samples(samples.iter().filter(|sample| mine.contains(&sample.vm)).copied().collect())
+                Picked::Samples(samples.iter().filter(|sample| mine.contains(&sample.vm)).cloned().collect())
             }
         }
     }
@@ -280,7 +285,7 @@ mod tests {
     }
 
     fn vm(id: i64, state: VmState) -> Vm {
-        Vm { id: VmId(id), state, spec: None, started: None }
+        Vm { id: VmId(id), state, spec: None, started: None, saved: false, pending: vec![] }
     }
 
     use berth_model::Timestamp;

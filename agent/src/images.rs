@@ -22,7 +22,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
 use crate::error::Refusal;
+use crate::hypervisor::HypervisorError;
 use crate::limits::Limits;
+use crate::orphans::{Found, is_old};
 use crate::{qcow2, spec};
 
 /// What an unfinished upload's name ends with.
@@ -150,6 +152,20 @@ impl Images {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Uploads that nobody goes on with.
+    pub fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with(PART) && is_old(&path) {
+                let name = path.to_string_lossy().into_owned();
+                let why = "The upload was cut off.";
+                found.push(Found::new("unfinished image", name, why, move || Ok(fs::remove_file(&path)?)));
+            }
+        }
+        Ok(found)
     }
 
     fn path(&self, sha256: &str) -> PathBuf {

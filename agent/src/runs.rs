@@ -213,6 +213,7 @@ mod tests {
 
     #[test]
     fn what_ended_is_found_again_after_a_restart_and_numbers_go_on() {
+        let _proof = crate::proof::pure(&["run.list", "run.get"]);
         let folder = tempfile::tempdir().unwrap();
         let runs = Runs::open(folder.path()).unwrap();
         let (first, second) = (runs.begin(&asked("vm.put")), runs.begin(&asked("vm.delete")));
@@ -256,6 +257,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_function_hears_of_it() {
+        let _proof = crate::proof::pure(&["run.cancel"]);
         let folder = tempfile::tempdir().unwrap();
         let runs = Runs::open(folder.path()).unwrap();
         let cx = runs.begin(&asked("vm.put"));

@@ -182,9 +182,9 @@ impl Work {
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| span.in_scope(|| call(&cx))));
             let result = result.unwrap_or_else(|_| Err(broke_off()));
             runs.end(&cx, result.as_ref().err());
-            // Told before it is let go: whoever asks for the same now does it anew.
-            let _nobody_waits = tell.send(Some(result));
+            // Let go before it is told: whoever asks for the same after the answer has it done anew.
             drop((slot, claim));
+            let _nobody_waits = tell.send(Some(result));
         });
         let outcome = self.wait(&asked, began, id, ended).await;
         if !task.is_finished() && asked.kind == Kind::Change {

@@ -7,26 +7,61 @@
 //! | --- | --- |
 //! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
+//! | `GET /v1/vms/{vm}/console/{kind}` | WebSocket: a console, with a [`ConsoleTicket`] |
 //!
 //! Errors have the API's form, [`crate::ErrorBody`], with these codes: `invalid_input` (422, names
 //! the field), `not_found`, `conflict` (another function works on this VM, or it is in a state
 //! that does not allow this), `resource_unavailable` (422: an image that is not on the node, no
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
+mod console;
 pub mod function;
+mod guest;
+mod hardware;
 mod image;
+mod keeping;
+mod machine;
 mod moving;
+mod network;
 mod node;
 mod run;
+mod sample;
+mod size;
 mod stream;
 mod vm;
 
-pub use function::{Function, Name, Nothing, Sha256};
+pub use console::{
+    ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
+};
+pub use function::{Function, Mac, Name, Nothing, Sha256};
+pub use guest::{
+    Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
+    GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
+    TrimmedFileSystem,
+};
+pub use hardware::{
+    BootDevice, Firmware, FirmwareChange, Hardware, HardwareChange, Rescue, VmAutostart, VmBootOrder, VmIso,
+    VmRename, Watchdog,
+};
 pub use image::{ImageFile, ImageFileList};
+pub use keeping::{
+    Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
+    Share, UpdateRequest, UpdateState, UpdateStatus,
+};
+pub use machine::{
+    DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
+    VmShutdown,
+};
 pub use moving::{MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent};
+pub use network::{
+    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
+    PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,
+};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
 pub use run::{Progress, Run, RunId, RunList};
+pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use size::{VmLimits, VmResize};
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

@@ -320,6 +320,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
                 prefix: 24,
                 gateway: Some("203.0.113.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: "web-1".into(),
@@ -329,6 +330,10 @@ fn the_agent_protocol_keeps_its_wire_form() {
             name_servers: vec!["203.0.113.1".parse().unwrap()],
         },
         power: WantedPower::On,
+        vcpus_max: Some(4),
+        memory_max: Some(ByteSize::gib(8)),
+        limits: VmLimits { cpu_percent: Some(150), disk_write_iops: Some(2000), ..VmLimits::default() },
+        ..VmSpec::default()
     };
     golden("vm_spec", &spec);
     let vm = Vm {
@@ -336,6 +341,8 @@ fn the_agent_protocol_keeps_its_wire_form() {
         state: VmState::Running,
         spec: Some(spec),
         started: Some(at("2026-11-20T02:14:00Z")),
+        saved: false,
+        pending: vec!["memory".to_owned()],
     };
     golden("vm_list", &VmList { vms: vec![vm] });
     let run = Run {
@@ -374,7 +381,12 @@ fn the_agent_protocol_keeps_its_wire_form() {
     };
     golden(
         "node",
-        &Node { facts, health: health.clone(), certificate_expires: Some(at("2027-02-20T02:14:00Z")) },
+        &Node {
+            facts,
+            health: health.clone(),
+            certificate_expires: Some(at("2027-02-20T02:14:00Z")),
+            maintenance: None,
+        },
     );
     let gone = VmEvent { vm: VmId(7), state: None, at: at("2026-11-20T02:14:00Z") };
     let counters = CounterSample {
@@ -388,15 +400,69 @@ fn the_agent_protocol_keeps_its_wire_form() {
         disk_write_ops: 4,
         net_in_bytes: 5,
         net_out_bytes: 6,
+        steal_ns: Some(7),
+        memory: MemorySample { balloon_bytes: 8, resident_bytes: 9, ..MemorySample::default() },
+        disks: vec![DiskSample { name: "vda".into(), read_bytes: 1, ..DiskSample::default() }],
+        nics: vec![NicSample { in_bytes: 5, out_bytes: 6, ..NicSample::default() }],
     };
     golden(
         "stream",
         &vec![
             StreamMessage::Hello { vms: vec![gone], health: health.clone() },
             StreamMessage::Vm(VmEvent { state: Some(VmState::Off), ..gone }),
-            StreamMessage::Samples { samples: vec![counters] },
+            StreamMessage::Samples { samples: vec![counters.clone()] },
             StreamMessage::Beat { health },
         ],
+    );
+    golden("sample_list", &SampleList { samples: vec![counters.clone()] });
+    golden("samples_request", &SamplesRequest { vms: vec![VmId(7)] });
+    golden(
+        "vm_resize",
+        &VmResize { vcpus: Some(4), memory_max: Some(ByteSize::gib(8)), ..VmResize::default() },
+    );
+    golden("guest_password", &GuestPassword { user: "root".into(), password_hash: "$6$…".into() });
+    golden(
+        "guest_ssh_keys",
+        &GuestSshKeys { user: "root".into(), ssh_keys: vec!["ssh-ed25519 AAAA… a".into()] },
+    );
+    golden("guest_hostname", &GuestHostname { hostname: "web-2".into() });
+    golden("guest_hostname_set", &HostnameSet { hostname: "web-2".into(), holds_from: HoldsFrom::NextBoot });
+    golden("guest_freeze", &GuestFreeze { limit_s: 30 });
+    golden("guest_frozen", &Frozen { until: at("2026-11-20T02:14:30Z") });
+    golden("guest_thawed", &Thawed { file_systems: 2 });
+    golden("guest_time_synced", &TimeSynced { ahead_before_ms: -5000, ahead_ms: 3 });
+    let trimmed =
+        TrimmedFileSystem { mounted_at: "/".into(), trimmed: ByteSize::gib(1), error: Some("no".into()) };
+    golden("guest_trimmed", &Trimmed { file_systems: vec![trimmed] });
+    let os = GuestOs {
+        id: "debian".into(),
+        name: "Debian GNU/Linux 12 (bookworm)".into(),
+        version: "12".into(),
+        kernel: "6.1.0".into(),
+        machine: "x86_64".into(),
+    };
+    golden(
+        "guest_info",
+        &GuestInfo {
+            agent_version: "7.2.22".into(),
+            os: Some(os),
+            hostname: Some("web-1".into()),
+            time_zone: Some("CET".into()),
+            utc_offset_s: Some(3600),
+            users: vec![GuestUser { user: "mara".into(), since: Some(at("2026-11-20T02:14:00Z")) }],
+            file_systems: vec![GuestFileSystem {
+                mounted_at: "/".into(),
+                device: "vda1".into(),
+                kind: "ext4".into(),
+                size: Some(ByteSize::gib(60)),
+                used: Some(ByteSize::gib(2)),
+            }],
+            interfaces: vec![GuestInterface {
+                name: "eth0".into(),
+                mac: Some("52:54:00:aa:bb:cc".into()),
+                addresses: vec![GuestAddress { ip: "203.0.113.24".parse().unwrap(), prefix: 24 }],
+            }],
+        },
     );
     golden("stream_watch", &StreamCommand::Watch { vms: vec![VmId(7)] });
     golden(

@@ -49,6 +49,12 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
 
 /// Reads JSON to its end; an error names the field.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    // A request of which nothing need be said needs no body.
+    if body.is_empty()
+        && let Ok(request) = serde_json::from_str("{}")
+    {
+        return Ok(request);
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();

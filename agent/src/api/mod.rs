@@ -10,12 +10,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
-use berth_model::ErrorCode;
-use berth_model::agent::{ImageFile, StreamMessage};
+use berth_model::agent::function::TargetValue;
+use berth_model::agent::{ConsoleKind, ImageFile, StreamMessage};
+use berth_model::{ErrorCode, VmId};
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -25,15 +26,22 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use self::log::{Caller, Listener};
 
 use self::extract::Sha256Path;
+use crate::clock;
+use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::functions;
+use crate::guest::Freezes;
 use crate::hub::Hub;
+use crate::hypervisor::HypervisorError;
 use crate::images::Images;
 use crate::limits::Limits;
+use crate::maintenance::Switch;
+use crate::metrics;
 use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
+use crate::update::Updates;
 use crate::work::Work;
 
 /// What the routes work with.
@@ -51,6 +59,14 @@ pub struct Api {
     pub moves: Arc<Moves>,
     /// Events and samples.
     pub hub: Arc<Hub>,
+    /// Consoles.
+    pub consoles: Arc<Consoles>,
+    /// Is the node closed for new VMs?
+    pub maintenance: Arc<Switch>,
+    /// The agent's own update.
+    pub updates: Arc<Updates>,
+    /// Guests that are frozen.
+    pub freezes: Arc<Freezes>,
     /// Limits.
     pub limits: Arc<Limits>,
     /// Requests at once.
@@ -67,6 +83,8 @@ pub fn router(api: Api, listener: Listener) -> Router {
         .merge(functions::all().router())
         .route("/v1/images/{sha256}", put(image_import))
         .route("/v1/stream", get(stream))
+        .route("/v1/vms/{vm}/console/{kind}", get(console))
+        .route("/metrics", get(metrics_page))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(api.clone(), one_of_many))
@@ -89,9 +107,7 @@ async fn stream(
     State(api): State<Api>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
-    let upgrade = upgrade.map_err(|_| {
-        Refusal::new(ErrorCode::InvalidInput, "This is a WebSocket; it begins with an upgrade.")
-    })?;
+    let upgrade = upgrade.map_err(|_| no_upgrade())?;
     let (vms, seat) = api.hub.open().await?;
     let hello = StreamMessage::Hello { vms, health: api.node.health() };
     let limits = Limits::clone(&api.limits);
@@ -100,6 +116,44 @@ async fn stream(
         let stream = Stream::new(socket, seat, api.node, limits);
         api.streams.track_future(stream.run(hello, api.stop))
     }))
+}
+
+/// A console that somebody has a ticket for.
+async fn console(
+    State(api): State<Api>,
+    Path((vm, kind)): Path<(String, String)>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    let vm = VmId::read(&vm).ok_or_else(|| Refusal::field("vm", VmId::RULE))?;
+    let kind = [ConsoleKind::Vnc, ConsoleKind::Serial].into_iter().find(|known| known.word() == kind);
+    let kind = kind.ok_or_else(|| Refusal::field("kind", "A console is vnc or serial."))?;
+    let upgrade = upgrade.map_err(|_| no_upgrade())?;
+    let place = (api.streams.clone(), api.stop.clone());
+    api.consoles.open((vm, kind), &headers, upgrade, clock::now(), place).await
+}
+
+fn no_upgrade() -> Refusal {
+    Refusal::new(ErrorCode::InvalidInput, "This is a WebSocket; it begins with an upgrade.")
+}
+
+impl Api {
+    /// Refuses a VM that would be new on a node that is closed for new ones. To be asked by every function
+    /// that can bring one.
+    pub fn admit(&self, id: VmId) -> Result<(), Refusal> {
+        self.maintenance.admit_new().or_else(|closed| match self.work.hypervisor().get(id) {
+            Ok(_) => Ok(()),
+            Err(HypervisorError::NotFound(_)) => Err(closed),
+            Err(e) => Err(e.into()),
+        })
+    }
+}
+
+/// For Prometheus. While the hypervisor does not answer, the node alone.
+async fn metrics_page(State(api): State<Api>) -> impl IntoResponse {
+    let samples = api.work.counters().await.unwrap_or_default();
+    let page = metrics::page(&api.node.node(), &api.hub.states(), &samples);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page)
 }
 
 async fn no_route(request: Request) -> Refusal {

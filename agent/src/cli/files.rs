@@ -1,11 +1,11 @@
 //! The commands that handle files: an image on its way in, a console's log.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use berth_model::VmId;
-use berth_model::agent::ImageFile;
+use berth_model::agent::function::{Function, console};
+use berth_model::agent::{ConsoleLog, ConsoleLogRequest, ImageFile};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use futures_util::TryStreamExt;
 use http_body_util::{BodyExt, StreamBody};
@@ -16,9 +16,6 @@ use tokio_util::io::ReaderStream;
 use super::client::Client;
 use super::print::{self, Output};
 use super::{CliError, Common, run};
-
-/// Bytes of a serial log that are looked through for its last lines.
-const CONSOLE_MAX_BYTES: u64 = 1024 * 1024;
 
 /// `vm console`.
 pub fn console_command() -> Command {
@@ -31,28 +28,22 @@ pub fn console_command() -> Command {
                 .short('n')
                 .help("How many lines")
                 .default_value("100")
-                .value_parser(value_parser!(usize)),
+                .value_parser(value_parser!(u32)),
         )
 }
 
 /// Prints it.
 pub fn console(common: &Common, words: &ArgMatches) -> Result<(), CliError> {
     let id = VmId(words.get_one("vm").copied().unwrap_or_default());
-    let lines: usize = words.get_one("lines").copied().unwrap_or_default();
-    let path = common.config()?.console_log(id);
-    let unread = |e: std::io::Error| CliError::Failed(format!("Cannot read {}: {e}.", path.display()));
-    let mut file = std::fs::File::open(&path).map_err(unread)?;
-    let length = file.metadata().map_err(unread)?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE_MAX_BYTES))).map_err(unread)?;
-    let mut last = VecDeque::new();
-    for line in BufReader::new(file).split(b'\n') {
-        last.push_back(line.map_err(unread)?);
-        if last.len() > lines {
-            last.pop_front();
-        }
-    }
-    let text: Vec<String> = last.iter().map(|line| print::harmless(&String::from_utf8_lossy(line))).collect();
-    Output::new(false).say(&text.join("\n"))
+    let request = ConsoleLogRequest { lines: words.get_one("lines").copied() };
+    let request = serde_json::to_value(request).map_err(|e| CliError::failed("The request", &e))?;
+    let (client, path) = (common.client()?, console::Log::path(&id));
+    let (_, log) = run::block_on(client.function(console::Log::METHOD.word(), &path, &request, None))?;
+    let log: ConsoleLog =
+        serde_json::from_value(log).map_err(|e| CliError::failed("The agent's answer makes no sense", &e))?;
+    let text =
+        |log: &ConsoleLog| log.lines.iter().map(|line| print::harmless(line)).collect::<Vec<_>>().join("\n");
+    Output::new(common.json).show(&log, text)
 }
 
 /// `image import`.

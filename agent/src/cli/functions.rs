@@ -1,7 +1,7 @@
 //! The agent's functions as commands, made from their list: a group for each room, `berth-agent vm …`,
 //! in it a command for each function, whose arguments come from its path and its request.
 
-use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Vm, VmList};
+use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Screenshot, Vm, VmList};
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -16,11 +16,19 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 6] = [
+const ROOMS: [(&str, &str); 14] = [
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
+    ("kept", "Disks that were kept when their VM was deleted"),
+    ("guest", "What goes on inside a guest"),
+    ("console", "Consoles of VMs"),
     ("image", "Image files"),
     ("moving", "Moving VMs between nodes"),
+    ("nic", "Network cards"),
+    ("firewall", "Firewalls of network cards"),
+    ("network", "The guests' network"),
+    ("traffic", "What addresses have carried"),
+    ("samples", "Counters of VMs"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
 ];
@@ -144,7 +152,7 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
     match schema {
         None => {
             let thing = match (parts(function).0, values.first()) {
-                ("vm", Some(id)) => format!("VM {id}"),
+                ("vm" | "guest", Some(id)) => format!("VM {id}"),
                 ("image", Some(sha256)) => format!("Image {sha256}"),
                 (room, Some(name)) => format!("The {room} {name}"),
                 (room, None) => format!("The {room}"),
@@ -155,6 +163,7 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
         Some("Node") => output.show(&from::<Node>(answer).map_err(broken)?, print::node),
         Some("Vm") => output.show(&from::<Vm>(answer).map_err(broken)?, |vm| vms(std::slice::from_ref(vm))),
         Some("VmList") => output.show(&from::<VmList>(answer).map_err(broken)?, |list| vms(&list.vms)),
+        Some("Screenshot") if !common.json => output.file(&from::<Screenshot>(answer).map_err(broken)?.png),
         Some("ImageFile") => output.show(&from::<ImageFile>(answer).map_err(broken)?, |image| {
             print::images(std::slice::from_ref(image))
         }),
@@ -194,6 +203,8 @@ fn target_help(name: &str) -> &'static str {
     match name {
         "vm" => "The VM's number",
         "run" => "The run's number",
+        "mac" => "The card's MAC address",
+        "network" => "The private network's number",
         "sha256" => "Its checksum",
         _ => "Its name",
     }

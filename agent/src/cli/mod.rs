@@ -52,6 +52,8 @@ struct Common {
 enum Command {
     /// Run the agent.
     Serve,
+    /// Say whether the agent would start with this configuration.
+    CheckConfig,
     /// Join a control plane. A running agent takes the new identity over by itself.
     Enrol {
         /// The control plane, https://berth.example.
@@ -171,6 +173,7 @@ fn dispatch(functions: &Functions, matches: &ArgMatches) -> Result<(), CliError>
     }
     match Command::from_arg_matches(matches).map_err(usage)? {
         Command::Serve => run::serve(common.config()?),
+        Command::CheckConfig => run::check_config(&common.config()?),
         Command::Functions => functions.list(common.json),
         Command::Openapi => {
             let document = crate::functions::openapi();

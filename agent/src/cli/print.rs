@@ -1,7 +1,9 @@
 //! Answers for people, as tables; or as JSON.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use berth_model::agent::{ImageFile, Node, Vm, VmState};
 use berth_model::{ByteSize, Timestamp};
 use serde::Serialize;
@@ -29,6 +31,17 @@ impl Output {
             return write(&text);
         }
         write(&table(answer))
+    }
+
+    /// Writes a file out as it is, but not onto somebody's screen.
+    pub fn file(self, base64: &str) -> Result<(), CliError> {
+        if std::io::stdout().is_terminal() {
+            return Err(CliError::Usage("This is a file: send it somewhere, like > screen.png.".to_owned()));
+        }
+        let bytes = BASE64_STANDARD.decode(base64);
+        let bytes = bytes.map_err(|e| CliError::failed("The agent's answer makes no sense", &e))?;
+        let written = std::io::stdout().write_all(&bytes);
+        written.map_err(|e| CliError::failed("The answer could not be written", &e))
     }
 
     /// Says that something is done; in JSON there is nothing to say.
@@ -78,7 +91,7 @@ pub fn vms(vms: &[Vm], now: Timestamp) -> String {
         let first_address = spec.and_then(|s| s.nics.iter().flat_map(|nic| &nic.addresses).next());
         vec![
             vm.id.to_string(),
-            word(&vm.state),
+            if vm.saved { "saved".to_owned() } else { word(&vm.state) },
             of(spec.map(|s| s.vcpus.to_string())),
             of(spec.map(|s| s.memory.to_string())),
             of(spec.map(|s| s.disk.to_string())),

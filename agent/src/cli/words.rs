@@ -6,6 +6,7 @@
 //! | size in bytes | `--field 2GiB`, or a number |
 //! | yes or no | `--field`, or `--field false` |
 //! | list of those | `--field A --field B` |
+//! | secret (`format: password`) | `--field-file FILE`, `-` for standard input: arguments are seen by all |
 //! | anything larger | `--field JSON` |
 //!
 //! A request that cannot do without something larger takes a file, too, which holds all of it; the
@@ -24,6 +25,7 @@ use super::{CliError, run};
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Shape {
     Text,
+    Secret,
     Words(Vec<String>),
     Integer,
     Size,
@@ -100,7 +102,8 @@ impl Words {
 
 impl Field {
     fn flag(&self) -> String {
-        self.name.replace('_', "-")
+        let name = self.name.replace('_', "-");
+        if self.shape == Shape::Secret { name + "-file" } else { name }
     }
 
     fn arg(&self, has_file: bool) -> Arg {
@@ -116,6 +119,7 @@ impl Field {
             Shape::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong(text)),
             Shape::Size => size(text).map(|size| json!(size)).map_err(CliError::Usage),
             Shape::Switch => Ok(Value::Bool(text == "true")),
+            Shape::Secret => run::read_text_or_stdin(text.as_ref()).map(|text| Value::from(text.trim_end())),
             _ => Ok(Value::String(text.clone())),
         };
         let Some(mut given) = words.get_many::<String>(&self.name) else { return Ok(None) };
@@ -132,6 +136,7 @@ impl Shape {
     fn of(&self, arg: Arg) -> Arg {
         match self {
             Self::Text => arg.value_name("TEXT"),
+            Self::Secret => arg.value_name("FILE"),
             Self::Words(words) => arg.value_parser(PossibleValuesParser::new(words.clone())),
             Self::Integer => arg.value_name("N").allow_negative_numbers(true),
             Self::Size => arg.value_name("SIZE"),
@@ -182,6 +187,7 @@ fn shape(schema: &Value, schemas: &BTreeMap<String, Value>) -> Shape {
         kind => kind.as_str(),
     };
     match kinds {
+        Some("string") if schema["format"] == "password" => Shape::Secret,
         Some("string") => Shape::Text,
         Some("integer") => Shape::Integer,
         Some("boolean") => Shape::Switch,
@@ -241,13 +247,18 @@ mod tests {
             "is_thin": {"type": "boolean"},
             "count": {"type": ["integer", "null"]},
             "names": {"type": "array", "items": {"type": "string"}},
+            "key": {"type": ["string", "null"], "format": "password"},
             "more": {"type": "object"},
         }});
         let words = Words::new(Some(&schema), &schemas);
         let command = clap::Command::new("t").no_binary_name(true).args(words.args());
-        let given = "--size 1GiB --kind thin --is-thin --count 3 --names a --names b --more {\"x\":1}";
-        let matches = command.clone().try_get_matches_from(given.split(' ')).unwrap();
-        let expected = json!({"size": 1_u64 << 30, "kind": "thin", "is_thin": true, "count": 3, "names": ["a", "b"], "more": {"x": 1}});
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a secret\n").unwrap();
+        let given =
+            "--size 1GiB --kind thin --is-thin --count 3 --names a --names b --more {\"x\":1} --key-file";
+        let given = given.split(' ').chain(file.path().to_str());
+        let matches = command.clone().try_get_matches_from(given).unwrap();
+        let expected = json!({"size": 1_u64 << 30, "kind": "thin", "is_thin": true, "count": 3, "names": ["a", "b"], "more": {"x": 1}, "key": "a secret"});
         assert_eq!(words.request(&matches).unwrap(), expected);
         assert!(command.clone().try_get_matches_from(["--kind", "thin"]).is_err(), "the size is required");
         assert!(command.try_get_matches_from(["--size", "1", "--kind", "odd"]).is_err());

@@ -8,10 +8,14 @@
 //! [`Functions::read`] looks on a blocking thread, [`Functions::change`] changes something there, under a
 //! claim and with a [run](crate::runs), and [`Functions::answer`] answers from what the async side knows.
 
+mod consoles;
+mod guest;
 mod images;
 mod machines;
 mod moving;
+mod network;
 mod node;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -50,8 +54,12 @@ pub fn all() -> Functions {
     let mut functions = Functions::default();
     node::tie(&mut functions);
     machines::tie(&mut functions);
+    consoles::tie(&mut functions);
     images::tie(&mut functions);
     moving::tie(&mut functions);
+    network::tie(&mut functions);
+    sizes::tie(&mut functions);
+    guest::tie(&mut functions);
     functions
 }
 
@@ -315,7 +323,7 @@ pub fn openapi() -> Value {
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| {
-                let kind = if matches!(name, "vm" | "run") { "integer" } else { "string" };
+                let kind = if matches!(name, "vm" | "run" | "network") { "integer" } else { "string" };
                 serde_json::json!({"name": name, "in": "path", "required": true, "schema": {"type": kind}})
             })
             .collect();

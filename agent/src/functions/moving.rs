@@ -10,6 +10,7 @@ pub(super) fn tie(functions: &mut Functions) {
     functions.change::<moving::Prepare>(
         |asked| spec::faults_of("spec.", &asked.spec),
         |api, _, id, asked| {
+            api.admit(*id)?;
             let _image = api.images.hold(&asked.spec.image.sha256)?;
             let room = api.work.hypervisor().move_prepare(*id, &asked.spec)?;
             api.moves.await_vm(*id, room)

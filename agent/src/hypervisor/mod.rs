@@ -6,19 +6,25 @@
 //! was killed anywhere finds everything again.
 
 pub mod libvirt;
+pub mod machines;
 pub mod simulator;
 
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, PowerVerb, Versions, Vm, VmEvent,
-    VmSpec,
+    ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, NetworkState,
+    NodeCheck, PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent, VmSpec,
 };
-use berth_model::{FieldError, VmId};
+use berth_model::{FieldError, PrivateNetworkId, VmId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 
+pub use self::machines::Machines;
 use crate::moving::Way;
+use crate::orphans::Found;
 use crate::runs::Cx;
+use crate::screenshot::Picture;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +59,7 @@ pub struct HypervisorFacts {
 }
 
 /// The functions. `put`, `delete` and `power` may be cut off anywhere and told again.
-pub trait Hypervisor: Send + Sync + 'static {
+pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Answers if the hypervisor does.
     fn ping(&self) -> Result<(), HypervisorError>;
 
@@ -94,9 +100,51 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Leaves nothing of a room in which no VM has arrived. Fine if there is none.
     fn move_abort(&self, id: VmId) -> Result<(), HypervisorError>;
 
-    /// Counters of all running VMs, in one call to the hypervisor.
+    /// Opens a console of a VM that is on: a connection of its own to its screen (RFB), or to its serial port,
+    /// which lets in one at a time. It ends when the VM stops.
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError>;
+
+    /// The end of what a VM wrote to its serial port.
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError>;
+
+    /// What the screen of a VM that is on shows.
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError>;
+
+    /// Presses keys together, by Linux's codes, of a VM that is on.
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError>;
+
+    /// What crashes left behind of VMs.
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError>;
+
+    /// What guests need of the node besides an answer to [`Self::ping`].
+    fn checks(&self) -> Vec<NodeCheck>;
+
+    /// Asks a VM's guest agent: `words` is a command of QEMU's guest agent protocol, and the answer is what
+    /// stands under `return`. Use [`crate::guest::Guest`] instead.
+    ///
+    /// `Unavailable` when it does not answer, `Conflict` when the VM does not run, `Lacking` when it does
+    /// not know the command.
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError>;
+
+    /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
+
+    /// Does what is to be done at the agent's start and from time to time: puts back what somebody removed
+    /// from the node's network, and counts traffic.
+    fn tend(&self) -> Result<(), HypervisorError>;
+
+    /// What the node does for its guests' network cards.
+    fn network(&self) -> Result<NetworkState, HypervisorError>;
+
+    /// What each address has carried.
+    fn traffic(&self) -> Result<TrafficList, HypervisorError>;
+
+    /// Brings this node's part of a private network to what it should be.
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError>;
+
+    /// Leaves nothing of a private network on this node; [`HypervisorError::Conflict`] while a card is in it.
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError>;
 }

@@ -120,7 +120,7 @@ impl Moves {
             let folder = live.then(|| SocketsFolder::make(&room.domain)).transpose();
             let folder = folder.map_err(|e| Refusal::own("The move's sockets could not be made", &e))?;
             let sockets = folder.as_deref().cloned();
-            let awaited = Awaited { secret: entropy::secret(), sockets, cut: CancellationToken::new() };
+            let awaited = Awaited { secret: entropy::ticket(), sockets, cut: CancellationToken::new() };
             state.awaited.insert(id, (Arc::new(awaited), folder));
         }
         let secret = state.awaited[&id].0.secret.clone();

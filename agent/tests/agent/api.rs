@@ -140,6 +140,7 @@ async fn a_second_function_on_a_vm_waits_for_the_first() {
 
 #[tokio::test]
 async fn the_same_function_asked_for_twice_at_once_is_done_once() {
+    let _proof = berth_agent::proof::driver(&["run.list"]);
     let agent = Agent::start().await;
     agent.gate.shut();
     let (spec_one, spec_two) = (spec(), spec());
@@ -161,6 +162,7 @@ async fn the_same_function_asked_for_twice_at_once_is_done_once() {
 
 #[tokio::test]
 async fn a_caller_that_does_not_wait_gets_the_run_and_then_the_answer() {
+    let _proof = berth_agent::proof::driver(&["run.get", "run.cancel"]);
     let agent = Agent::start().await;
     agent.gate.shut();
     let put = || agent.request(Method::PUT, "/v1/vms/1").header("prefer", "wait=0").json(&spec()).send();
@@ -183,8 +185,12 @@ async fn a_caller_that_does_not_wait_gets_the_run_and_then_the_answer() {
     };
     assert_eq!(ended.error, None);
     assert_eq!(agent.get::<Vm>("/v1/vms/1").await.state, VmState::Running);
-    let unknown = agent.request(Method::GET, "/v1/runs/99").send().await.unwrap();
-    assert_eq!(answer::<Run>(unknown).await.unwrap_err().code, ErrorCode::NotFound);
+    let cancelled = agent.request(Method::POST, &format!("/v1/runs/{}/cancel", run.id)).send().await.unwrap();
+    assert_eq!(answer::<Run>(cancelled).await.unwrap(), ended, "what has ended stays as it is");
+    for (method, path) in [(Method::GET, "/v1/runs/99"), (Method::POST, "/v1/runs/99/cancel")] {
+        let unknown = agent.request(method, path).send().await.unwrap();
+        assert_eq!(answer::<Run>(unknown).await.unwrap_err().code, ErrorCode::NotFound, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -39,6 +39,7 @@ fn files(agent: &Agent) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn an_image_comes_in_once_and_goes_when_nobody_uses_it() {
+    let _proof = berth_agent::proof::driver(&["image.list", "image.delete"]);
     let agent = Agent::start().await;
     let file = qcow2(3_000_000);
     let sha256 = checksum(&file);
@@ -121,6 +122,7 @@ async fn what_a_crash_left_of_an_upload_is_cleared_away() {
 
 #[tokio::test]
 async fn an_image_is_not_deleted_under_a_vm_that_is_being_made() {
+    let _proof = berth_agent::proof::driver(&["image.delete"]);
     let agent = Agent::start().await;
     let file = qcow2(1000);
     let sha256 = checksum(&file);

@@ -8,8 +8,14 @@ mod support;
 
 mod api;
 mod cli;
+mod consoles;
 mod enrol;
+mod guest;
 mod images;
+mod keeping;
+mod machines;
 mod moving;
+mod network;
 mod peers;
 mod stream;
+mod update;

@@ -8,17 +8,20 @@ use std::time::{Duration, Instant};
 
 use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
-use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
+use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
 use berth_agent::identity::{Identity, NewKey};
 use berth_agent::moving::Way;
+use berth_agent::orphans::Found;
 use berth_agent::runs::Cx;
+use berth_agent::screenshot::Picture;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    CounterSample, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, Node, PowerVerb, Vm, VmEvent, VmImage,
-    VmSeed, VmSpec, WantedPower,
+    ConsoleKind, CounterSample, KeptDisk, MoveArrived, MoveRoom, MoveSend, MoveSent, Name, NetworkState, Nic,
+    Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, TrafficList, Vm, VmDelete, VmEvent, VmImage,
+    VmRebuild, VmSeed, VmSpec, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -173,7 +176,7 @@ pub fn spec() -> VmSpec {
         memory: ByteSize::gib(1),
         disk: ByteSize::gib(10),
         image: VmImage { sha256: "a".repeat(64) },
-        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "a-guest".into(),
             ssh_keys: vec![],
@@ -182,6 +185,7 @@ pub fn spec() -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -288,12 +292,93 @@ impl Hypervisor for Gated {
         self.gate.pass("move_abort");
         self.simulator.move_abort(id)
     }
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.gate.pass("console");
+        self.simulator.console(id, kind)
+    }
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.gate.pass("console_log");
+        self.simulator.console_log(id, max_bytes)
+    }
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.gate.pass("screenshot");
+        self.simulator.screenshot(id)
+    }
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.gate.pass("send_keys");
+        self.simulator.send_keys(id, codes, hold)
+    }
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        self.simulator.orphans()
+    }
+    fn checks(&self) -> Vec<NodeCheck> {
+        self.simulator.checks()
+    }
+    fn ask_guest(
+        &self,
+        id: VmId,
+        words: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        self.gate.pass("ask_guest");
+        self.simulator.ask_guest(id, words, patience)
+    }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");
         self.simulator.counters()
     }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()
+    }
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.simulator.tend()
+    }
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.simulator.network()
+    }
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.simulator.traffic()
+    }
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.simulator.put_network(id, network)
+    }
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.simulator.delete_network(id)
+    }
+}
+
+impl Machines for Gated {
+    fn shutdown(&self, id: VmId, wait: Duration, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("shutdown");
+        self.simulator.shutdown(id, wait, cx)
+    }
+    fn save(&self, id: VmId, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("save");
+        self.simulator.save(id, cx)
+    }
+    fn rebuild(&self, id: VmId, rebuild: &VmRebuild, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rebuild");
+        self.simulator.rebuild(id, rebuild, cx)
+    }
+    fn rescue_on(&self, id: VmId, rescue: &Rescue) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rescue_on");
+        self.simulator.rescue_on(id, rescue)
+    }
+    fn rescue_off(&self, id: VmId) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rescue_off");
+        self.simulator.rescue_off(id)
+    }
+    fn remove(&self, id: VmId, how: &VmDelete, cx: &Cx) -> Result<(), HypervisorError> {
+        self.gate.pass("delete");
+        self.simulator.remove(id, how, cx)
+    }
+    fn kept(&self) -> Result<Vec<KeptDisk>, HypervisorError> {
+        self.gate.pass("kept");
+        self.simulator.kept()
+    }
+    fn delete_kept(&self, name: &Name) -> Result<(), HypervisorError> {
+        self.gate.pass("delete_kept");
+        self.simulator.delete_kept(name)
     }
 }
 

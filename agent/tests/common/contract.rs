@@ -56,6 +56,7 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
                 prefix: 24,
                 gateway: Some("10.77.0.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: format!("contract-{n}"),
@@ -67,6 +68,7 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
             name_servers: vec!["10.77.0.1".parse().unwrap()],
         },
         power: WantedPower::Off,
+        ..VmSpec::default()
     }
 }
 
@@ -99,7 +101,7 @@ fn a_vm_is_made_once(hypervisor: &dyn Hypervisor, ground: &Ground) {
     let spec = spec(ground, 1);
     let mut events = hypervisor.events();
     let made = hypervisor.put(id, &spec).unwrap();
-    assert_eq!(made, Vm { id, state: VmState::Off, spec: Some(spec.clone()), started: None });
+    assert_eq!(made, off(id, &spec));
     wait_for_event(&mut events, ground, id, Some(VmState::Off));
     assert_eq!(hypervisor.put(id, &spec).unwrap(), made);
     assert_eq!(hypervisor.get(id).unwrap(), made);
@@ -252,6 +254,12 @@ fn a_list_is_sorted(hypervisor: &dyn Hypervisor, ground: &Ground) {
     for id in ids {
         hypervisor.delete(id).unwrap();
     }
+}
+
+/// A VM that was made and never started.
+fn off(id: VmId, spec: &VmSpec) -> Vm {
+    let (saved, pending) = (false, Vec::new());
+    Vm { id, state: VmState::Off, spec: Some(spec.clone()), started: None, saved, pending }
 }
 
 fn listed(hypervisor: &dyn Hypervisor, id: VmId) -> bool {

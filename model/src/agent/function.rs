@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::run::RunId;
 use super::*;
-use crate::VmId;
+use crate::{PrivateNetworkId, VmId};
 
 /// A body or an answer.
 #[cfg(not(feature = "openapi"))]
@@ -110,6 +110,48 @@ impl TargetValue for RunId {
     const RULE: &'static str = "A run's number is a whole one from 1.";
     fn read(text: &str) -> Option<Self> {
         text.parse().ok().filter(|id: &Self| id.0 > 0 && id.to_string() == text)
+    }
+}
+
+impl TargetValue for PrivateNetworkId {
+    const RULE: &'static str = "A private network's number is a whole one from 1 to 16777215.";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|id: &Self| (1..1 << 24).contains(&id.0) && id.to_string() == text)
+    }
+}
+
+/// A MAC address of a network card, `52:54:00:aa:bb:cc`, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(String);
+
+impl Mac {
+    /// Takes an address that keeps the rule.
+    pub fn new(text: &str) -> Option<Self> {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let pairs: Vec<&[u8]> = text.split(':').map(str::as_bytes).collect();
+        let fine = pairs.len() == 6
+            && pairs.iter().all(|pair| matches!(pair, [a, b] if lower_hex(*a) && lower_hex(*b)))
+            && u8::from_str_radix(&text[..2], 16).is_ok_and(|first| first & 1 == 0);
+        fine.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Mac {
+    const RULE: &'static str =
+        "A MAC address looks like 52:54:00:aa:bb:cc, in lower case, and is not a multicast one.";
+    fn read(text: &str) -> Option<Self> {
+        Self::new(text)
     }
 }
 
@@ -283,6 +325,28 @@ functions! {
         ///
         /// Answered from what was seen last, so it answers also while the hypervisor hangs.
         Get = "get" Read Get "/v1/node" (()) Nothing => Node;
+        /// Look after everything that the node needs, a sentence each.
+        ///
+        /// What is not `ok` and is `needed` makes the node unhealthy, too.
+        Check = "check" Read Get "/v1/node/check" (()) Nothing => NodeChecks;
+        /// Show what the node has, and how much of it is promised to VMs.
+        Capacity = "capacity" Read Get "/v1/node/capacity" (()) Nothing => super::Capacity;
+        /// Close the node for new VMs, or open it again.
+        ///
+        /// VMs that are there go on and can be changed. It holds until it is told otherwise, over restarts, too.
+        Maintenance = "maintenance" Change Put "/v1/node/maintenance" (()) MaintenanceRequest => Node;
+        /// Find what crashes long ago left behind, and remove it only when told.
+        ///
+        /// What was touched in the last ten minutes is left out: it may be in the making. `conflict` is not
+        /// answered: what cannot be removed is listed with the reason.
+        Orphans = "orphans" Change Post "/v1/node/orphans" (()) OrphansRequest => OrphanList;
+        /// Replace the agent by another version, and go back by itself if that does not work.
+        ///
+        /// Answered once the file is fetched and checked; then the agent tries the new version in its own
+        /// place, and keeps it if it is healthy in time. VMs keep running. `node.update_status` tells the end.
+        Update = "update" Long Post "/v1/node/update" (()) UpdateRequest => super::UpdateStatus;
+        /// Show how the last update of the agent went; `not_found` when there was none.
+        UpdateStatus = "update_status" Read Get "/v1/node/update" (()) Nothing => super::UpdateStatus;
     }
 
     /// Virtual machines.
@@ -298,16 +362,20 @@ functions! {
         /// What a running guest allows is changed at once; the rest waits for its next start, and the answer
         /// names it in `pending`. Told twice, it ends the same.
         Put = "put" Change Put "/v1/vms/{vm}" (VmId) VmSpec => Vm;
-        /// Delete a VM: its domain, disks, seed, console log and addresses.
+        /// Delete a VM: its domain, seed, console log and addresses; its disk goes, is wiped, or is kept.
         ///
-        /// Fine when there is none.
-        Delete = "delete" Change Delete "/v1/vms/{vm}" (VmId) Nothing => Nothing;
-        /// Start a VM; fine when it runs.
+        /// A kept disk becomes a whole one without an image, which `kept.list` shows; `conflict` when its name
+        /// is taken. Wiping overwrites what the disk's file holds; what the node's own storage copied elsewhere
+        /// it does not reach. Fine when there is no VM; cut off, it is told again.
+        Delete = "delete" Long Delete "/v1/vms/{vm}" (VmId) VmDelete => Nothing;
+        /// Start a VM, from its saved memory if there is any; fine when it runs.
         Start = "start" Change Post "/v1/vms/{vm}/start" (VmId) Nothing => Vm;
         /// Ask a VM's system to stop, by the guest agent or else by the power button.
         ///
-        /// Answered once it is asked. Fine when it is off.
-        Shutdown = "shutdown" Change Post "/v1/vms/{vm}/shutdown" (VmId) Nothing => Vm;
+        /// Answered once it is asked; with `wait_s`, once it is off: the guest agent is asked, then the power
+        /// button pressed, and after that time the plug is pulled. Cancelled, it waits no longer and pulls
+        /// nothing. Fine when it is off.
+        Shutdown = "shutdown" Long Post "/v1/vms/{vm}/shutdown" (VmId) VmShutdown => Vm;
         /// Ask a VM's system to reboot.
         ///
         /// Answered once it is asked; told twice, it reboots twice. `conflict` when it is off.
@@ -318,6 +386,147 @@ functions! {
         Reset = "reset" Change Post "/v1/vms/{vm}/reset" (VmId) Nothing => Vm;
         /// Pull a VM's plug; fine when it is off.
         PowerOff = "power_off" Change Post "/v1/vms/{vm}/power_off" (VmId) Nothing => Vm;
+        /// Hold a VM's CPUs where they are; fine when they are held.
+        ///
+        /// `conflict` when it is off.
+        Pause = "pause" Change Post "/v1/vms/{vm}/pause" (VmId) Nothing => Vm;
+        /// Let a held VM go on; fine when it runs.
+        ///
+        /// `conflict` when it is off.
+        Resume = "resume" Change Post "/v1/vms/{vm}/resume" (VmId) Nothing => Vm;
+        /// Write a VM's memory to the node's disk and switch it off; its next start goes on from there.
+        ///
+        /// The answer's `saved` says that there is such memory. Cancelled, the VM runs on. Fine when it is off.
+        Save = "save" Long Post "/v1/vms/{vm}/save" (VmId) Nothing => Vm;
+        /// Make a VM's disk anew from an image; number, cards, addresses and sizes stay.
+        ///
+        /// All that was on its disk is gone, and so are a saved memory and a rescue. The VM is switched off for
+        /// it; ask it to shut down before if its programs should end in order. Told twice, it is made anew
+        /// twice. `resource_unavailable` when the image is not on the node.
+        Rebuild = "rebuild" Long Post "/v1/vms/{vm}/rebuild" (VmId) VmRebuild => Vm;
+        /// Boot a VM from a rescue image, with its own disk as the second one.
+        ///
+        /// The answer has the rescue system's root password, and no other answer ever will: told twice, it
+        /// boots once more with another password. The VM is switched off for it. It boots by BIOS, whatever the
+        /// VM's own firmware is, with the VM's own addresses, and stays in rescue over reboots.
+        RescueOn = "rescue_on" Change Post "/v1/vms/{vm}/rescue_on" (VmId) VmRescue => Rescued;
+        /// Boot a VM from its own disk again.
+        ///
+        /// What was written to the rescue system itself is gone. Afterwards the VM runs; fine when it is in no
+        /// rescue.
+        RescueOff = "rescue_off" Change Post "/v1/vms/{vm}/rescue_off" (VmId) Nothing => Vm;
+        /// Give a VM another host name, another title, or both.
+        ///
+        /// The title changes at once; the host name is told to its system at its next start, and the answer
+        /// says so in `pending`. Told twice, it ends the same.
+        Rename = "rename" Change Post "/v1/vms/{vm}/rename" (VmId) VmRename => Vm;
+        /// Let a VM start with its node, or no longer.
+        ///
+        /// Not for a VM that may be started on another node while this one is away. Told twice, it ends the same.
+        Autostart = "autostart" Change Post "/v1/vms/{vm}/autostart" (VmId) VmAutostart => Vm;
+        /// Set where a VM looks for a system: disk, ISO, network.
+        ///
+        /// Holds from the next start on, and the answer says so in `pending`. Told twice, it ends the same.
+        BootOrder = "boot_order" Change Post "/v1/vms/{vm}/boot_order" (VmId) VmBootOrder => Vm;
+        /// Set a VM's firmware: BIOS or UEFI.
+        ///
+        /// Holds from the next start on, and the answer says so in `pending`. A system that was installed for
+        /// the other may not boot. Told twice, it ends the same.
+        Firmware = "firmware" Change Post "/v1/vms/{vm}/firmware" (VmId) FirmwareChange => Vm;
+        /// Set a VM's machine type, processor, random-number device, watchdog and TPM.
+        ///
+        /// What is not named stays. Holds from the next start on, and the answer names it in `pending`.
+        /// `invalid_input` for a machine or processor that the node does not have. Told twice, it ends the same.
+        Hardware = "hardware" Change Post "/v1/vms/{vm}/hardware" (VmId) HardwareChange => Vm;
+        /// Put an ISO into a VM's CD drive, in place of one that is there; to boot from it, too.
+        ///
+        /// At once, also while it runs. `resource_unavailable` when the ISO is not on the node. Told twice, it
+        /// ends the same.
+        IsoAttach = "iso_attach" Change Post "/v1/vms/{vm}/iso_attach" (VmId) VmIso => Vm;
+        /// Empty a VM's CD drive, even if its system holds it shut.
+        ///
+        /// At once, also while it runs. Fine when it is empty.
+        IsoEject = "iso_eject" Change Post "/v1/vms/{vm}/iso_eject" (VmId) Nothing => Vm;
+        /// Show what a VM's screen shows, as a PNG.
+        ///
+        /// `conflict` when it is off.
+        Screenshot = "screenshot" Read Get "/v1/vms/{vm}/screenshot" (VmId) Nothing => super::Screenshot;
+        /// Press keys of a VM's keyboard together, like ctrl, alt and delete.
+        ///
+        /// At once, also while another function works on the VM. Told twice, they are pressed twice.
+        /// `conflict` when it is off.
+        SendKeys = "send_keys" Change Post "/v1/vms/{vm}/send_keys" (VmId) super::SendKeys => Nothing;
+        /// Change a VM's virtual CPUs, memory or disk.
+        ///
+        /// At once where the running guest allows: virtual CPUs up to `vcpus_max`, memory up to
+        /// `memory_max`, a larger disk with the file system on it. The rest waits for the next start, and the
+        /// answer names it in `pending`. A disk never shrinks. Told twice, it ends the same.
+        Resize = "resize" Change Post "/v1/vms/{vm}/resize" (VmId) VmResize => Vm;
+        /// Limit what a VM may use of the node's CPUs and disks.
+        ///
+        /// At once, also while it runs. What is not given is not limited. Told twice, it ends the same.
+        Limits = "limits" Change Put "/v1/vms/{vm}/limits" (VmId) VmLimits => Vm;
+    }
+
+    /// Disks that were kept when their VM was deleted.
+    mod kept {
+        /// List the kept disks.
+        List = "list" Read Get "/v1/kept" (()) Nothing => KeptDiskList;
+        /// Delete a kept disk.
+        ///
+        /// Fine when there is none of that name.
+        Delete = "delete" Change Delete "/v1/kept/{name}" (Name) Nothing => Nothing;
+    }
+
+    /// What goes on inside a guest, through its guest agent.
+    mod guest {
+        /// Show a guest's system, users, file systems and interfaces.
+        ///
+        /// As the guest says it. `unavailable` within 9 s when its guest agent does not answer.
+        Info = "info" Read Get "/v1/vms/{vm}/guest" (VmId) Nothing => GuestInfo;
+        /// Set a user's password, given as a hash.
+        ///
+        /// Told twice, it ends the same.
+        SetPassword = "set_password" Change Post "/v1/vms/{vm}/guest/password" (VmId) GuestPassword => Nothing;
+        /// Set the SSH keys that let a user in; all others go.
+        ///
+        /// `resource_unavailable` when the guest agent is too old for it. Told twice, it ends the same.
+        SetSshKeys = "set_ssh_keys" Change Post "/v1/vms/{vm}/guest/ssh_keys" (VmId) GuestSshKeys => Nothing;
+        /// Set a guest's host name.
+        ///
+        /// At once where the guest allows, and at its next boots; the answer says which. The VM's
+        /// specification has the new name, too. Told twice, it ends the same.
+        SetHostname = "set_hostname" Change Post "/v1/vms/{vm}/guest/hostname" (VmId) GuestHostname => HostnameSet;
+        /// Freeze a guest's file systems: nothing is written until they are thawed.
+        ///
+        /// After `limit_s` seconds the agent thaws them by itself. Told twice, the limit begins anew.
+        Freeze = "freeze" Change Post "/v1/vms/{vm}/guest/freeze" (VmId) GuestFreeze => Frozen;
+        /// Thaw a guest's file systems; fine when none is frozen.
+        Thaw = "thaw" Change Post "/v1/vms/{vm}/guest/thaw" (VmId) Nothing => Thawed;
+        /// Give what a guest's file systems do not use back to the node.
+        Trim = "trim" Change Post "/v1/vms/{vm}/guest/trim" (VmId) Nothing => Trimmed;
+        /// Set a guest's clock to the node's.
+        SyncTime = "sync_time" Change Post "/v1/vms/{vm}/guest/sync_time" (VmId) Nothing => TimeSynced;
+    }
+
+    /// Counters of VMs.
+    mod samples {
+        /// Read the counters of running VMs: CPU, memory, disks, network cards.
+        ///
+        /// A VM that is named and does not run is left out. The same for Prometheus: `GET /metrics`.
+        Get = "get" Read Post "/v1/samples" (()) SamplesRequest => SampleList;
+    }
+
+    /// Consoles of VMs.
+    mod console {
+        /// Make a ticket that opens one console of a VM once, within seconds.
+        ///
+        /// At most 1024 are kept; the agent forgets them when it restarts.
+        Ticket = "ticket" Read Post "/v1/vms/{vm}/console/ticket" (VmId) ConsoleTicketRequest => ConsoleTicket;
+        /// Show the last lines that a VM wrote to its serial port.
+        ///
+        /// The log is a ring: of each VM the last 8 MiB or so are kept, over restarts, too.
+        Log = "log" Read Post "/v1/vms/{vm}/console/log" (VmId) ConsoleLogRequest => ConsoleLog;
     }
 
     /// Image files.
@@ -328,6 +537,51 @@ functions! {
         ///
         /// Fine when there is none; `conflict` while a disk stands on it.
         Delete = "delete" Change Delete "/v1/images/{sha256}" (Sha256) Nothing => Nothing;
+    }
+
+    /// Network cards.
+    mod nic {
+        /// Plug a network card into a VM, or bring it to what the request says.
+        ///
+        /// A running guest gets it at once. Told twice, it ends the same; the MAC address says which card.
+        Attach = "attach" Change Post "/v1/vms/{vm}/nics" (VmId) Nic => Vm;
+        /// Take a network card out of a VM; fine when it has none of this MAC address.
+        ///
+        /// A running guest that does not let go within 20 seconds keeps it until its next start: `conflict`.
+        Detach = "detach" Change Delete "/v1/vms/{vm}/nics/{mac}" ((VmId, Mac)) Nothing => Vm;
+    }
+
+    /// Firewalls of network cards.
+    mod firewall {
+        /// Set what may come in and go out of a network card.
+        ///
+        /// All rules change at once: no packet meets half of them, or none. Connections that stand go on.
+        /// Told twice, it ends the same. `not_found` when the VM has no such card.
+        Set = "set" Change Put "/v1/vms/{vm}/nics/{mac}/firewall" ((VmId, Mac)) Firewall => Vm;
+        /// Take the firewall of a network card away: everything may come in and go out.
+        Remove = "remove" Change Delete "/v1/vms/{vm}/nics/{mac}/firewall" ((VmId, Mac)) Nothing => Vm;
+    }
+
+    /// The guests' network.
+    mod network {
+        /// Show what the node does for its guests' network cards, and what is left over.
+        Get = "get" Read Get "/v1/network" (()) Nothing => NetworkState;
+        /// Bring this node's part of a private network to what the request says.
+        ///
+        /// Told whenever a card is plugged into it anywhere, or goes. Told twice, it ends the same.
+        Put = "put" Change Put "/v1/networks/{network}" (PrivateNetworkId) PrivateNetwork => Nothing;
+        /// Take a private network off the node; fine when it is not there.
+        ///
+        /// `conflict` while a card of a VM is plugged into it.
+        Delete = "delete" Change Delete "/v1/networks/{network}" (PrivateNetworkId) Nothing => Nothing;
+    }
+
+    /// Traffic.
+    mod traffic {
+        /// Show how many bytes each address has sent and received since it was first used.
+        ///
+        /// Only grows, over restarts of guest, agent and node. What a firewall dropped is not counted.
+        Get = "get" Read Get "/v1/traffic" (()) Nothing => TrafficList;
     }
 
     /// The log of functions.

@@ -71,6 +71,9 @@ pub struct Node {
     pub health: Health,
     /// When its certificate ends.
     pub certificate_expires: Option<Timestamp>,
+    /// Set while it takes no new VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<super::Maintenance>,
 }
 
 /// `POST /v1/agents/enrol` on the control plane: an agent asks to join.

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Health, VmState};
+use super::{DiskSample, Health, MemorySample, NicSample, VmState};
 use crate::{Timestamp, VmId};
 
 /// What the agent says on its stream. It begins with one [`StreamMessage::Hello`]; what happened
@@ -44,7 +44,7 @@ pub struct VmEvent {
 
 /// Counters of one VM since it was started, as libvirt gives them. The control plane makes rates
 /// of two of them; a counter that went down means the VM was started anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CounterSample {
     /// Which.
@@ -67,6 +67,19 @@ pub struct CounterSample {
     pub net_in_bytes: u64,
     /// Bytes sent by its network cards.
     pub net_out_bytes: u64,
+    /// Time its CPUs wanted to run and the node's were taken, in nanoseconds over all its CPUs. None
+    /// where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_ns: Option<u64>,
+    /// Its memory, in parts.
+    #[serde(default)]
+    pub memory: MemorySample,
+    /// Its disks, each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSample>,
+    /// Its network cards, each; those that QEMU alone knows are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<NicSample>,
 }
 
 /// What the control plane says on the stream.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use berth_model::agent::function::{self, Kind, certificate, image, vm};
 use berth_model::agent::{
-    Certificate, CertificateRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmSpec,
+    Certificate, CertificateRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmDelete,
+    VmShutdown, VmSpec,
 };
 use berth_model::{ErrorBody, NodeId, Timestamp, VmId};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -95,17 +96,19 @@ impl AgentClient {
 
     /// Leaves nothing of a VM; fine if there is none.
     pub async fn delete_vm(&self, vm: VmId) -> Result<(), AgentError> {
-        self.call::<vm::Delete>(&vm, &Nothing {}).await.map(drop)
+        self.call::<vm::Delete>(&vm, &VmDelete::default()).await.map(drop)
     }
 
     /// Changes a VM's power.
     pub async fn power(&self, vm: VmId, verb: PowerVerb) -> Result<Vm, AgentError> {
         match verb {
             PowerVerb::Start => self.call::<vm::Start>(&vm, &Nothing {}).await,
-            PowerVerb::Shutdown => self.call::<vm::Shutdown>(&vm, &Nothing {}).await,
+            PowerVerb::Shutdown => self.call::<vm::Shutdown>(&vm, &VmShutdown::default()).await,
             PowerVerb::Reboot => self.call::<vm::Reboot>(&vm, &Nothing {}).await,
             PowerVerb::Reset => self.call::<vm::Reset>(&vm, &Nothing {}).await,
             PowerVerb::PowerOff => self.call::<vm::PowerOff>(&vm, &Nothing {}).await,
+            PowerVerb::Pause => self.call::<vm::Pause>(&vm, &Nothing {}).await,
+            PowerVerb::Resume => self.call::<vm::Resume>(&vm, &Nothing {}).await,
         }
     }
 

@@ -277,6 +277,7 @@ pub fn spec(power: WantedPower) -> VmSpec {
             name_servers: Vec::new(),
         },
         power,
+        ..VmSpec::default()
     }
 }
 

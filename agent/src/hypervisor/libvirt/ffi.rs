@@ -1,5 +1,5 @@
-//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, statistics of all
-//! domains at once (its own leaks them), a domain's state (its own hides an error), and its jobs.
+//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, jobs, statistics of all
+//! domains at once (its own leaks them), a domain's state (its own hides an error), limits of a disk.
 //!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
@@ -7,7 +7,9 @@
     reason = "libvirt is a C library; everything outside this file goes through safe calls"
 )]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
@@ -108,6 +110,8 @@ pub struct DomainStats {
     pub name: String,
     /// What is a whole number and not negative; the rest is left out.
     pub numbers: Vec<(String, u64)>,
+    /// What is a text.
+    pub texts: Vec<(String, String)>,
 }
 
 /// Statistics of all domains that run or are held, in one call. A domain that is busy with something
@@ -116,6 +120,7 @@ pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
     let wanted = sys::VIR_DOMAIN_STATS_STATE
         | sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
+        | sys::VIR_DOMAIN_STATS_VCPU
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
     let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
@@ -143,7 +148,11 @@ pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
             };
             // SAFETY: the record holds its domain until the list is freed.
             let name = unsafe { text(sys::virDomainGetName(record.dom)) };
-            DomainStats { name, numbers: params.iter().filter_map(number).collect() }
+            DomainStats {
+                name,
+                numbers: params.iter().filter_map(number).collect(),
+                texts: params.iter().filter_map(string).collect(),
+            }
         })
         .collect();
     // SAFETY: the list came from libvirt (it ends with a null pointer), and nothing of it is kept.
@@ -196,18 +205,56 @@ pub fn job_stats(domain: &Domain, flags: u32) -> Result<Vec<(String, u64)>, Erro
     Ok(numbers)
 }
 
-/// Asks the job that works on a domain to stop.
-pub fn abort_job(domain: &Domain) -> Result<(), Error> {
-    // SAFETY: the domain is held by its wrapper.
-    let done = unsafe { sys::virDomainAbortJob(domain.as_ptr()) };
-    if done < 0 { Err(Error::last_error()) } else { Ok(()) }
-}
-
 /// Lets a move switch over now and fetch the rest of the memory afterwards.
 pub fn start_post_copy(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the domain is held by its wrapper.
     let done = unsafe { sys::virDomainMigrateStartPostCopy(domain.as_ptr(), 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Ends what libvirt does with a domain at the moment: a move, or a copy of its memory.
+pub fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is valid as long as it is borrowed.
+    match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+fn string(param: &sys::_virTypedParameter) -> Option<(String, String)> {
+    if param.type_.cast_unsigned() != sys::VIR_TYPED_PARAM_STRING {
+        return None;
+    }
+    // SAFETY: the union's part is the one that `type_` names, and both strings have their end.
+    Some(unsafe { (text(param.field.as_ptr()), text(param.value.s)) })
+}
+
+/// Limits a disk; `limits` are names of `VIR_DOMAIN_BLOCK_IOTUNE_*`, with 0 for none.
+pub fn set_block_io_tune(
+    domain: &Domain,
+    disk: &str,
+    limits: &[(&str, u64)],
+    flags: u32,
+) -> Result<(), Error> {
+    let disk = CString::new(disk)?;
+    let mut params: Vec<_> = limits.iter().map(|(name, value)| parameter(name, *value)).collect();
+    let count = c_int::try_from(params.len()).expect("there are few limits");
+    // SAFETY: the domain is held by its wrapper; the parameters and the name live over the call, which keeps
+    // nothing of them.
+    let done = unsafe {
+        sys::virDomainSetBlockIoTune(domain.as_ptr(), disk.as_ptr(), params.as_mut_ptr(), count, flags)
+    };
+    if done < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+fn parameter(name: &str, value: u64) -> sys::_virTypedParameter {
+    let mut field = [0; 80];
+    // The last byte stays the string's end.
+    for (place, byte) in field[..79].iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    let value = sys::_virTypedParameter__bindgen_ty_1 { ul: value };
+    sys::_virTypedParameter { field, type_: sys::VIR_TYPED_PARAM_ULLONG.cast_signed(), value }
 }
 
 /// A domain's state, a `VIR_DOMAIN_*`, and the reason, by state.
@@ -216,6 +263,13 @@ pub fn state(domain: &Domain) -> Result<(u32, u32), Error> {
     // SAFETY: the domain is held by its wrapper, and both places are ours.
     let done = unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok((state.cast_unsigned(), reason.cast_unsigned())) }
+}
+
+/// A connection of its own to the screen of a domain that runs.
+pub fn open_graphics(domain: &Domain) -> Result<UnixStream, Error> {
+    let fd = domain.open_graphics_fd(0, sys::VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)?;
+    // SAFETY: libvirt made this socket for the caller alone, who is to close it.
+    Ok(unsafe { UnixStream::from_raw_fd(fd.cast_signed()) })
 }
 
 /// # Safety

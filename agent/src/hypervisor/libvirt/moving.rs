@@ -17,7 +17,7 @@ mod rewrite;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use berth_model::agent::{MoveArrived, MoveRoom, MoveSend, MoveSent, VmSpec, VmState};
+use berth_model::agent::{Firmware, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, VmSpec, VmState};
 use berth_model::{ByteSize, VmId};
 use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
@@ -29,7 +29,7 @@ use super::folder::{self, Folder};
 use super::network::GuestNetwork;
 use super::ops::{note_start, power_off, refused, state, undefine};
 use super::seed::Seed;
-use super::{Libvirt, disk, ffi, tool};
+use super::{Libvirt, disk, domain, ffi, tool};
 use crate::hypervisor::HypervisorError;
 use crate::moving::{Sockets, Way};
 use crate::runs::Cx;
@@ -48,6 +48,7 @@ impl Libvirt {
         let connect = self.connection.get()?;
         let domain = self.domain(&connect, id)?;
         let folder = self.folders.of(id);
+        check_movable(id, spec)?;
         let comes = match self.notes.get(id)? {
             Some(Note::Coming { arrived, .. }) => arrived.is_some() || domain.is_some(),
             _ if domain.is_some() || folder.exists()? => {
@@ -57,6 +58,8 @@ impl Libvirt {
         };
         if !comes {
             let image = self.images.find(&spec.image.sha256, spec.disk)?;
+            self.iso(spec)?;
+            self.check_nics(id, &spec.nics)?;
             check_memory(spec.memory)?;
             disk::check_room(&self.config.data_dir, spec.disk)?;
             self.notes.put(id, &Note::Coming { spec: Box::new(spec.clone()), arrived: None })?;
@@ -69,6 +72,7 @@ impl Libvirt {
             faults::point("move.after_room")?;
         }
         self.ensure_network(&connect)?;
+        self.filter_coming(id, &spec.nics)?;
         Ok(MoveRoom {
             domain_type: self.domain_type(&connect),
             domain: self.prefix.domain(id),
@@ -78,10 +82,18 @@ impl Libvirt {
         })
     }
 
+    /// The filter knows the cards of a VM before it comes: its first frame passes it already.
+    fn filter_coming(&self, id: VmId, nics: &[Nic]) -> Result<(), HypervisorError> {
+        let Some(plane) = self.plane()? else { return Ok(()) };
+        plane.tell(id, Some(nics));
+        plane.converge()?;
+        plane.prepare()
+    }
+
     fn bridge(&self) -> Option<&str> {
         match &self.config.network {
             GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => Some(bridge),
-            GuestNetwork::User => None,
+            GuestNetwork::User | GuestNetwork::Routed => None,
         }
     }
 
@@ -126,9 +138,26 @@ impl Libvirt {
             let files = [image.as_os_str(), disk.as_os_str()];
             tool::run("qemu-img", "qemu-utils", args.into_iter().chain(files))?;
         }
-        let domain = self.define(&connect, id, &spec, &folder)?;
+        let iso = self.iso(&spec)?;
+        let plan = domain::Plan {
+            id,
+            prefix: &self.prefix,
+            node: &self.config.node_name,
+            domain_type: self.domain_type(&connect),
+            spec: &spec,
+            folder: &folder,
+            network: &self.config.network,
+            cache: self.cache,
+            names: self.plane.as_ref().map(|plane| plane.names()),
+            iso: iso.as_deref(),
+        };
+        let defined = connect.define_domain_xml(&domain::xml(&plan));
+        let domain = defined.map_err(|e| refused("define the VM", &e))?;
+        self.set_autostart(&connect, &domain, spec.autostart)?;
         faults::point("move.after_adopt")?;
-        if matches!(state(&domain)?, VmState::Running | VmState::Paused) {
+        let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
+        self.put_nics(&domain, &plan, &[], on)?;
+        if on {
             note_start(&domain)?;
         }
         self.forget_move(id)?;
@@ -136,7 +165,7 @@ impl Libvirt {
     }
 
     pub(super) fn clear_room(&self, id: VmId) -> Result<(), HypervisorError> {
-        let Some(Note::Coming { .. }) = self.notes.get(id)? else { return Ok(()) };
+        let Some(Note::Coming { spec, .. }) = self.notes.get(id)? else { return Ok(()) };
         if self.arrived(id)? {
             return Err(HypervisorError::Conflict(format!(
                 "VM {id} has arrived on this node: finish its move, or delete it."
@@ -148,6 +177,7 @@ impl Libvirt {
             power_off(&domain).or_else(|e| self.domain(&connect, id)?.map_or(Ok(()), |_| Err(e)))?;
         }
         faults::point("move.after_clear")?;
+        self.delete_nics(id, &spec.nics)?;
         self.forget_files(id)?;
         self.hub.tell_gone(id);
         Ok(())
@@ -178,12 +208,17 @@ impl Libvirt {
     ) -> Result<MoveSent, HypervisorError> {
         let connect = self.connection.get()?;
         let leaving = matches!(self.notes.get(id)?, Some(Note::Leaving));
+        let mut nics = Vec::new();
         if let Some(domain) = self.domain(&connect, id)? {
             end_move(&domain)?;
+            nics = self.nics_of(Some(&domain))?;
         }
         let sent = match self.domain(&connect, id)? {
             Some(domain) => {
                 self.check_order(id, order)?;
+                if let Some(spec) = self.show(id, Some(&domain))?.spec {
+                    check_movable(id, &spec)?;
+                }
                 // Says why it cannot be reached, before anything is touched.
                 way.has_arrived()?;
                 self.notes.put(id, &Note::Leaving)?;
@@ -203,6 +238,7 @@ impl Libvirt {
         if let Some(domain) = self.domain(&connect, id)? {
             undefine(&domain)?;
         }
+        self.delete_nics(id, &nics)?;
         faults::point("move.after_undefine")?;
         self.forget_files(id)?;
         Ok(sent)
@@ -333,6 +369,20 @@ impl Watch {
             self.post_copy = ffi::start_post_copy(domain).is_err();
         }
     }
+}
+
+/// Refuses a VM of which more than its disk would have to come along.
+fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
+    let why = if spec.rescue.is_some() {
+        "it is in rescue"
+    } else if spec.hardware.tpm {
+        "its TPM's state would stay behind"
+    } else if spec.hardware.firmware != Firmware::Bios {
+        "what its UEFI remembers would stay behind"
+    } else {
+        return Ok(());
+    };
+    Err(HypervisorError::Conflict(format!("VM {id} cannot move: {why}.")))
 }
 
 /// Ends a move of which the agent was cut off: libvirt may not have noticed yet.

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use berth_model::VmId;
-use berth_model::agent::VmSpec;
+use berth_model::agent::{Nic, VmSpec};
 use serde::{Deserialize, Serialize};
 
 use super::super::folder::gone;
@@ -72,6 +72,17 @@ impl Notes {
     /// Removes it, unless it is gone.
     pub fn remove(&self, id: VmId) -> Result<(), HypervisorError> {
         Ok(gone(fs::remove_file(self.path(id)))?)
+    }
+
+    /// The network cards of those of `vms` that come.
+    pub fn coming(&self, vms: impl Iterator<Item = VmId>) -> Result<Vec<(VmId, Vec<Nic>)>, HypervisorError> {
+        let mut coming = Vec::new();
+        for id in vms {
+            if let Some(Note::Coming { spec, .. }) = self.get(id)? {
+                coming.push((id, spec.nics));
+            }
+        }
+        Ok(coming)
     }
 
     /// Refuses to change a VM that comes.

@@ -15,6 +15,7 @@ fn spec() -> VmSpec {
                 gateway: gateway.map(|gateway| gateway.parse().unwrap()),
             })
             .collect(),
+        ..Nic::default()
     };
     VmSpec {
         vcpus: 1,
@@ -43,6 +44,7 @@ fn spec() -> VmSpec {
             name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -87,6 +89,7 @@ public-keys:
 
 #[test]
 fn the_customers_user_data_is_passed_on_as_it_is_beside_ours() {
+    let _proof = crate::proof::pure(&["vm.put"]);
     let mut spec = spec();
     let ours = file(&Seed::new(VmId(7), &spec), "user-data");
     let theirs = "#!/bin/sh\r\necho '<&>' é \u{1}\n\n";
