@@ -47,6 +47,7 @@ impl From<HypervisorError> for Refusal {
             HypervisorError::NotFound(id) => {
                 Self::new(ErrorCode::NotFound, format!("There is no VM {id} on this node."))
             }
+            HypervisorError::Unknown(message) => Self::new(ErrorCode::NotFound, message),
             HypervisorError::Conflict(message) => Self::new(ErrorCode::Conflict, message),
             HypervisorError::Lacking(message) => Self::new(ErrorCode::ResourceUnavailable, message),
             HypervisorError::Unavailable(message) => Self::new(ErrorCode::Unavailable, message),

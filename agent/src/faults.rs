@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 25] = [
+pub const POINTS: &[&str] = &[
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
@@ -48,6 +48,23 @@ pub const POINTS: [&str; 25] = [
     "keep.after_copy",
     "wipe.after_rename",
     "wipe.after_wipe",
+    "put.after_volumes",
+    "put.after_hotplug",
+    "volume.after_record",
+    "volume.after_fill",
+    "volume.after_data",
+    "volume.after_promise",
+    "volume.after_doom",
+    "volume.after_removal",
+    "image.after_chunk",
+    "image.after_check",
+    "image.after_keep",
+    "snapshot.after_freeze",
+    "snapshot.after_taken",
+    "revert.after_off",
+    "revert.after_disk",
+    "export.after_snapshot",
+    "export.after_copy",
 ];
 
 /// The environment variable.

@@ -27,14 +27,27 @@ const LOG_MAX_BYTES: u64 = 8 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Cx {
     run: RunId,
-    progress: Mutex<Option<Progress>>,
+    progress: Arc<Mutex<Option<Progress>>>,
     cancelled: AtomicBool,
+}
+
+/// Says from another thread how far a function is.
+#[derive(Debug, Clone)]
+pub struct Meter(Arc<Mutex<Option<Progress>>>);
+
+impl Meter {
+    /// So much of the phase is done, as a part of one.
+    pub fn part(&self, part: f64) {
+        if let Some(progress) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            progress.done = (progress.total as f64 * part) as u64;
+        }
+    }
 }
 
 impl Cx {
     /// For a function that nobody watches.
     pub fn unwatched() -> Self {
-        Self { run: RunId(0), progress: Mutex::default(), cancelled: AtomicBool::new(false) }
+        Self { run: RunId(0), progress: Arc::default(), cancelled: AtomicBool::new(false) }
     }
 
     /// The run it is.
@@ -65,6 +78,16 @@ impl Cx {
     /// Should the function stop?
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// To say from another thread how far the function is.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.progress))
+    }
+
+    /// Asks the function to stop.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
     fn progress(&self) -> MutexGuard<'_, Option<Progress>> {
@@ -114,7 +137,7 @@ impl Runs {
         let mut state = self.state();
         state.last += 1;
         let id = RunId(state.last);
-        let cx = Arc::new(Cx { run: id, progress: Mutex::default(), cancelled: AtomicBool::new(false) });
+        let cx = Arc::new(Cx { run: id, progress: Arc::default(), cancelled: AtomicBool::new(false) });
         let run = Run {
             id,
             function: asked.function.to_owned(),
@@ -158,7 +181,7 @@ impl Runs {
     /// Asks a function to stop.
     pub fn cancel(&self, id: RunId) -> Option<Run> {
         if let Some((_, cx)) = self.state().active.get(&id) {
-            cx.cancelled.store(true, Ordering::Relaxed);
+            cx.cancel();
         }
         self.get(id)
     }

@@ -93,8 +93,8 @@ pub async fn serve(
 ) -> Result<Running, ServeError> {
     let lock = take_data_dir(&config.data_dir)?;
     let images_dir = config.images_dir();
-    let images =
-        Images::open(images_dir.clone(), &config.limits).map_err(|e| ServeError::File(images_dir, e))?;
+    let images = Images::open(images_dir.clone(), &config.limits, config.images)
+        .map_err(|e| ServeError::File(images_dir, e))?;
     let config = Arc::new(config);
     let tls = Arc::new(Tls::open(config.tls_dir(), &config.name));
     let runs = Runs::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;

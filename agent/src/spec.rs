@@ -8,9 +8,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use berth_model::agent::{BootDevice, Hardware, Nic, VmLimits, VmSeed, VmSpec};
+use berth_model::agent::function::TargetValue as _;
+use berth_model::agent::{BootDevice, Hardware, Nic, VmLimits, VmSeed, VmSpec, VolumeAttachment};
 use berth_model::server::USER_DATA_MAX_BYTES;
-use berth_model::{ByteSize, FieldError};
+use berth_model::{ByteSize, FieldError, VolumeId};
 
 use crate::hypervisor::HypervisorError;
 use crate::network;
@@ -25,6 +26,8 @@ pub const MEMORY_MAX: ByteSize = ByteSize::gib(16 * 1024);
 pub const DISK_MIN: ByteSize = ByteSize::mib(1);
 /// Most disk.
 pub const DISK_MAX: ByteSize = ByteSize::gib(64 * 1024);
+/// Most volumes.
+pub const VOLUMES_MAX: usize = 16;
 /// Most network cards.
 pub const NICS_MAX: usize = 8;
 /// Most addresses of one network card.
@@ -52,6 +55,7 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
     let disk = (DISK_MIN..=DISK_MAX).contains(&spec.disk) && spec.disk.0.is_multiple_of(512);
     faults.unless(disk, "disk", "A disk is a multiple of 512 bytes, from 1 MiB to 64 TiB.");
     faults.unless(is_sha256(&spec.image.sha256), "image.sha256", SHA256_RULE);
+    volumes(&spec.volumes, &mut faults);
     nics(&spec.nics, &mut faults);
     seed(&spec.seed, &mut faults);
     headroom(spec, &mut faults);
@@ -233,6 +237,17 @@ pub fn is_hostname(text: &str) -> bool {
             && !label.ends_with('-')
     };
     text.len() <= 253 && text.split('.').all(label)
+}
+
+fn volumes(volumes: &[VolumeAttachment], faults: &mut Faults) {
+    faults.unless(volumes.len() <= VOLUMES_MAX, "volumes", "A VM has at most 16 volumes.");
+    let mut seen = HashSet::new();
+    for (n, attachment) in volumes.iter().enumerate().take(VOLUMES_MAX) {
+        let field = format!("volumes[{n}].volume");
+        let id = attachment.volume;
+        faults.unless(VolumeId::read(&id.to_string()).is_some(), &field, VolumeId::RULE);
+        faults.unless(seen.insert(id), &field, "A volume is named twice.");
+    }
 }
 
 fn nics(nics: &[Nic], faults: &mut Faults) {

@@ -31,6 +31,17 @@ fn disk_size(node: &Node, id: VmId) -> ByteSize {
 #[test]
 fn libvirt_keeps_the_contract_of_hypervisors() {
     let _proof = berth_agent::proof::driver(&[
+        "volume.create",
+        "volume.get",
+        "volume.list",
+        "volume.attach",
+        "volume.detach",
+        "volume.resize",
+        "volume.delete",
+        "snapshot.create",
+        "snapshot.list",
+        "snapshot.revert",
+        "snapshot.delete",
         "vm.list",
         "vm.get",
         "vm.put",

@@ -5,7 +5,7 @@
 //!
 //! | request | answers |
 //! | --- | --- |
-//! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs |
+//! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs. A qcow2 or ISO file; `?format=raw` (vmdk, vdi) for one to be converted |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
 //! | `GET /v1/vms/{vm}/console/{kind}` | WebSocket: a console, with a [`ConsoleTicket`] |
 //!
@@ -27,13 +27,14 @@ mod node;
 mod run;
 mod sample;
 mod size;
+mod storage;
 mod stream;
 mod vm;
 
 pub use console::{
     ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
 };
-pub use function::{Function, Mac, Name, Nothing, Sha256};
+pub use function::{Checksum, Function, Mac, Name, Nothing, Sha256};
 pub use guest::{
     Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
     GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
@@ -43,7 +44,7 @@ pub use hardware::{
     BootDevice, Firmware, FirmwareChange, Hardware, HardwareChange, Rescue, VmAutostart, VmBootOrder, VmIso,
     VmRename, Watchdog,
 };
-pub use image::{ImageFile, ImageFileList};
+pub use image::{ImageFetch, ImageFile, ImageFileList, ImageFormat, ImageVerdict};
 pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
     Share, UpdateRequest, UpdateState, UpdateStatus,
@@ -63,5 +64,9 @@ pub use node::{
 pub use run::{Progress, Run, RunId, RunList};
 pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
 pub use size::{VmLimits, VmResize};
+pub use storage::{
+    CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
+    VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
+};
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

@@ -313,6 +313,8 @@ fn the_agent_protocol_keeps_its_wire_form() {
         memory: ByteSize::gib(4),
         disk: ByteSize::gib(60),
         image: VmImage { sha256: sha256.clone() },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic {
             mac: "52:54:00:aa:bb:cc".into(),
             addresses: vec![NicAddress {
@@ -357,6 +359,8 @@ fn the_agent_protocol_keeps_its_wire_form() {
     };
     golden("run_list", &RunList { runs: vec![run] });
     let file = ImageFile {
+        format: ImageFormat::Qcow2,
+        used_by_volumes: Vec::new(),
         sha256,
         file_size: ByteSize(157_286_400),
         disk_size: ByteSize::gib(2),

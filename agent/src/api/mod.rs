@@ -10,12 +10,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use berth_model::agent::function::TargetValue;
-use berth_model::agent::{ConsoleKind, ImageFile, StreamMessage};
+use berth_model::agent::{ConsoleKind, ImageFile, ImageFormat, StreamMessage};
 use berth_model::{ErrorCode, VmId};
 use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
@@ -93,14 +93,21 @@ pub fn router(api: Api, listener: Listener) -> Router {
         .with_state(api)
 }
 
+/// What an upload says of itself.
+#[derive(serde::Deserialize)]
+struct UploadForm {
+    format: Option<ImageFormat>,
+}
+
 async fn image_import(
     State(api): State<Api>,
     Sha256Path(sha256): Sha256Path,
+    Query(form): Query<UploadForm>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ImageFile>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    Ok(Json(api.images.import(&sha256, length, body.into_data_stream()).await?))
+    Ok(Json(api.images.import(&sha256, form.format, length, body.into_data_stream()).await?))
 }
 
 async fn stream(

@@ -16,7 +16,7 @@ use crate::functions::{List, Listed};
 const LOOK_EVERY_S: u32 = 1;
 
 /// What each room is, for the help.
-const ROOMS: [(&str, &str); 14] = [
+const ROOMS: &[(&str, &str)] = &[
     ("node", "The node itself"),
     ("vm", "Virtual machines"),
     ("kept", "Disks that were kept when their VM was deleted"),
@@ -28,6 +28,9 @@ const ROOMS: [(&str, &str); 14] = [
     ("firewall", "Firewalls of network cards"),
     ("network", "The guests' network"),
     ("traffic", "What addresses have carried"),
+    ("pool", "Places for volumes"),
+    ("volume", "Disks that live longer than VMs"),
+    ("snapshot", "Snapshots of VMs' disks"),
     ("samples", "Counters of VMs"),
     ("run", "The log of functions"),
     ("certificate", "The agent's certificate"),
@@ -154,6 +157,8 @@ fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -
             let thing = match (parts(function).0, values.first()) {
                 ("vm" | "guest", Some(id)) => format!("VM {id}"),
                 ("image", Some(sha256)) => format!("Image {sha256}"),
+                ("volume", Some(id)) => format!("Volume {id}"),
+                ("snapshot", Some(_)) => format!("The snapshot {}", values.last().map_or("", String::as_str)),
                 (room, Some(name)) => format!("The {room} {name}"),
                 (room, None) => format!("The {room}"),
             };
@@ -205,7 +210,8 @@ fn target_help(name: &str) -> &'static str {
         "run" => "The run's number",
         "mac" => "The card's MAC address",
         "network" => "The private network's number",
-        "sha256" => "Its checksum",
+        "volume" => "The volume's number",
+        "sha256" | "checksum" => "Its checksum",
         _ => "Its name",
     }
 }

@@ -152,6 +152,8 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
             NetworkMode::Routed => GuestNetwork::Routed,
             NetworkMode::User => GuestNetwork::User,
         },
+        storage: config.storage,
+        pools: config.pools.clone(),
     }
 }
 

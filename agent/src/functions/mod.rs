@@ -16,6 +16,8 @@ mod moving;
 mod network;
 mod node;
 mod sizes;
+mod snapshots;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -58,6 +60,8 @@ pub fn all() -> Functions {
     images::tie(&mut functions);
     moving::tie(&mut functions);
     network::tie(&mut functions);
+    volumes::tie(&mut functions);
+    snapshots::tie(&mut functions);
     sizes::tie(&mut functions);
     guest::tie(&mut functions);
     functions
@@ -323,7 +327,8 @@ pub fn openapi() -> Value {
             .split('/')
             .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
             .map(|name| {
-                let kind = if matches!(name, "vm" | "run" | "network") { "integer" } else { "string" };
+                let kind =
+                    if matches!(name, "vm" | "run" | "network" | "volume") { "integer" } else { "string" };
                 serde_json::json!({"name": name, "in": "path", "required": true, "schema": {"type": kind}})
             })
             .collect();

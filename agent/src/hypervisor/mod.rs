@@ -10,13 +10,14 @@ pub mod machines;
 pub mod simulator;
 
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, NetworkState,
-    NodeCheck, PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent, VmSpec,
+    ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, Name, NetworkState,
+    NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
 };
-use berth_model::{FieldError, PrivateNetworkId, VmId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
@@ -25,6 +26,7 @@ use crate::moving::Way;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
+use crate::storage::Storage;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,9 @@ pub enum HypervisorError {
     /// There is no such VM.
     #[error("there is no VM {0} on this node")]
     NotFound(VmId),
+    /// There is no such volume, snapshot, pool.
+    #[error("{0}")]
+    Unknown(String),
     /// The VM is in a state that does not allow this.
     #[error("{0}")]
     Conflict(String),
@@ -128,6 +133,28 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
 
     /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
+
+    /// Its pools and volumes.
+    fn storage(&self) -> &Storage;
+
+    /// Grows a volume, in a running guest, too.
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError>;
+
+    /// Snapshots of a VM's disk, the oldest first.
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError>;
+
+    /// Takes a snapshot; fine if there is one of this name.
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError>;
+
+    /// Brings the disk back to a snapshot; what runs is powered off for it and started again.
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError>;
+
+    /// Leaves no snapshot of this name.
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError>;
+
+    /// Writes the disk as it is now to a new file `to`: a compressed qcow2 that stands alone. What fails
+    /// leaves no file.
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError>;
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.
     fn events(&self) -> broadcast::Receiver<VmEvent>;

@@ -25,23 +25,27 @@ use std::time::Duration;
 
 use berth_model::agent::{
     ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, MoveArrived, MoveRoom,
-    MoveSend, MoveSent, NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, TrafficList, Versions,
-    Vm, VmEvent, VmSpec, VmState, WantedPower,
+    MoveSend, MoveSent, Name, NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot,
+    TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
-use berth_model::{FieldError, PrivateNetworkId, Timestamp, VmId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
 pub use self::guest::Guest;
 use self::guest::Guests;
+use self::snapshots::SimulatedSnapshot;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::moving::Way;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
 use crate::sizes::Running;
+use crate::storage::Storage;
 use crate::{clock, faults, spec};
+
+mod snapshots;
 
 /// Events that a slow receiver may lie behind before it lags.
 const EVENTS_KEPT: usize = 4096;
@@ -60,6 +64,7 @@ pub struct SimulatorConfig {
 /// The simulator.
 pub struct Simulator {
     config: SimulatorConfig,
+    storage: Storage,
     vms: Mutex<BTreeMap<VmId, Record>>,
     /// VMs that come from another node.
     coming: Mutex<BTreeMap<VmId, VmSpec>>,
@@ -81,6 +86,7 @@ struct Record {
     /// What it was when it was started.
     #[serde(default)]
     runs: Option<VmSpec>,
+    snapshots: Vec<SimulatedSnapshot>,
     /// The size it runs with.
     #[serde(default)]
     running: Option<Running>,
@@ -98,7 +104,8 @@ impl Record {
                 ..now
             },
         });
-        Self { spec, state, started, saved, runs, running }
+        let snapshots = before.map(|before| before.snapshots.clone()).unwrap_or_default();
+        Self { spec, state, started, saved, runs, running, snapshots }
     }
 }
 
@@ -112,8 +119,11 @@ impl Simulator {
         let networks = Mutex::new(network::read(config.folder.as_deref())?);
         let (events, _) = broadcast::channel(EVENTS_KEPT);
         let kept = Mutex::new(machines::read_kept(config.folder.as_deref())?);
+        let storage = Storage::simulated(config.folder.as_deref(), config.images.as_deref());
+        let storage = storage.map_err(std::io::Error::other)?;
         Ok(Self {
             config,
+            storage,
             vms: Mutex::new(vms),
             coming: Mutex::default(),
             networks,
@@ -214,6 +224,7 @@ impl Hypervisor for Simulator {
         self.refuse_coming(id)?;
         self.check_private(spec)?;
         self.check_parts(spec)?;
+        self.storage.check_claims(id, &spec.volumes)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
@@ -221,13 +232,9 @@ impl Hypervisor for Simulator {
             self.check_image(spec)?;
         }
         self.take_time();
-        points(&[
-            "put.after_folder",
-            "put.after_disk",
-            "put.after_seed",
-            "put.after_define",
-            "put.after_nics",
-        ])?;
+        points(&["put.after_folder", "put.after_disk", "put.after_seed"])?;
+        self.storage.claim(id, &spec.volumes)?;
+        points(&["put.after_volumes", "put.after_define", "put.after_nics"])?;
         let (was, since) =
             before.as_ref().map_or((VmState::Off, None), |before| (before.state, before.started));
         let (state, started) = match (spec.power, was) {
@@ -237,14 +244,15 @@ impl Hypervisor for Simulator {
             (WantedPower::Keep, was) => (was, since),
         };
         let vm = self.keep(id, Record::new(spec.clone(), state, started, before.as_ref()))?;
-        points(&["put.after_power"])?;
+        points(&["put.after_power", "put.after_hotplug"])?;
+        self.storage.release(id, &spec.volumes)?;
         Ok(vm)
     }
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
         self.forget_coming(id);
         if self.record(id)?.is_none() {
-            return Ok(());
+            return self.storage.release(id, &[]);
         }
         self.take_time();
         points(&["delete.after_destroy", "delete.after_undefine", "delete.after_disk"])?;
@@ -255,7 +263,8 @@ impl Hypervisor for Simulator {
         if self.vms().remove(&id).is_some() {
             self.tell(id, None);
         }
-        points(&["delete.after_folder"])
+        points(&["delete.after_folder"])?;
+        self.storage.release(id, &[])
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
@@ -348,6 +357,35 @@ impl Hypervisor for Simulator {
         let vms = self.vms();
         let running = vms.iter().filter(|(_, record)| record.state == VmState::Running);
         Ok(running.map(|(id, record)| counters(*id, record, now)).collect())
+    }
+
+    fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.storage.resize(id, size, |_| Ok(true))
+    }
+
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        Ok(record.snapshots.into_iter().map(|snapshot| snapshot.shown).collect())
+    }
+
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.take_snapshot(id, name)
+    }
+
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.revert_to(id, name)
+    }
+
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.drop_snapshot(id, name)
+    }
+
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.export_disk(cx, id, to)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
@@ -489,6 +527,7 @@ fn read_folder(folder: &Path) -> std::io::Result<BTreeMap<VmId, Record>> {
                 vms.insert(VmId(id), record);
             }
             (None, Some("kept")) => {}
+            _ if path.is_dir() => {}
             // A write that was cut off; the file it was to replace is whole.
             _ => remove_file(&path)?,
         }

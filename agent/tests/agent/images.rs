@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use berth_model::agent::{ImageFile, ImageFileList, VmImage, VmSpec};
+use berth_model::agent::{ImageFile, ImageFileList, ImageFormat, VmImage, VmSpec};
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorCode, VmId};
 use bytes::Bytes;
@@ -44,6 +44,8 @@ async fn an_image_comes_in_once_and_goes_when_nobody_uses_it() {
     let file = qcow2(3_000_000);
     let sha256 = checksum(&file);
     let wanted = ImageFile {
+        format: ImageFormat::Qcow2,
+        used_by_volumes: vec![],
         sha256: sha256.clone(),
         file_size: ByteSize(3_000_000),
         disk_size: ByteSize::gib(1),

@@ -14,14 +14,15 @@ use berth_agent::moving::Way;
 use berth_agent::orphans::Found;
 use berth_agent::runs::Cx;
 use berth_agent::screenshot::Picture;
+use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
     ConsoleKind, CounterSample, KeptDisk, MoveArrived, MoveRoom, MoveSend, MoveSent, Name, NetworkState, Nic,
-    Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, TrafficList, Vm, VmDelete, VmEvent, VmImage,
-    VmRebuild, VmSeed, VmSpec, WantedPower,
+    Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent,
+    VmImage, VmRebuild, VmSeed, VmSpec, Volume, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId, VolumeId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -326,6 +327,33 @@ impl Hypervisor for Gated {
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");
         self.simulator.counters()
+    }
+    fn storage(&self) -> &Storage {
+        self.simulator.storage()
+    }
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.gate.pass("volume_resize");
+        self.simulator.volume_resize(id, size)
+    }
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.gate.pass("snapshots");
+        self.simulator.snapshots(id)
+    }
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.gate.pass("snapshot_create");
+        self.simulator.snapshot_create(id, name)
+    }
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.gate.pass("snapshot_revert");
+        self.simulator.snapshot_revert(id, name)
+    }
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.gate.pass("snapshot_delete");
+        self.simulator.snapshot_delete(id, name)
+    }
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.gate.pass("disk_export");
+        self.simulator.disk_export(cx, id, to)
     }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()

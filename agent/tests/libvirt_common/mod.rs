@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use berth_agent::config::Accelerator;
+use berth_agent::config::{Accelerator, StorageSection};
 use berth_agent::hypervisor::Hypervisor;
 use berth_agent::hypervisor::libvirt::probe::ProbeFiles;
 use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
@@ -73,6 +73,8 @@ impl Node {
             probe_kernel: None,
             probe_initrd: None,
             network,
+            storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
+            pools: vec![],
         };
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);
         Self { libvirt: Libvirt::open(config.clone()).unwrap(), config, home }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::run::RunId;
 use super::*;
-use crate::{PrivateNetworkId, VmId};
+use crate::{PrivateNetworkId, VmId, VolumeId};
 
 /// A body or an answer.
 #[cfg(not(feature = "openapi"))]
@@ -106,6 +106,14 @@ impl TargetValue for VmId {
     }
 }
 
+impl TargetValue for VolumeId {
+    const RULE: &'static str = "A volume's number is a whole one from 1 to 999999999999.";
+    fn read(text: &str) -> Option<Self> {
+        // Twelve digits: a serial number of a disk in a guest has at most 20 characters.
+        text.parse().ok().filter(|id: &Self| id.0 > 0 && text.len() <= 12 && id.to_string() == text)
+    }
+}
+
 impl TargetValue for RunId {
     const RULE: &'static str = "A run's number is a whole one from 1.";
     fn read(text: &str) -> Option<Self> {
@@ -170,6 +178,25 @@ impl TargetValue for Sha256 {
     fn read(text: &str) -> Option<Self> {
         let fine = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         fine.then(|| Self(text.to_owned()))
+    }
+}
+
+/// A checksum of a file: SHA-256 with 64 digits of `0-9a-f`, or SHA-512 with 128.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Checksum(pub String);
+
+impl core::fmt::Display for Checksum {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Checksum {
+    const RULE: &'static str =
+        "A checksum is a SHA-256 (64 digits of 0-9 and a-f, lower case) or a SHA-512 (128 of them).";
+    fn read(text: &str) -> Option<Self> {
+        let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        (hex && matches!(text.len(), 64 | 128)).then(|| Self(text.to_owned()))
     }
 }
 
@@ -531,11 +558,33 @@ functions! {
 
     /// Image files.
     mod image {
-        /// List all image files, with the VMs that stand on them.
+        /// List all image files, with the VMs and volumes that stand on them.
         List = "list" Read Get "/v1/images" (()) Nothing => ImageFileList;
+        /// Show one image file, with the VMs and volumes that stand on it.
+        Get = "get" Read Get "/v1/images/{sha256}" (Sha256) Nothing => ImageFile;
+        /// Fetch an image or an ISO from a URL, checked against its SHA-256 or SHA-512.
+        ///
+        /// A fetch that was cut off goes on where it was when it is told again, also by an agent that was killed;
+        /// what nobody asked for in a day is removed. When the file is on the node, nothing is fetched. A file
+        /// with another checksum, another format, a claim to stand on another file, or more bytes than allowed is
+        /// refused, and nothing of it is left. Addresses of private networks are refused unless the agent's
+        /// configuration allows them. `unavailable` when the other side is silent or cut the connection too often.
+        Fetch = "fetch" Long Post "/v1/images/fetch/{checksum}" (Checksum) ImageFetch => ImageFile;
+        /// Convert a raw, vmdk, vdi or qcow2 file to an image that VMs are made from.
+        ///
+        /// The answer is the new file, compressed, named by its own checksum; the old one stays. Told again, it
+        /// ends with the same file.
+        Convert = "convert" Long Post "/v1/images/{sha256}/convert" (Sha256) Nothing => ImageFile;
+        /// Read an image back: its checksum, and whether its inner tables are sound.
+        Verify = "verify" Long Post "/v1/images/{sha256}/verify" (Sha256) Nothing => ImageVerdict;
+        /// Make an image from a VM's disk as it is now, compressed, without its snapshots.
+        ///
+        /// A running guest goes on; its file systems are frozen for a moment if its agent answers. The answer
+        /// names the image by its checksum. Told again, another image is made from what the disk is then.
+        FromDisk = "from_disk" Long Post "/v1/vms/{vm}/image" (VmId) Nothing => ImageFile;
         /// Delete an image file.
         ///
-        /// Fine when there is none; `conflict` while a disk stands on it.
+        /// Fine when there is none; `conflict` while a disk or a volume stands on it.
         Delete = "delete" Change Delete "/v1/images/{sha256}" (Sha256) Nothing => Nothing;
     }
 
@@ -582,6 +631,68 @@ functions! {
         ///
         /// Only grows, over restarts of guest, agent and node. What a firewall dropped is not counted.
         Get = "get" Read Get "/v1/traffic" (()) Nothing => TrafficList;
+    }
+
+    /// Places for volumes.
+    mod pool {
+        /// List all pools, with what they hold and what they promised.
+        List = "list" Read Get "/v1/pools" (()) Nothing => PoolList;
+        /// Show one pool, with what it holds and what it promised.
+        Get = "get" Read Get "/v1/pools/{pool}" (Name) Nothing => Pool;
+    }
+
+    /// Volumes: disks that live longer than the VMs they are attached to.
+    mod volume {
+        /// List all volumes, also half-made ones.
+        List = "list" Read Get "/v1/volumes" (()) Nothing => VolumeList;
+        /// Show one volume.
+        Get = "get" Read Get "/v1/volumes/{volume}" (VolumeId) Nothing => Volume;
+        /// Make an empty volume.
+        ///
+        /// Fine when it is there with this size, pool and format; `conflict` when it is there with others.
+        /// `resource_unavailable` when the pool is full, or would promise more than it may.
+        Create = "create" Change Put "/v1/volumes/{volume}" (VolumeId) VolumeCreate => Volume;
+        /// Make a volume from an image, standing on its file or with a copy of it.
+        ///
+        /// Fine when it is there and was made so; `conflict` when it is there otherwise.
+        /// `resource_unavailable` when the image is not on the node, or the pool is full.
+        CloneFromImage = "clone_from_image" Long Post "/v1/volumes/{volume}/clone" (VolumeId) VolumeClone => Volume;
+        /// Give a volume to a VM, at once also when it runs.
+        ///
+        /// Fine when the VM has it; `conflict` while another VM does. It becomes a part of the VM's specification.
+        Attach = "attach" Change Put "/v1/vms/{vm}/volumes/{volume}" ((VmId, VolumeId)) VolumeAttach => Vm;
+        /// Take a volume from a VM, at once also when it runs.
+        ///
+        /// Fine when the VM does not have it; `conflict` when the running guest does not let go of it.
+        Detach = "detach" Change Delete "/v1/vms/{vm}/volumes/{volume}" ((VmId, VolumeId)) Nothing => Vm;
+        /// Grow a volume, at once also in a running guest.
+        ///
+        /// Fine when it has this size; it never shrinks.
+        Resize = "resize" Change Post "/v1/volumes/{volume}/resize" (VolumeId) VolumeResize => Volume;
+        /// Delete a volume and what is on it.
+        ///
+        /// Fine when there is none; `conflict` while a VM has it.
+        Delete = "delete" Change Delete "/v1/volumes/{volume}" (VolumeId) Nothing => Nothing;
+    }
+
+    /// Snapshots of VMs' own disks.
+    mod snapshot {
+        /// List the snapshots of a VM's disk.
+        List = "list" Read Get "/v1/vms/{vm}/snapshots" (VmId) Nothing => SnapshotList;
+        /// Take a snapshot of a VM's disk; a running guest goes on.
+        ///
+        /// Its file systems are frozen for a moment if its agent answers within three seconds; the answer says
+        /// whether they were. Fine when there is one of this name: that is answered as it is. Volumes are not in it.
+        Create = "create" Change Put "/v1/vms/{vm}/snapshots/{snapshot}" ((VmId, Name)) Nothing => Snapshot;
+        /// Bring a VM's disk back to a snapshot; what was written since is lost.
+        ///
+        /// A running VM is powered off for it and started again. The snapshot stays, and so do newer ones. Told
+        /// twice, it ends the same.
+        Revert = "revert" Change Post "/v1/vms/{vm}/snapshots/{snapshot}/revert" ((VmId, Name)) Nothing => Vm;
+        /// Delete a snapshot; what the disk holds stays, and a running guest goes on.
+        ///
+        /// Fine when there is none.
+        Delete = "delete" Change Delete "/v1/vms/{vm}/snapshots/{snapshot}" ((VmId, Name)) Nothing => Nothing;
     }
 
     /// The log of functions.

@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Firewall, Hardware, Limits, Rescue, VmLimits};
+use super::{CloneMode, Firewall, Hardware, Limits, Rescue, VmLimits, VolumeAttachment};
 use crate::{ByteSize, PrivateNetworkId, Timestamp, VmId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
@@ -19,6 +19,12 @@ pub struct VmSpec {
     pub disk: ByteSize,
     /// What the disk is made from, once.
     pub image: VmImage,
+    /// Does the disk stand on the image, or hold a copy of it? Decided once, when it is made.
+    #[serde(default, skip_serializing_if = "CloneMode::is_default")]
+    pub disk_mode: CloneMode,
+    /// Volumes that it has. At most 16; what is not named is detached, from a running guest, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeAttachment>,
     /// Network cards, in order. At most 8.
     pub nics: Vec<Nic>,
     /// What cloud-init reads at the first boot.

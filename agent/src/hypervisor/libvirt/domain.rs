@@ -15,6 +15,7 @@ use super::hardware;
 use super::names;
 use super::network::GuestNetwork;
 use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
+use super::volumes::{self, Placed};
 use super::xml;
 use crate::network::{Names, PRIVATE_MTU};
 
@@ -47,6 +48,8 @@ pub struct Plan<'a> {
     pub names: Option<&'a Names>,
     /// The file of the ISO in its CD drive.
     pub iso: Option<&'a Path>,
+    /// Its volumes.
+    pub volumes: &'a [Placed],
 }
 
 /// The definition.
@@ -79,6 +82,8 @@ pub fn xml(plan: &Plan<'_>) -> String {
         on_crash: "destroy",
         devices: Devices {
             disk: disks(plan),
+            volumes: plan.volumes.iter().map(volumes::Disk::of).collect(),
+            controller: volumes::Controller::new(plan.domain_type != DomainType::Test),
             interface: spec.nics.iter().map(|nic| Interface::new(nic, plan)).collect(),
             // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
             serial: Serial {
@@ -257,6 +262,9 @@ struct Clock {
 #[derive(Serialize)]
 struct Devices<'a> {
     disk: Vec<Disk>,
+    #[serde(rename = "disk")]
+    volumes: Vec<volumes::Disk>,
+    controller: volumes::Controller,
     interface: Vec<Interface<'a>>,
     serial: Serial,
     graphics: Graphics,

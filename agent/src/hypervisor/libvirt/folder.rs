@@ -3,8 +3,11 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `disk.qcow2` | what the guest wrote over its image |
+//! | `disk.image` | the image the disk is a copy of; without it the disk says that itself |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
+//! | `frozen` | nothing: the guest is frozen by a function under way |
+//! | `reverting` | the snapshot that a VM which ran is being brought back to |
 //! | `serial.sock` | its serial port, while it runs |
 //! | `nvram.fd` | what UEFI remembers |
 //! | `rescue.qcow2`, `rescue-seed.iso` | the rescue system, while the VM is in rescue |

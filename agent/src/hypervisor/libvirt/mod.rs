@@ -1,8 +1,8 @@
 //! VMs through libvirt.
 //!
 //! ```text
-//! put:    folder ─► disk ─► seed ─► define ─► power
-//! delete: destroy ─► undefine ─► disk ─► folder
+//! put:    folder ─► disk ─► seed ─► volumes ─► define ─► power ─► hot-plug
+//! delete: destroy ─► undefine ─► disk ─► folder ─► volumes
 //! ```
 //!
 //! Each arrow is a step that finds its work done when it is told again, and a [fault point](crate::faults).
@@ -17,7 +17,8 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
-//! - the packages `qemu-utils` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools` for a TPM.
+//! - the packages `qemu-utils` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools` for a TPM,
+//!   and `lvm2` where a pool is one of LVM.
 //!
 //! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
 //! own network, nothing filters.
@@ -45,21 +46,24 @@ pub mod probe;
 mod rescue;
 mod seed;
 mod sizes;
+mod snapshots;
 mod tool;
+mod volumes;
 mod wipe;
 mod xml;
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, NetworkState,
-    NodeCheck, PowerVerb, PrivateNetwork, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CloneMode, ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, Name,
+    NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
+    VmState, Volume, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
@@ -80,14 +84,16 @@ use self::ops::{
 };
 use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
+use self::volumes::Placed;
 use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
-use crate::config::Accelerator;
+use crate::config::{Accelerator, PoolSection, StorageSection};
 use crate::moving::Way;
 use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
+use crate::storage::Storage;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -114,6 +120,10 @@ pub struct LibvirtConfig {
     pub probe_initrd: Option<PathBuf>,
     /// What guests' network cards are plugged into.
     pub network: GuestNetwork,
+    /// Limits of pools.
+    pub storage: StorageSection,
+    /// Pools beside `default`.
+    pub pools: Vec<PoolSection>,
 }
 
 /// libvirt as a [`Hypervisor`].
@@ -124,6 +134,7 @@ pub struct Libvirt {
     notes: Notes,
     images: Images,
     kept: kept::Shelf,
+    storage: Storage,
     cache: Cache,
     connection: Connection,
     hub: Arc<Hub>,
@@ -151,6 +162,14 @@ impl Libvirt {
         let connection = Connection::keep(&config.uri, hub.clone())
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
         let images = Images::new(config.images_dir.clone());
+        let disks = folders.clone();
+        let storage = Storage::open(
+            &config.storage,
+            &config.pools,
+            &config.data_dir,
+            &config.images_dir,
+            Box::new(move || disk::sizes(&disks)),
+        )?;
         let verdict = OnceLock::new();
         let mode = nics::mode(&config.network, config.uri.starts_with("test"));
         let plane =
@@ -163,6 +182,7 @@ impl Libvirt {
             notes,
             images,
             kept,
+            storage,
             cache,
             connection,
             hub,
@@ -246,7 +266,13 @@ impl Libvirt {
         match Overlay::read(&folder.disk())? {
             None => {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
-                folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
+                if spec.disk_mode == CloneMode::Copy {
+                    disk::note_image(folder, &spec.image.sha256)?;
+                }
+                folder.put(&folder.disk(), |new| match spec.disk_mode {
+                    CloneMode::Backing => disk::create(new, &image, spec.disk),
+                    CloneMode::Copy => disk::copy(new, &image, spec.disk),
+                })
             }
             Some(overlay) if overlay.size < spec.disk && rescue::runs(running)? => {
                 let message = "The VM is in rescue; its disk grows when that is over.";
@@ -270,6 +296,7 @@ impl Libvirt {
         self.check_nics(id, &spec.nics)?;
         self.iso(spec)?;
         self.check_rescue(spec)?;
+        self.storage.check_claims(id, &spec.volumes)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -277,7 +304,27 @@ impl Libvirt {
             self.images.find(&spec.image.sha256, spec.disk)?;
             spec.disk.bytes()
         };
-        disk::check_room(&self.config.data_dir, ByteSize(more))
+        disk::check_room(&self.config.data_dir, ByteSize(more))?;
+        self.storage.check_room_for_disk(ByteSize(more))
+    }
+
+    /// Gives the VM its volumes, each in the place it had.
+    fn claim_volumes(
+        &self,
+        id: VmId,
+        spec: &VmSpec,
+        before: Option<&Domain>,
+    ) -> Result<Vec<Placed>, HypervisorError> {
+        let sources = self.storage.claim(id, &spec.volumes)?;
+        let mut there = BTreeMap::new();
+        if let Some(domain) = before {
+            // What runs comes last: its places cannot be changed.
+            for flags in [sys::VIR_DOMAIN_XML_INACTIVE, 0] {
+                let text = domain.xml_desc(flags).map_err(|e| refused("say which volumes the VM has", &e))?;
+                there.extend(volumes::found(&text));
+            }
+        }
+        volumes::place(spec, &sources, &there)
     }
 
     fn ensure_network(&self, connect: &Connect) -> Result<(), HypervisorError> {
@@ -366,6 +413,7 @@ impl Hypervisor for Libvirt {
 
     fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
         let connect = self.connection.get()?;
+        self.thaw_left_behind()?;
         let domain_type = self.domain_type(&connect);
         let mut versions =
             Versions { libvirt: version(connect.lib_version().unwrap_or_default()), ..Versions::default() };
@@ -423,6 +471,8 @@ impl Hypervisor for Libvirt {
         Seed::new(id, spec).put(&folder)?;
         self.put_rescue(id, &folder, spec, running.is_some())?;
         faults::point("put.after_seed")?;
+        let volumes = self.claim_volumes(id, spec, before.as_ref())?;
+        faults::point("put.after_volumes")?;
         let nics_before = self.nics_of(before.as_ref())?;
         let plan = domain::Plan {
             id,
@@ -435,6 +485,7 @@ impl Hypervisor for Libvirt {
             cache: self.cache,
             names: self.plane.as_ref().map(|plane| plane.names()),
             iso: iso.as_deref(),
+            volumes: &volumes,
         };
         let domain =
             connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
@@ -453,6 +504,12 @@ impl Hypervisor for Libvirt {
             WantedPower::Keep => {}
         }
         faults::point("put.after_power")?;
+        // The test driver plugs nothing.
+        if domain.is_active().unwrap_or(false) && !self.is_test_driver() {
+            volumes::converge(&domain, id, &volumes)?;
+        }
+        faults::point("put.after_hotplug")?;
+        self.storage.release(id, &spec.volumes)?;
         self.show(id, Some(&domain))
     }
 
@@ -481,7 +538,8 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
-        self.forget_move(id)
+        self.forget_move(id)?;
+        self.storage.release(id, &[])
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
@@ -577,6 +635,38 @@ impl Hypervisor for Libvirt {
         let mut samples: Vec<_> = stats.iter().filter_map(sample).collect();
         samples.sort_by_key(|sample| sample.vm);
         Ok(samples)
+    }
+
+    fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.storage.resize(id, size, |vm| {
+            let domain = self.domain(&self.connection.get()?, vm)?;
+            // The test driver runs nothing: nobody has the volume open.
+            domain.filter(|_| !self.is_test_driver()).map_or(Ok(false), |d| volumes::grow(&d, id, size))
+        })
+    }
+
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.list_snapshots(id)
+    }
+
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.take_snapshot(id, name)
+    }
+
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.revert_to(id, name)
+    }
+
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.drop_snapshot(id, name)
+    }
+
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.export_disk(cx, id, to)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {

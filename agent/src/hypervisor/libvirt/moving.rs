@@ -15,9 +15,12 @@ mod off;
 mod rewrite;
 
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use berth_model::agent::{Firmware, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, VmSpec, VmState};
+use berth_model::agent::{
+    CloneMode, Firmware, MoveArrived, MoveRoom, MoveSend, MoveSent, Nic, VmSpec, VmState,
+};
 use berth_model::{ByteSize, VmId};
 use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
@@ -62,12 +65,19 @@ impl Libvirt {
             self.check_nics(id, &spec.nics)?;
             check_memory(spec.memory)?;
             disk::check_room(&self.config.data_dir, spec.disk)?;
+            self.storage.check_room_for_disk(spec.disk)?;
             self.notes.put(id, &Note::Coming { spec: Box::new(spec.clone()), arrived: None })?;
             faults::point("move.after_note")?;
             folder.create()?;
             // Always an empty one: what an earlier try left in it would shine through.
             folder::gone(std::fs::remove_file(folder.disk()))?;
-            folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))?;
+            if spec.disk_mode == CloneMode::Copy {
+                disk::note_image(&folder, &spec.image.sha256)?;
+            }
+            folder.put(&folder.disk(), |new| match spec.disk_mode {
+                CloneMode::Backing => disk::create(new, &image, spec.disk),
+                CloneMode::Copy => empty(new, spec.disk),
+            })?;
             Seed::new(id, spec).put(&folder)?;
             faults::point("move.after_room")?;
         }
@@ -131,7 +141,7 @@ impl Libvirt {
             return Err(HypervisorError::Conflict(format!("VM {id} has not arrived on this node.")));
         }
         let folder = self.folders.of(id);
-        if self.domain(&connect, id)?.is_none() {
+        if self.domain(&connect, id)?.is_none() && spec.disk_mode == CloneMode::Backing {
             let image = self.images.find(&spec.image.sha256, spec.disk)?;
             let args = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"].map(AsRef::as_ref);
             let disk = folder.disk();
@@ -150,6 +160,7 @@ impl Libvirt {
             cache: self.cache,
             names: self.plane.as_ref().map(|plane| plane.names()),
             iso: iso.as_deref(),
+            volumes: &[],
         };
         let defined = connect.define_domain_xml(&domain::xml(&plan));
         let domain = defined.map_err(|e| refused("define the VM", &e))?;
@@ -375,6 +386,8 @@ impl Watch {
 fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
     let why = if spec.rescue.is_some() {
         "it is in rescue"
+    } else if !spec.volumes.is_empty() {
+        "its volumes would stay behind; detach them first"
     } else if spec.hardware.tpm {
         "its TPM's state would stay behind"
     } else if spec.hardware.firmware != Firmware::Bios {
@@ -398,6 +411,13 @@ fn end_move(domain: &Domain) -> Result<(), HypervisorError> {
         std::thread::sleep(STEP);
     }
     Ok(())
+}
+
+/// An empty disk that stands on no image.
+fn empty(path: &Path, size: ByteSize) -> Result<(), HypervisorError> {
+    let size = size.bytes().to_string();
+    let args = ["create", "-q", "-f", "qcow2"].map(AsRef::as_ref).into_iter();
+    tool::run("qemu-img", "qemu-utils", args.chain([path.as_os_str(), size.as_ref()])).map(drop)
 }
 
 /// What libvirt measured of the switch-over to this node.

@@ -2,12 +2,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_model::agent::{
-    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed, WantedPower, Watchdog,
+    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed, VolumeAttachment,
+    VolumeFormat, WantedPower, Watchdog,
 };
-use berth_model::{ByteSize, PrivateNetworkId};
+use berth_model::{ByteSize, PrivateNetworkId, VolumeId};
 
 use super::*;
 use crate::hypervisor::libvirt::names::Prefix;
+use crate::storage::pool::Source;
 
 fn spec() -> VmSpec {
     VmSpec {
@@ -15,6 +17,8 @@ fn spec() -> VmSpec {
         memory: ByteSize::gib(8),
         disk: ByteSize::gib(160),
         image: VmImage { sha256: "ab".repeat(32) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic {
             mac: "52:54:00:00:00:07".to_owned(),
             addresses: vec![NicAddress {
@@ -51,6 +55,10 @@ fn names() -> Names {
 fn cases() -> Vec<Case> {
     let bridge = "br0".to_owned();
     let mut two_cards = spec();
+    two_cards.volumes = vec![
+        VolumeAttachment { volume: VolumeId(5), read_only: false },
+        VolumeAttachment { volume: VolumeId(6), read_only: true },
+    ];
     two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), ..Nic::default() });
     two_cards.nics.push(Nic {
         mac: "52:54:00:00:00:09".to_owned(),
@@ -149,6 +157,23 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// A file and a block device for the spec's volumes.
+fn volumes(spec: &VmSpec) -> Vec<Placed> {
+    let places = [
+        (3, Source::File("/var/lib/berth-agent/volumes/5/volume.qcow2".into()), VolumeFormat::Qcow2),
+        (4, Source::Block("/dev/vg0/berth-volume-6".into()), VolumeFormat::Raw),
+    ];
+    let placed = spec.volumes.iter().zip(places).map(|(attachment, (unit, source, format))| Placed {
+        volume: attachment.volume,
+        unit,
+        source,
+        format,
+        read_only: attachment.read_only,
+        cache: Cache::None,
+    });
+    placed.collect()
+}
+
 fn xml_of(case: &Case) -> String {
     xml(&Plan {
         id: VmId(7),
@@ -161,6 +186,7 @@ fn xml_of(case: &Case) -> String {
         cache: case.cache,
         names: (case.domain_type != DomainType::Test).then_some(&names()),
         iso: case.spec.iso.as_ref().map(|_| Path::new("/images/an.iso")),
+        volumes: &volumes(&case.spec),
     })
 }
 
@@ -184,6 +210,7 @@ fn domains_are_as_the_golden_files_say() {
         "vm.rename",
         "vm.rescue_on",
         "vm.rescue_off",
+        "volume.attach",
     ]);
     for case in cases() {
         let (path, xml) = (golden(&case), xml_of(&case));

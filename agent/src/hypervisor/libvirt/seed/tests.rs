@@ -22,6 +22,8 @@ fn spec() -> VmSpec {
         memory: ByteSize::mib(128),
         disk: ByteSize::gib(1),
         image: VmImage { sha256: "0123456789abcdef".repeat(4) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![
             nic(
                 "52:54:00:12:34:56",
