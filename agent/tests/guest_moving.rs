@@ -268,7 +268,7 @@ fn a_guest_moves_while_it_works_and_moves_back_while_it_is_off() {
     assert_eq!(finish(&b).unwrap().vm.state, VmState::Running);
     assert_disk_is_whole(&lab);
     for node in [&a, &b] {
-        node.ask::<()>("DELETE", &path(""), &()).unwrap();
+        node.ask::<()>("DELETE", &path(""), &serde_json::json!({})).unwrap();
         node.assert_clean();
     }
 }
@@ -335,7 +335,7 @@ fn a_move_that_is_cut_off_leaves_the_guest_where_it_was() {
     let silence = stream.close();
     println!("longest silence {silence:?}");
     assert_disk_is_whole(&lab);
-    b.ask::<()>("DELETE", &path(""), &()).unwrap();
+    b.ask::<()>("DELETE", &path(""), &serde_json::json!({})).unwrap();
     b.assert_clean();
 }
 
@@ -372,6 +372,6 @@ fn an_agent_that_is_killed_at_any_step_of_a_move_ends_it_when_told_again() {
     b.agent_died();
     let arrived = finish(&b).unwrap();
     assert_eq!((arrived.vm.state, arrived.vm.spec.as_ref()), (VmState::Off, Some(&spec)));
-    b.ask::<()>("DELETE", &path(""), &()).unwrap();
+    b.ask::<()>("DELETE", &path(""), &serde_json::json!({})).unwrap();
     b.assert_clean();
 }
