@@ -115,15 +115,19 @@ impl Moves {
         let identity = self.tls.identity()?;
         let port = self.open()?;
         let mut state = self.state();
-        if !state.awaited.contains_key(&id) {
-            let live = matches!(room.domain_type, DomainType::Kvm | DomainType::Qemu);
-            let folder = live.then(|| SocketsFolder::make(&room.domain)).transpose();
-            let folder = folder.map_err(|e| Refusal::own("The move's sockets could not be made", &e))?;
-            let sockets = folder.as_deref().cloned();
-            let awaited = Awaited { secret: entropy::ticket(), sockets, cut: CancellationToken::new() };
-            state.awaited.insert(id, (Arc::new(awaited), folder));
-        }
-        let secret = state.awaited[&id].0.secret.clone();
+        let secret = match state.awaited.get(&id) {
+            Some((awaited, _)) => awaited.secret.clone(),
+            None => {
+                let live = matches!(room.domain_type, DomainType::Kvm | DomainType::Qemu);
+                let folder = live.then(|| SocketsFolder::make(&room.domain)).transpose();
+                let folder = folder.map_err(|e| Refusal::own("The move's sockets could not be made", &e))?;
+                let (secret, sockets) = (entropy::ticket(), folder.as_deref().cloned());
+                let cut = CancellationToken::new();
+                let awaited = Awaited { secret: secret.clone(), sockets, cut };
+                state.awaited.insert(id, (Arc::new(awaited), folder));
+                secret
+            }
+        };
         Ok(MovePlace { node: identity.node, port, secret, room })
     }
 
