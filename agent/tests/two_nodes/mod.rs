@@ -137,7 +137,8 @@ impl TestNode {
             let mut file = fs::File::options().append(true).create(true).open(self.base.join(file)).unwrap();
             file.write_all(lines.as_bytes()).unwrap();
         };
-        append("etc/libvirtd.conf", &format!("host_uuid = \"{}\"\n", uuid::Uuid::new_v4()));
+        let uuid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_DNS, self.name.as_bytes());
+        append("etc/libvirtd.conf", &format!("host_uuid = \"{uuid}\"\n"));
         append("etc/qemu.conf", "security_driver = \"none\"\n");
         append("etc/qemu.conf", lab.qemu_conf);
         for controller in fs::read_dir(CGROUPS).unwrap().flatten() {
