@@ -282,8 +282,12 @@ fn check_name(sha256: &str) -> Result<(), Refusal> {
 
 fn users(sha256: &str, vms: &[Vm]) -> Vec<VmId> {
     let uses = |vm: &&Vm| {
-        let stands = |spec: &VmSpec| spec.image.sha256 == sha256 && spec.disk_mode == CloneMode::Backing;
-        vm.spec.as_ref().is_some_and(stands)
+        let uses = |spec: &VmSpec| {
+            let stands = spec.image.sha256 == sha256 && spec.disk_mode == CloneMode::Backing;
+            let rescue = spec.rescue.as_ref().is_some_and(|rescue| rescue.image == sha256);
+            stands || rescue || spec.iso.as_deref() == Some(sha256)
+        };
+        vm.spec.as_ref().is_some_and(uses)
     };
     vms.iter().filter(uses).map(|vm| vm.id).collect()
 }

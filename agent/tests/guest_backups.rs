@@ -145,7 +145,7 @@ fn a_guest_finds_what_it_wrote_before_each_backup() {
     std::mem::forget(dead);
     assert_eq!(ground.checkpoints(), 2);
     let two = ground.create("two").unwrap();
-    assert_eq!((two.kind, two.builds_on.clone()), (BackupKind::Incremental, Some(name("one"))));
+    assert_eq!((two.kind, two.builds_on.clone()), (BackupKind::Incremental, Some(name("one"))), "{two:?}");
     assert!(two.read < one.read && two.read >= ByteSize::mib(3), "{two:?} {one:?}");
     let at_two = ground.inside(ID, "cat /root/words; md5sum </root/noise");
     ground.assert_no_job();

@@ -14,7 +14,7 @@ use super::CHUNK_BYTES;
 use crate::error::Refusal;
 
 /// Chunks that whoever looks may lie behind.
-const BACKLOG: usize = 256;
+const BACKLOG: usize = 4096;
 /// What is typed and not written yet, in messages.
 const TYPED: usize = 16;
 /// How long QEMU may take to read what is typed.

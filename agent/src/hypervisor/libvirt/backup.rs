@@ -130,12 +130,18 @@ fn live(
     mut taken: Taken,
 ) -> Result<Box<dyn Taking>, HypervisorError> {
     let there = ffi::checkpoints(&domain).map_err(|e| refused("list the VM's checkpoints", &e))?;
+    // What an agent that died had marked: its bitmap would be in the way of the changes since before it.
+    let unknown =
+        |mark: &&String| !wish.since.is_empty() && mark.starts_with(MARK) && !wish.since.contains(mark);
+    there.iter().filter(unknown).for_each(|mark| drop_mark(&domain, mark));
     taken.since = wish.since.iter().find(|mark| there.contains(mark)).cloned();
     if taken.since.is_none() && !wish.since.is_empty() {
         taken.full_because = Some("The disk's changes since the last backup are not known.".to_owned());
     }
     let mut begun = start(&domain, &place, wish.mark, &mut taken);
-    if let (Err(e), Some(mark)) = (&begun, taken.since.take()) {
+    if let Err(e) = &begun
+        && let Some(mark) = taken.since.take()
+    {
         taken.full_because =
             Some(format!("The disk's changes since the last backup are lost: {}.", e.message()));
         drop_mark(&domain, &mark);

@@ -227,7 +227,13 @@ impl Libvirt {
         let sent = match self.domain(&connect, id)? {
             Some(domain) => {
                 self.check_order(id, order)?;
-                if let Some(spec) = self.show(id, Some(&domain))?.spec {
+                let vm = self.show(id, Some(&domain))?;
+                if vm.saved {
+                    let message =
+                        format!("VM {id} cannot move: its saved memory would stay behind. Start it first.");
+                    return Err(HypervisorError::Conflict(message));
+                }
+                if let Some(spec) = vm.spec {
                     check_movable(id, &spec)?;
                 }
                 // Says why it cannot be reached, before anything is touched.
