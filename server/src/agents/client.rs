@@ -66,7 +66,12 @@ impl AgentClient {
             function::Method::Delete => Method::DELETE,
         };
         let timeout = if F::KIND == Kind::Read { ANSWER_TIMEOUT } else { CHANGE_TIMEOUT };
-        let fill = |builder: RequestBuilder| Ok(builder.json(request));
+        let patience = CHANGE_TIMEOUT.saturating_sub(ANSWER_TIMEOUT).as_secs();
+        let fill = |builder: RequestBuilder| match F::KIND {
+            // It may take longer than we wait: the job asks again, and gets the same one's answer.
+            Kind::Long => Ok(builder.json(request).header("prefer", format!("wait={patience}"))),
+            Kind::Read | Kind::Change => Ok(builder.json(request)),
+        };
         json(self.send(method, &F::path(target), timeout, fill).await?).await
     }
 
@@ -233,6 +238,9 @@ async fn refuse(response: Response) -> Result<Response, AgentError> {
 }
 
 async fn json<T: DeserializeOwned>(response: Response) -> Result<T, AgentError> {
+    if response.status() == StatusCode::ACCEPTED {
+        return Err(AgentError::Unreachable("it is not done with this yet".to_owned()));
+    }
     let empty = response.status() == StatusCode::NO_CONTENT;
     let body = if empty { b"{}".to_vec() } else { bounded(response).await? };
     serde_json::from_slice(&body).map_err(|error| AgentError::Nonsense(error.to_string()))
