@@ -5,7 +5,6 @@
 //! | `name` | `BERTH_AGENT_NAME` | the node's name; its host name if not set |
 //! | `data_dir` | `BERTH_AGENT_DATA_DIR` | where images, disks, keys stand; `/var/lib/berth-agent` |
 //! | `listen` | `BERTH_AGENT_LISTEN` | address of the HTTPS listener; `127.0.0.1:7701` |
-//! | `move_port` | `BERTH_AGENT_MOVE_PORT` | TCP port on the same address, open while a VM comes from another node; `7702`, 0 for any |
 //! | `socket` | `BERTH_AGENT_SOCKET` | unix socket of the command line; `{data_dir}/agent.sock` |
 //! | `hypervisor` | `BERTH_AGENT_HYPERVISOR` | `libvirt` or `simulator` |
 //! | `log` | `BERTH_AGENT_LOG` | what is logged, as a tracing filter; `info` |
@@ -57,7 +56,7 @@ const DATA_DIR_MAX_BYTES: usize = 71;
 
 /// Keys with a number as their value; all others are texts.
 const NUMBERS: &[&str] =
-    &["move_port", "storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
+    &["storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
 
 /// Keys that are yes or no.
 const SWITCHES: &[&str] = &["images.fetch_private"];
@@ -66,11 +65,10 @@ const SWITCHES: &[&str] = &["images.fetch_private"];
 const POOLS_MAX: usize = 16;
 
 /// All keys, see the table above.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 20] = [
     "name",
     "data_dir",
     "listen",
-    "move_port",
     "socket",
     "hypervisor",
     "log",
@@ -100,8 +98,6 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address of the HTTPS listener. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Port on which VMs come from other nodes; 0 takes a free one.
-    pub move_port: u16,
     /// The unix socket; see [`Config::socket`].
     socket: Option<PathBuf>,
     /// Which hypervisor.
@@ -329,7 +325,6 @@ impl Default for Config {
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             data_dir: PathBuf::from("/var/lib/berth-agent"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
-            move_port: 7702,
             socket: None,
             hypervisor: HypervisorKind::default(),
             log: "info".to_owned(),
@@ -373,8 +368,7 @@ impl Config {
     /// The defaults, with everything under `data_dir`. What tests and benches begin with.
     pub fn at(data_dir: impl Into<PathBuf>) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let hypervisor = HypervisorKind::Simulator;
-        Self { data_dir: data_dir.into(), listen, move_port: 0, hypervisor, ..Self::default() }
+        Self { data_dir: data_dir.into(), listen, hypervisor: HypervisorKind::Simulator, ..Self::default() }
     }
 
     /// Reads the file and lays the environment over it. Without `path`, a file that is missing from
@@ -413,11 +407,6 @@ impl Config {
     /// The unix socket of the command line.
     pub fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.data_dir.join("agent.sock"))
-    }
-
-    /// Where VMs come from other nodes.
-    pub fn moves(&self) -> SocketAddr {
-        SocketAddr::new(self.listen.ip(), self.move_port)
     }
 
     /// Where image files stand.

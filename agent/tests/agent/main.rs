@@ -14,7 +14,6 @@ mod guest;
 mod images;
 mod keeping;
 mod machines;
-mod moving;
 mod network;
 mod peers;
 mod stream;
