@@ -389,7 +389,7 @@ functions! {
         /// What a running guest allows is changed at once; the rest waits for its next start, and the answer
         /// names it in `pending`. Told twice, it ends the same.
         Put = "put" Change Put "/v1/vms/{vm}" (VmId) VmSpec => Vm;
-        /// Delete a VM: its domain, seed, console log and addresses; its disk goes, is wiped, or is kept.
+        /// Delete a VM; its disk goes with it, is wiped, or is kept.
         ///
         /// A kept disk becomes a whole one without an image, which `kept.list` shows; `conflict` when its name
         /// is taken. Wiping overwrites what the disk's file holds; what the node's own storage copied elsewhere
