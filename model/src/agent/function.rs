@@ -421,7 +421,7 @@ functions! {
         ///
         /// `conflict` when it is off.
         Resume = "resume" Change Post "/v1/vms/{vm}/resume" (VmId) Nothing => Vm;
-        /// Write a VM's memory to the node's disk and switch it off; its next start goes on from there.
+        /// Write a VM's memory to disk and switch it off; its next start goes on from there.
         ///
         /// The answer's `saved` says that there is such memory. Cancelled, the VM runs on. Fine when it is off.
         Save = "save" Long Post "/v1/vms/{vm}/save" (VmId) Nothing => Vm;
