@@ -14,10 +14,17 @@
 //! | `libvirt.prefix` | `BERTH_AGENT_LIBVIRT_PREFIX` | names of this agent's domains begin with it; `berth-` |
 //! | `libvirt.probe_kernel` | `BERTH_AGENT_LIBVIRT_PROBE_KERNEL` | kernel of the probe boot; a kernel of the node if not set |
 //! | `libvirt.probe_initrd` | `BERTH_AGENT_LIBVIRT_PROBE_INITRD` | its initial RAM disk; none if not set |
-//! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's) or `user` (QEMU's own, no root) |
+//! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's), `routed` (a route for each address; guests' gateways are 169.254.1.1 and fe80::1) or `user` (QEMU's own, no root) |
 //! | `network.bridge` | `BERTH_AGENT_NETWORK_BRIDGE` | the bridge; `berth0` |
 //! | `network.gateway` | `BERTH_AGENT_NETWORK_GATEWAY` | the node's address on it with `nat`; `10.77.0.1/24` |
+//! | `storage.promise_percent` | `BERTH_AGENT_STORAGE_PROMISE_PERCENT` | how much a pool may promise, in percent of its size; 0: no limit; 1000 |
+//! | `storage.reserve_mib` | `BERTH_AGENT_STORAGE_RESERVE_MIB` | what must be free in a pool after a promise; 1024 |
+//! | `images.fetch_private` | `BERTH_AGENT_IMAGES_FETCH_PRIVATE` | may images be fetched from private addresses and from the node itself; false |
+//! | `images.max_gib` | `BERTH_AGENT_IMAGES_MAX_GIB` | largest file that is fetched; 100 |
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
+//!
+//! Pools beside `default`, which is `data_dir`, stand in the file alone: `[[pools]]` with a `name` and a `kind`,
+//! which is `directory` with a `path`, or `lvm_thin` with a `group` and a `thin_pool`.
 //!
 //! `agent.example.toml` shows the file. An unknown key, or a value that makes no sense, is refused with its name.
 
@@ -26,7 +33,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use berth_model::VmId;
+use berth_model::agent::Name;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -44,11 +51,21 @@ const ENV_ELSEWHERE: [&str; 3] = ["BERTH_AGENT_CONFIG", "BERTH_AGENT_TOKEN", "BE
 /// Longest path of a unix socket (`sun_path`), less the `.new` it is made under.
 const SOCKET_PATH_MAX_BYTES: usize = 103;
 
+/// Longest path of the data folder: below it, `/vms/ID/serial.sock` is a unix socket, too.
+const DATA_DIR_MAX_BYTES: usize = 71;
+
 /// Keys with a number as their value; all others are texts.
-const NUMBERS: [&str; 1] = ["simulator.delay_ms"];
+const NUMBERS: &[&str] =
+    &["storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
+
+/// Keys that are yes or no.
+const SWITCHES: &[&str] = &["images.fetch_private"];
+
+/// Most pools.
+const POOLS_MAX: usize = 16;
 
 /// All keys, see the table above.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 20] = [
     "name",
     "data_dir",
     "listen",
@@ -64,6 +81,10 @@ const KEYS: [&str; 16] = [
     "network.mode",
     "network.bridge",
     "network.gateway",
+    "storage.promise_percent",
+    "storage.reserve_mib",
+    "images.fetch_private",
+    "images.max_gib",
     "simulator.delay_ms",
 ];
 
@@ -89,6 +110,12 @@ pub struct Config {
     pub libvirt: LibvirtSection,
     /// The guests' network.
     pub network: NetworkSection,
+    /// Limits of pools.
+    pub storage: StorageSection,
+    /// Image files.
+    pub images: ImagesSection,
+    /// Pools beside `default`.
+    pub pools: Vec<PoolSection>,
     /// The simulator's part.
     pub simulator: SimulatorSection,
     /// Limits and intervals; set by tests only.
@@ -168,8 +195,85 @@ pub enum NetworkMode {
     Nat,
     /// On a bridge that the operator made.
     Bridge,
+    /// By a route on the node for each address.
+    Routed,
     /// Through QEMU itself, without any privilege.
     User,
+}
+
+/// `[storage]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    /// How much a pool may promise, in percent of its size; 0 sets no limit.
+    pub promise_percent: u64,
+    /// What must be free in a pool after a promise, in MiB.
+    pub reserve_mib: u64,
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self { promise_percent: 1000, reserve_mib: 1024 }
+    }
+}
+
+/// `[images]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImagesSection {
+    /// May images be fetched from private addresses, and from the node itself?
+    pub fetch_private: bool,
+    /// Largest file that is fetched, in GiB.
+    pub max_gib: u64,
+}
+
+impl Default for ImagesSection {
+    fn default() -> Self {
+        Self { fetch_private: false, max_gib: 100 }
+    }
+}
+
+/// One of `[[pools]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PoolSection {
+    /// Its name.
+    pub name: Name,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub place: PoolPlace,
+}
+
+/// What a pool is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PoolPlace {
+    /// A folder with a file for each volume.
+    Directory {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A thin pool of LVM.
+    LvmThin {
+        /// Its volume group.
+        group: String,
+        /// Its name in the group.
+        thin_pool: String,
+    },
+}
+
+impl PoolPlace {
+    fn is_fine(&self) -> bool {
+        // As LVM names things; a hyphen at the beginning would be an option.
+        let word = |text: &str| {
+            (1..=100).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+.".contains(&b))
+                && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        };
+        match self {
+            Self::Directory { path } => path.is_absolute(),
+            Self::LvmThin { group, thin_pool } => word(group) && word(thin_pool),
+        }
+    }
 }
 
 /// `[simulator]`.
@@ -227,6 +331,9 @@ impl Default for Config {
             log_format: LogFormat::default(),
             libvirt: LibvirtSection::default(),
             network: NetworkSection::default(),
+            storage: StorageSection::default(),
+            images: ImagesSection::default(),
+            pools: Vec::new(),
             simulator: SimulatorSection::default(),
             limits: Limits::default(),
         }
@@ -317,11 +424,6 @@ impl Config {
         self.data_dir.join("simulator")
     }
 
-    /// The file that a VM's serial port is written to.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.data_dir.join("vms").join(id.to_string()).join("console.log")
-    }
-
     fn check(&self) -> Result<(), ConfigError> {
         let word = |text: &str, max: usize, more: &[u8]| {
             (1..=max).contains(&text.len())
@@ -330,6 +432,7 @@ impl Config {
         let rules = [
             ("name", word(&self.name, 63, b"-."), "1 to 63 letters, digits, hyphens and dots"),
             ("data_dir", self.data_dir.is_absolute(), "a path from the root"),
+            ("data_dir", self.data_dir.as_os_str().len() <= DATA_DIR_MAX_BYTES, "at most 71 bytes long"),
             ("socket", self.socket().is_absolute(), "a path from the root"),
             ("socket", self.socket().as_os_str().len() <= SOCKET_PATH_MAX_BYTES, "at most 103 bytes long"),
             (
@@ -344,6 +447,22 @@ impl Config {
                 "the name of a bridge, at most 15 characters",
             ),
             ("simulator.delay_ms", self.simulator.delay_ms <= 60_000, "at most 60000"),
+            ("storage.promise_percent", self.storage.promise_percent <= 100_000, "at most 100000"),
+            ("images.max_gib", (1..=65_536).contains(&self.images.max_gib), "1 to 65536"),
+            ("pools", self.pools.len() <= POOLS_MAX, "at most 16 pools"),
+            (
+                "pools",
+                self.pools.iter().all(|pool| pool.place.is_fine()),
+                "folders with a path from the root, or names of LVM",
+            ),
+            (
+                "pools",
+                self.pools.iter().enumerate().all(|(n, pool)| {
+                    pool.name.as_str() != crate::storage::DEFAULT_POOL
+                        && self.pools[..n].iter().all(|other| other.name != pool.name)
+                }),
+                "pools of different names, none of them “default”",
+            ),
         ];
         match rules.iter().find(|(_, fine, _)| !fine) {
             Some((key, _, rule)) => Err(ConfigError(format!("{key}: must be {rule}"))),
@@ -367,6 +486,11 @@ fn overlay(
             let number =
                 text.parse().map_err(|_| ConfigError(format!("{variable}: “{text}” is not a number")))?;
             Value::Integer(number)
+        } else if SWITCHES.contains(&key) {
+            let switch = text
+                .parse()
+                .map_err(|_| ConfigError(format!("{variable}: “{text}” is not true or false")))?;
+            Value::Boolean(switch)
         } else {
             Value::String(text)
         };
@@ -449,6 +573,10 @@ mod tests {
             ("name = \"two words\"", "name:"),
             ("log = \"=,=\"", "log:"),
             ("libvirt = 3", "libvirt:"),
+            ("[[pools]]\nname = \"a\"\nkind = \"directory\"\npath = \"here\"", "pools:"),
+            ("[[pools]]\nname = \"default\"\nkind = \"directory\"\npath = \"/a\"", "pools:"),
+            ("[[pools]]\nname = \"a\"\nkind = \"lvm_thin\"\ngroup = \"-x\"\nthin_pool = \"t\"", "pools:"),
+            ("[[pools]]\nname = \"a/b\"\nkind = \"directory\"\npath = \"/a\"", "pools[0]"),
         ];
         for (file, named) in cases {
             let error = parse(file, &[]).unwrap_err();
@@ -464,7 +592,11 @@ mod tests {
         for key in KEYS {
             let row = format!("//! | `{key}` | `{}` |", env_name(key));
             assert!(doc.contains(&row), "{row}");
-            let value = if NUMBERS.contains(&key) { "1" } else { "\u{0}" };
+            let value = match key {
+                key if NUMBERS.contains(&key) => "1",
+                key if SWITCHES.contains(&key) => "true",
+                _ => "\u{0}",
+            };
             // A key that serde does not know would be refused as unknown, not for its value.
             let error = parse("", &[(&env_name(key), value)]).map_or_else(|e| e, |_| String::new());
             assert!(!error.contains("unknown field"), "{key}: {error}");

@@ -24,6 +24,11 @@ impl Refusal {
         Self(ApiError::field(name, message))
     }
 
+    /// `invalid_input` that names all that is wrong.
+    pub fn fields(faults: Vec<berth_model::FieldError>) -> Self {
+        Self(ApiError::fields(faults))
+    }
+
     /// `conflict`.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Conflict, message)
@@ -47,6 +52,7 @@ impl From<HypervisorError> for Refusal {
             HypervisorError::NotFound(id) => {
                 Self::new(ErrorCode::NotFound, format!("There is no VM {id} on this node."))
             }
+            HypervisorError::Unknown(message) => Self::new(ErrorCode::NotFound, message),
             HypervisorError::Conflict(message) => Self::new(ErrorCode::Conflict, message),
             HypervisorError::Lacking(message) => Self::new(ErrorCode::ResourceUnavailable, message),
             HypervisorError::Unavailable(message) => Self::new(ErrorCode::Unavailable, message),

@@ -22,16 +22,45 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// All points, in the order in which a VM passes them.
-pub const POINTS: [&str; 9] = [
+pub const POINTS: &[&str] = &[
     "put.after_folder",
     "put.after_disk",
     "put.after_seed",
     "put.after_define",
+    "put.after_nics",
     "put.after_power",
     "delete.after_destroy",
     "delete.after_undefine",
     "delete.after_disk",
     "delete.after_folder",
+    "rebuild.after_power_off",
+    "rebuild.after_disk",
+    "rescue_on.after_power_off",
+    "rescue_off.after_power_off",
+    "keep.after_copy",
+    "wipe.after_rename",
+    "wipe.after_wipe",
+    "put.after_volumes",
+    "put.after_hotplug",
+    "volume.after_record",
+    "volume.after_fill",
+    "volume.after_data",
+    "volume.after_promise",
+    "volume.after_doom",
+    "volume.after_removal",
+    "image.after_chunk",
+    "image.after_check",
+    "image.after_keep",
+    "snapshot.after_freeze",
+    "snapshot.after_taken",
+    "revert.after_off",
+    "revert.after_disk",
+    "export.after_snapshot",
+    "export.after_copy",
+    "backup.after_begin",
+    "backup.after_pieces",
+    "backup.after_manifest",
+    "restore.after_write",
 ];
 
 /// The environment variable.

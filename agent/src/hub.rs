@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::error::Refusal;
 use crate::limits::Limits;
-use crate::vms::Vms;
+use crate::work::Work;
 
 /// What is told to all streams.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub enum Told {
 
 /// The hub.
 pub struct Hub {
-    vms: Arc<Vms>,
+    work: Arc<Work>,
     limits: Limits,
     told: broadcast::Sender<Arc<Told>>,
     places: Arc<Semaphore>,
@@ -78,11 +78,11 @@ pub struct Seat {
 }
 
 impl Hub {
-    /// A hub before `vms`.
-    pub fn new(vms: Arc<Vms>, limits: Limits) -> Self {
+    /// A hub before `work`.
+    pub fn new(work: Arc<Work>, limits: Limits) -> Self {
         let (told, _) = broadcast::channel(limits.stream_backlog);
         let places = Arc::new(Semaphore::new(limits.streams));
-        Self { vms, limits, told, places, state: Mutex::default() }
+        Self { work, limits, told, places, state: Mutex::default() }
     }
 
     /// Opens a stream: all VMs as they are, and whatever is told after that.
@@ -109,23 +109,28 @@ impl Hub {
         }
     }
 
+    /// The state of each VM, as told last.
+    pub fn states(&self) -> Vec<VmState> {
+        self.state().known.values().filter_map(|known| known.event.state).collect()
+    }
+
     async fn hear_events(&self) {
         let mut every = tokio::time::interval(self.limits.relist_every);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut events = self.vms.hypervisor().events();
+        let mut events = self.work.hypervisor().events();
         loop {
             tokio::select! {
                 event = events.recv() => match event {
                     Ok(event) => self.hear(event),
                     Err(RecvError::Lagged(missed)) => {
                         tracing::warn!(missed, "events were missed; all VMs are listed anew");
-                        events = self.vms.hypervisor().events();
+                        events = self.work.hypervisor().events();
                         self.relist_or_log().await;
                     }
                     Err(RecvError::Closed) => {
                         // The hypervisor opens a new channel when it is back; the list covers the gap.
                         every.tick().await;
-                        events = self.vms.hypervisor().events();
+                        events = self.work.hypervisor().events();
                         self.relist_or_log().await;
                     }
                 },
@@ -153,7 +158,7 @@ impl Hub {
             if !wanted {
                 continue;
             }
-            match self.vms.counters().await {
+            match self.work.counters().await {
                 Ok(samples) => self.tell(Told::Samples { all, samples }),
                 Err(e) => tracing::debug!(error = %e, "no samples this time"),
             }
@@ -168,7 +173,7 @@ impl Hub {
 
     async fn relist(&self) -> Result<(), Refusal> {
         let before = self.state().version;
-        let vms = self.vms.list().await?;
+        let vms = self.work.list().await?;
         self.apply(before, &vms);
         Ok(())
     }
@@ -241,7 +246,7 @@ impl Seat {
             Told::Samples { all: false, samples } => {
                 let state = self.hub.state();
                 let mine = &state.watched[&self.number];
-                Picked::Samples(samples.iter().filter(|sample| mine.contains(&sample.vm)).copied().collect())
+                Picked::Samples(samples.iter().filter(|sample| mine.contains(&sample.vm)).cloned().collect())
             }
         }
     }
@@ -265,11 +270,14 @@ impl Drop for Seat {
 mod tests {
     use super::*;
     use crate::hypervisor::simulator::{Simulator, SimulatorConfig};
+    use crate::runs::Runs;
 
     fn hub() -> Hub {
         let simulator = Simulator::new(SimulatorConfig::default()).unwrap();
         let limits = Limits::default();
-        Hub::new(Arc::new(Vms::new(Arc::new(simulator), Arc::default(), &limits)), limits)
+        let folder = tempfile::tempdir().unwrap();
+        let runs = Arc::new(Runs::open(folder.path()).unwrap());
+        Hub::new(Arc::new(Work::new(Arc::new(simulator), runs, &limits)), limits)
     }
 
     fn event(vm: i64, state: Option<VmState>) -> VmEvent {
@@ -277,7 +285,7 @@ mod tests {
     }
 
     fn vm(id: i64, state: VmState) -> Vm {
-        Vm { id: VmId(id), state, spec: None, started: None }
+        Vm { id: VmId(id), state, spec: None, started: None, saved: false, pending: vec![] }
     }
 
     use berth_model::Timestamp;

@@ -3,7 +3,11 @@
 //! ```text
 //! upload ──► .XXXX.part ──checksum, head, fsync──► {sha256}.qcow2 ──not used──► deleted
 //!               └─ anything wrong, or cut off: nothing is left (after a crash: at the next start)
+//! fetch ───► ../quarantine/{checksum}.part ──checksum, look inside──► {sha256}.qcow2
+//!               └─ anything wrong: nothing is left; cut off: kept for a day, and the next fetch goes on
 //! ```
+//!
+//! What is in the quarantine is used by nothing, and looked at only by a program with limits (see [`inside`]).
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,17 +17,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_model::agent::{ImageFile, Vm};
-use berth_model::{ByteSize, ErrorCode, VmId};
+use berth_model::agent::{CloneMode, ImageFile, ImageFormat, Vm, VmSpec, Volume};
+use berth_model::{ByteSize, ErrorCode, VmId, VolumeId};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
+use crate::config::ImagesSection;
 use crate::error::Refusal;
+use crate::hypervisor::HypervisorError;
 use crate::limits::Limits;
+use crate::orphans::{Found, is_old};
 use crate::{qcow2, spec};
+
+mod convert;
+mod fetch;
+pub mod inside;
+mod quarantine;
+
+pub use self::fetch::faults as fetch_faults;
 
 /// What an unfinished upload's name ends with.
 const PART: &str = ".part";
@@ -38,11 +52,12 @@ pub struct Images {
     uses: Arc<ImageUses>,
     imports: Semaphore,
     silence: Duration,
+    settings: ImagesSection,
 }
 
 impl Images {
     /// Opens the store, and clears away what a crash left of uploads.
-    pub fn open(folder: PathBuf, limits: &Limits) -> std::io::Result<Self> {
+    pub fn open(folder: PathBuf, limits: &Limits, settings: ImagesSection) -> std::io::Result<Self> {
         fs::create_dir_all(&folder)?;
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
@@ -50,40 +65,64 @@ impl Images {
                 fs::remove_file(entry.path())?;
             }
         }
+        quarantine::open(&folder)?;
         let imports = Semaphore::new(limits.imports);
-        Ok(Self { folder, uses: Arc::default(), imports, silence: limits.upload_silence })
+        Ok(Self { folder, uses: Arc::default(), imports, silence: limits.upload_silence, settings })
     }
 
-    /// Who uses which image at this moment.
-    pub fn uses(&self) -> Arc<ImageUses> {
-        Arc::clone(&self.uses)
-    }
-
-    /// All image files, by name; `vms` tells who uses them.
-    pub async fn list(&self, vms: &[Vm]) -> Result<Vec<ImageFile>, Refusal> {
-        let folder = self.folder.clone();
-        let files = tokio::task::spawn_blocking(move || read_folder(&folder)).await;
-        let files = files.map_err(|e| Refusal::own("Listing images broke off", &e))?;
+    /// All image files, by name; `vms` and `volumes` tell who uses them.
+    pub fn list(&self, vms: &[Vm], volumes: &[Volume]) -> Result<Vec<ImageFile>, Refusal> {
+        let files = read_folder(&self.folder);
         let mut files = files.map_err(|e| Refusal::own("The images could not be listed", &e))?;
         for file in &mut files {
             file.used_by = users(&file.sha256, vms);
+            file.used_by_volumes = volumes_on(&file.sha256, volumes);
         }
         Ok(files)
     }
 
-    /// Takes a file in. `length` is how long the upload says it is.
+    /// One image file, if it is there.
+    pub fn find(&self, sha256: &str) -> Result<Option<ImageFile>, Refusal> {
+        check_name(sha256)?;
+        for format in ImageFormat::ALL {
+            if let Some(known) = self.known(&self.path(sha256, format), sha256, format)? {
+                return Ok(Some(known));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, which must be there.
+    fn wanted(&self, sha256: &str) -> Result<ImageFile, Refusal> {
+        self.find(sha256)?.ok_or_else(|| {
+            Refusal::new(ErrorCode::NotFound, format!("The image {sha256} is not on this node."))
+        })
+    }
+
+    /// The file of an ISO that is on the node.
+    pub fn iso_path(&self, sha256: &str) -> Option<PathBuf> {
+        let path = spec::is_sha256(sha256).then(|| self.path(sha256, ImageFormat::Iso))?;
+        path.is_file().then_some(path)
+    }
+
+    /// Keeps an image from being deleted while something is made from it.
+    pub fn hold(&self, sha256: &str) -> Result<ImageHold, Refusal> {
+        self.uses.hold(sha256)
+    }
+
+    /// Takes a file in. `length` is how long the upload says it is, `format` what it is if not a qcow2 or an ISO.
     pub async fn import<E>(
         &self,
         sha256: &str,
+        format: Option<ImageFormat>,
         length: Option<u64>,
         upload: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ImageFile, Refusal> {
         check_name(sha256)?;
         // Not while it is being deleted: the answer would be true for a moment only.
         let _held = self.uses.hold(sha256)?;
-        let path = self.path(sha256);
         let mut upload = std::pin::pin!(upload);
-        if let Some(known) = self.known(&path, sha256)? {
+        if let Some(known) = self.find(sha256)? {
             // Read to its end: a sender that is cut off would not see the answer.
             while self.next_chunk(&mut upload).await?.is_some() {}
             return Ok(known);
@@ -119,24 +158,27 @@ impl Images {
         }
         file.sync_all().await.map_err(own)?;
         let finish = {
-            let (folder, path) = (self.folder.clone(), path.clone());
-            move || finish(part, &folder, &path)
+            let (folder, sha256) = (self.folder.clone(), sha256.to_owned());
+            move || finish(part, &folder, &sha256, format)
         };
         let finished = tokio::task::spawn_blocking(finish).await;
         finished.map_err(|e| Refusal::own("The import broke off", &e))??;
-        let imported = self.known(&path, sha256)?;
+        let imported = self.find(sha256)?;
         imported.ok_or_else(|| Refusal::conflict("The image was deleted right after its import."))
     }
 
-    /// Deletes an image file; fine if there is none. `vms` is asked once nobody can begin to use it.
-    pub async fn delete(
+    /// Deletes an image file; fine if there is none. `users_of` is asked once nobody can begin to use it.
+    pub fn delete(
         &self,
         sha256: &str,
-        vms: impl Future<Output = Result<Vec<Vm>, Refusal>>,
+        users_of: impl FnOnce() -> Result<(Vec<Vm>, Vec<Volume>), Refusal>,
     ) -> Result<(), Refusal> {
         check_name(sha256)?;
         let _alone = self.uses.take_away(sha256)?;
-        let vms = vms.await?;
+        let (vms, volumes) = users_of()?;
+        if let Some(volume) = volumes_on(sha256, &volumes).first() {
+            return Err(Refusal::conflict(format!("Volume {volume} stands on this image.")));
+        }
         if let Some(vm) = users(sha256, &vms).first() {
             return Err(Refusal::conflict(format!("The disk of VM {vm} stands on this image.")));
         }
@@ -146,20 +188,37 @@ impl Images {
                 format!("VM {} is half made and may stand on this image; finish or delete it first.", vm.id);
             return Err(Refusal::conflict(message));
         }
-        match fs::remove_file(self.path(sha256)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(Refusal::own("The image could not be deleted", &e))
+        for format in ImageFormat::ALL {
+            match fs::remove_file(self.path(sha256, format)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    return Err(Refusal::own("The image could not be deleted", &e));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        self.forget_sha512(sha256).map_err(|e| Refusal::own("The image could not be deleted", &e))
     }
 
-    fn path(&self, sha256: &str) -> PathBuf {
-        self.folder.join(format!("{sha256}.qcow2"))
+    /// Uploads that nobody goes on with.
+    pub fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.to_string_lossy().ends_with(PART) && is_old(&path) {
+                let name = path.to_string_lossy().into_owned();
+                let why = "The upload was cut off.";
+                found.push(Found::new("unfinished image", name, why, move || Ok(fs::remove_file(&path)?)));
+            }
+        }
+        Ok(found)
     }
 
-    fn known(&self, path: &Path, sha256: &str) -> Result<Option<ImageFile>, Refusal> {
-        read_file(path, sha256).map_err(|e| Refusal::own("The image could not be read", &e))
+    fn path(&self, sha256: &str, format: ImageFormat) -> PathBuf {
+        self.folder.join(format!("{sha256}.{}", format.word()))
+    }
+
+    fn known(&self, path: &Path, sha256: &str, format: ImageFormat) -> Result<Option<ImageFile>, Refusal> {
+        read_file(path, sha256, format).map_err(|e| Refusal::own("The image could not be read", &e))
     }
 
     async fn next_chunk<E>(
@@ -187,14 +246,24 @@ impl Images {
     }
 }
 
-/// Gives a file whose content is right and on disk its name, if it is an image.
-fn finish(part: tempfile::TempPath, folder: &Path, path: &Path) -> Result<(), Refusal> {
+/// Gives a file whose content is right and on disk its name, if it is what is expected.
+fn finish(
+    part: tempfile::TempPath,
+    folder: &Path,
+    sha256: &str,
+    format: Option<ImageFormat>,
+) -> Result<(), Refusal> {
     let own = |e: std::io::Error| write_failed(&e);
-    let head = fs::File::open(&part).and_then(qcow2::read_head).map_err(own)?;
-    qcow2::disk_size(&head).map_err(|e| Refusal::field("file", e.to_string()))?;
+    let head = inside::Head::read(&part).map_err(own)?;
+    let format = match format {
+        Some(format) => format,
+        None if head.is_iso() => ImageFormat::Iso,
+        None => ImageFormat::Qcow2,
+    };
+    head.check(format).map_err(|why| Refusal::field("file", why))?;
     // QEMU may run as another user.
     fs::set_permissions(&part, fs::Permissions::from_mode(0o644)).map_err(own)?;
-    part.persist(path).map_err(|e| own(e.error))?;
+    part.persist(folder.join(format!("{sha256}.{}", format.word()))).map_err(|e| own(e.error))?;
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(own)
 }
 
@@ -212,8 +281,20 @@ fn check_name(sha256: &str) -> Result<(), Refusal> {
 }
 
 fn users(sha256: &str, vms: &[Vm]) -> Vec<VmId> {
-    let uses = |vm: &&Vm| vm.spec.as_ref().is_some_and(|spec| spec.image.sha256 == sha256);
+    let uses = |vm: &&Vm| {
+        let uses = |spec: &VmSpec| {
+            let stands = spec.image.sha256 == sha256 && spec.disk_mode == CloneMode::Backing;
+            let rescue = spec.rescue.as_ref().is_some_and(|rescue| rescue.image == sha256);
+            stands || rescue || spec.iso.as_deref() == Some(sha256)
+        };
+        vm.spec.as_ref().is_some_and(uses)
+    };
     vms.iter().filter(uses).map(|vm| vm.id).collect()
+}
+
+fn volumes_on(sha256: &str, volumes: &[Volume]) -> Vec<VolumeId> {
+    let stands = |volume: &&Volume| volume.stands_on_image && volume.image.as_deref() == Some(sha256);
+    volumes.iter().filter(stands).map(|volume| volume.id).collect()
 }
 
 fn read_folder(folder: &Path) -> std::io::Result<Vec<ImageFile>> {
@@ -221,9 +302,10 @@ fn read_folder(folder: &Path) -> std::io::Result<Vec<ImageFile>> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
-        if let Some(sha256) = name.and_then(|name| name.strip_suffix(".qcow2")).filter(|s| spec::is_sha256(s))
-        {
-            files.extend(read_file(&path, sha256)?);
+        let Some((sha256, word)) = name.and_then(|name| name.split_once('.')) else { continue };
+        let format = ImageFormat::ALL.into_iter().find(|format| format.word() == word);
+        if let Some(format) = format.filter(|_| spec::is_sha256(sha256)) {
+            files.extend(read_file(&path, sha256, format)?);
         }
     }
     files.sort_by(|a, b| a.sha256.cmp(&b.sha256));
@@ -231,15 +313,20 @@ fn read_folder(folder: &Path) -> std::io::Result<Vec<ImageFile>> {
 }
 
 /// What is known of an image file; `None` if it is gone.
-fn read_file(path: &Path, sha256: &str) -> std::io::Result<Option<ImageFile>> {
+fn read_file(path: &Path, sha256: &str, format: ImageFormat) -> std::io::Result<Option<ImageFile>> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
     let file_size = ByteSize(file.metadata()?.len());
-    let disk_size = qcow2::disk_size(&qcow2::read_head(file)?).unwrap_or_default();
-    Ok(Some(ImageFile { sha256: sha256.to_owned(), file_size, disk_size, used_by: Vec::new() }))
+    let disk_size = match format {
+        ImageFormat::Qcow2 => qcow2::disk_size(&qcow2::read_head(file)?).unwrap_or_default(),
+        ImageFormat::Iso | ImageFormat::Raw => file_size,
+        ImageFormat::Vmdk | ImageFormat::Vdi => inside::Head::of(file)?.disk_size(format).unwrap_or_default(),
+    };
+    let (sha256, used_by, used_by_volumes) = (sha256.to_owned(), Vec::new(), Vec::new());
+    Ok(Some(ImageFile { sha256, file_size, disk_size, format, used_by, used_by_volumes }))
 }
 
 /// Which images are about to be stood on, or to go. It closes the gap between looking whether an

@@ -8,15 +8,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_model::agent::{DomainType, Health, Node, NodeFacts, Versions};
+use berth_model::agent::{
+    Capacity, DomainType, Health, Node, NodeCheck, NodeFacts, Share, Versions, Vm, VmSpec,
+};
 use berth_model::{ByteSize, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use crate::checks::{self, check};
 use crate::clock;
 use crate::config::{Accelerator, Config, HypervisorKind};
 use crate::hypervisor::{HypervisorError, HypervisorFacts};
+use crate::maintenance::Switch;
 use crate::tls::Tls;
-use crate::vms::Vms;
+use crate::work::Work;
 
 /// Less room for disks than this, and the node takes no work.
 pub const STORAGE_FREE_MIN: ByteSize = ByteSize::gib(2);
@@ -30,8 +34,9 @@ const CERTIFICATE_LIFE_PART: i64 = 10;
 /// Watches the node.
 pub struct NodeWatch {
     config: Arc<Config>,
-    vms: Arc<Vms>,
+    work: Arc<Work>,
     tls: Arc<Tls>,
+    maintenance: Arc<Switch>,
     seen: Mutex<Seen>,
 }
 
@@ -42,6 +47,8 @@ struct Seen {
     hypervisor_fault: Option<String>,
     storage: Option<Storage>,
     storage_fault: Option<String>,
+    /// Checks that the node needs and that were not fine.
+    unfit: Vec<String>,
 }
 
 /// Room for disks.
@@ -55,10 +62,10 @@ pub struct Storage {
 
 impl NodeWatch {
     /// A watch that has seen nothing yet.
-    pub fn new(config: Arc<Config>, vms: Arc<Vms>, tls: Arc<Tls>) -> Self {
+    pub fn new(config: Arc<Config>, work: Arc<Work>, tls: Arc<Tls>, maintenance: Arc<Switch>) -> Self {
         let nothing = Some("The hypervisor has not answered yet.".to_owned());
         let seen = Seen { hypervisor_fault: nothing, ..Seen::default() };
-        Self { config, vms, tls, seen: Mutex::new(seen) }
+        Self { config, work, tls, maintenance, seen: Mutex::new(seen) }
     }
 
     /// `GET /v1/node`.
@@ -82,7 +89,7 @@ impl NodeWatch {
             versions,
         };
         let certificate_expires = self.tls.life().map(|life| life.not_after);
-        Node { facts, health: self.health(), certificate_expires }
+        Node { facts, health: self.health(), certificate_expires, maintenance: self.maintenance.get() }
     }
 
     /// Can the node work?
@@ -95,21 +102,55 @@ impl NodeWatch {
         }
         faults.extend(clock_fault(clock::now()));
         faults.extend(self.tls.life().and_then(|life| certificate_fault(life, clock::now())));
-        let overdue = self.vms.overdue();
+        faults.extend(seen.unfit);
+        let overdue = self.work.overdue();
         if overdue > 0 {
             faults.push(format!("{overdue} functions of the hypervisor take far too long."));
         }
         Health { healthy: faults.is_empty(), faults }
     }
 
+    /// `GET /v1/node/check`: all of it anew, but for what the loop asks often enough. Blocks.
+    pub fn checks(&self) -> Vec<NodeCheck> {
+        let seen = self.seen().clone();
+        let now = clock::now();
+        let or = |fault: Option<String>, fine: &str| fault.map_or_else(|| Ok(fine.to_owned()), Err);
+        let storage = seen.storage_fault.or_else(|| seen.storage.and_then(storage_fault));
+        let certificate =
+            self.tls.problem().or_else(|| self.tls.life().and_then(|life| certificate_fault(life, now)));
+        let mut all = vec![
+            check("hypervisor", true, or(seen.hypervisor_fault, "The hypervisor answers.")),
+            check("free space", true, or(storage, "The disk has room.")),
+            check("time", true, or(clock_fault(now), "The clock shows a time that can be.")),
+            check("certificate", true, or(certificate, "The certificate is in order, if there is one yet.")),
+        ];
+        all.extend(self.slow_checks());
+        all
+    }
+
+    fn slow_checks(&self) -> Vec<NodeCheck> {
+        let mut checks = checks::of_node(&self.config.data_dir);
+        checks.extend(self.work.hypervisor().checks());
+        checks
+    }
+
+    /// `GET /v1/node/capacity`, with these VMs.
+    pub fn capacity(&self, vms: &[Vm]) -> Capacity {
+        let facts = self.node().facts;
+        let has = (u64::from(facts.cores), facts.memory, facts.storage);
+        capacity(has, facts.storage_free, vms)
+    }
+
     /// Looks until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let hypervisor = self.watch_hypervisor();
         let storage = self.watch_storage();
+        let checks = self.watch_checks();
         tokio::select! {
             () = stop.cancelled() => {}
             () = hypervisor => {}
             () = storage => {}
+            () = checks => {}
         }
     }
 
@@ -117,14 +158,14 @@ impl NodeWatch {
         let mut every = interval(self.config.limits.ping_every);
         loop {
             every.tick().await;
-            let hypervisor = Arc::clone(self.vms.hypervisor());
+            let hypervisor = Arc::clone(self.work.hypervisor());
             let silent = |watch: &Self| watch.hypervisor_fault("The hypervisor does not answer.");
             let answer = self.patiently(move || hypervisor.ping(), silent).await;
             if !self.note(answer) {
                 // It may come back as another version.
                 self.seen().facts = None;
             } else if self.seen().facts.is_none() {
-                let hypervisor = Arc::clone(self.vms.hypervisor());
+                let hypervisor = Arc::clone(self.work.hypervisor());
                 let slow =
                     |watch: &Self| watch.hypervisor_fault("What boots guests here is being found out.");
                 let answer = self.patiently(move || hypervisor.facts(), slow).await;
@@ -185,6 +226,22 @@ impl NodeWatch {
                 Some(Err(e)) => Some(format!("The disk does not answer: {e}.")),
                 None => Some("Asking the disk broke off.".to_owned()),
             };
+        }
+    }
+
+    async fn watch_checks(self: &Arc<Self>) {
+        let mut every = interval(self.config.limits.check_every);
+        loop {
+            every.tick().await;
+            let watch = Arc::clone(self);
+            // One that hangs is the loop's alone: what was found before holds.
+            let Ok(checks) = tokio::task::spawn_blocking(move || watch.slow_checks()).await else { continue };
+            let unfit: Vec<_> =
+                checks.into_iter().filter(|c| c.needed && !c.ok).map(|c| c.sentence).collect();
+            for sentence in &unfit {
+                tracing::warn!("{sentence}");
+            }
+            self.seen().unfit = unfit;
         }
     }
 
@@ -251,6 +308,20 @@ fn certificate_fault(life: Life, now: Timestamp) -> Option<String> {
     }
 }
 
+fn capacity((cores, memory, storage): (u64, ByteSize, ByteSize), free: ByteSize, vms: &[Vm]) -> Capacity {
+    let specs: Vec<_> = vms.iter().filter_map(|vm| vm.spec.as_ref()).collect();
+    let promised = |of: fn(&VmSpec) -> u64| specs.iter().map(|spec| of(spec)).fold(0, u64::saturating_add);
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Capacity {
+        cores: Share { total: cores, promised: promised(|spec| u64::from(spec.vcpus)) },
+        memory: Share { total: memory.bytes(), promised: promised(|spec| spec.memory.bytes()) },
+        storage: Share { total: storage.bytes(), promised: promised(|spec| spec.disk.bytes()) },
+        storage_free: free,
+        vms: count(specs.len()),
+        half_made: count(vms.len() - specs.len()),
+    }
+}
+
 fn memory() -> ByteSize {
     let info = rustix::system::sysinfo();
     // Field widths differ between architectures.
@@ -274,6 +345,7 @@ mod tests {
 
     #[test]
     fn a_certificate_is_a_fault_in_its_last_tenth() {
+        let _proof = crate::proof::pure(&["node.get"]);
         let life = Life { not_before: day(10), not_after: day(110) };
         assert_eq!(certificate_fault(life, day(50)), None);
         assert_eq!(certificate_fault(life, day(99)), None);
@@ -289,7 +361,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_promised_is_the_sum_over_all_whole_vms() {
+        let _proof = crate::proof::pure(&["node.capacity"]);
+        let spec = |vcpus, gib| VmSpec {
+            vcpus,
+            memory: ByteSize::gib(gib),
+            disk: ByteSize::gib(10 * gib),
+            image: berth_model::agent::VmImage { sha256: "a".repeat(64) },
+            nics: vec![],
+            seed: berth_model::agent::VmSeed {
+                hostname: "a".to_owned(),
+                ssh_keys: vec![],
+                root_password_hash: None,
+                user_data: None,
+                name_servers: vec![],
+            },
+            power: berth_model::agent::WantedPower::Keep,
+            ..VmSpec::default()
+        };
+        let vm = |id, state, spec| Vm {
+            id: berth_model::VmId(id),
+            state,
+            spec,
+            started: None,
+            saved: false,
+            pending: vec![],
+        };
+        use berth_model::agent::VmState::{Off, Running};
+        let vms = [vm(1, Running, Some(spec(2, 4))), vm(2, Off, Some(spec(4, 8))), vm(3, Off, None)];
+        let found = capacity((4, ByteSize::gib(16), ByteSize::gib(100)), ByteSize::gib(90), &vms);
+        assert_eq!(found.cores, Share { total: 4, promised: 6 });
+        assert_eq!(found.memory.promised, ByteSize::gib(12).bytes());
+        assert_eq!(found.storage.promised, ByteSize::gib(120).bytes());
+        assert_eq!((found.vms, found.half_made), (2, 1));
+    }
+
+    #[test]
     fn a_full_disk_is_a_fault() {
+        let _proof = crate::proof::pure(&["node.get"]);
         let with = |free| storage_fault(Storage { size: ByteSize::gib(100), free });
         assert_eq!(with(ByteSize::gib(2)), None);
         assert!(with(ByteSize::gib(1)).unwrap().contains("1024 MiB"));

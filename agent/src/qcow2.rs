@@ -76,6 +76,7 @@ mod tests {
 
     #[test]
     fn the_disk_is_as_large_as_the_head_says() {
+        let _proof = crate::proof::pure(&["image.list"]);
         assert_eq!(disk_size(&head(3)), Ok(ByteSize::gib(10)));
         assert_eq!(disk_size(&head(2)[..72]), Ok(ByteSize::gib(10)));
     }

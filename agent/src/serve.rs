@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum_server::Handle;
@@ -27,12 +27,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Api, Listener};
 use crate::config::Config;
+use crate::consoles::Consoles;
+use crate::guest::Freezes;
 use crate::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::images::Images;
+use crate::maintenance::Switch;
 use crate::node::NodeWatch;
+use crate::runs::Runs;
 use crate::tls::Tls;
-use crate::vms::Vms;
+use crate::update::{Trial, Updates};
+use crate::work::Work;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
@@ -65,15 +70,17 @@ pub struct Running {
     pub https: SocketAddr,
     /// The unix socket.
     pub socket: PathBuf,
+    trial: Arc<OnceLock<Trial>>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    /// Waits until the agent has stopped.
-    pub async fn stopped(self) {
+    /// Waits until the agent has stopped. It may have stopped so that another version is tried.
+    pub async fn stopped(self) -> Option<Trial> {
         if let Err(broken) = self.task.await {
             tracing::error!(error = %broken, "the agent broke off");
         }
+        self.trial.get().cloned()
     }
 }
 
@@ -85,21 +92,36 @@ pub async fn serve(
 ) -> Result<Running, ServeError> {
     let lock = take_data_dir(&config.data_dir)?;
     let images_dir = config.images_dir();
-    let images =
-        Images::open(images_dir.clone(), &config.limits).map_err(|e| ServeError::File(images_dir, e))?;
+    let images = Images::open(images_dir.clone(), &config.limits, config.images)
+        .map_err(|e| ServeError::File(images_dir, e))?;
     let config = Arc::new(config);
     let tls = Arc::new(Tls::open(config.tls_dir(), &config.name));
-    let vms = Arc::new(Vms::new(hypervisor, images.uses(), &config.limits));
+    let runs = Runs::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
+    let freezes = Arc::new(Freezes::new(config.data_dir.join("frozen"), Arc::clone(&hypervisor)));
+    let work = Arc::new(Work::new(hypervisor, Arc::new(runs), &config.limits));
+    let maintenance =
+        Switch::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
+    let maintenance = Arc::new(maintenance);
+    let trial = Arc::new(OnceLock::new());
     let api = Api {
-        node: Arc::new(NodeWatch::new(Arc::clone(&config), Arc::clone(&vms), Arc::clone(&tls))),
-        hub: Arc::new(Hub::new(Arc::clone(&vms), config.limits.clone())),
+        node: Arc::new(NodeWatch::new(
+            Arc::clone(&config),
+            Arc::clone(&work),
+            Arc::clone(&tls),
+            Arc::clone(&maintenance),
+        )),
+        consoles: Arc::new(Consoles::new(Arc::clone(&work), &config.limits)),
+        maintenance,
+        updates: Arc::new(Updates::new(&config.data_dir, Arc::clone(&trial), stop.clone())),
+        hub: Arc::new(Hub::new(Arc::clone(&work), config.limits.clone())),
         images: Arc::new(images),
+        freezes,
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         limits: Arc::new(config.limits.clone()),
         streams: TaskTracker::new(),
         stop: stop.clone(),
         tls,
-        vms,
+        work,
     };
     let socket = config.socket();
     let unix = listen_unix(&socket).map_err(|e| ServeError::File(socket.clone(), e))?;
@@ -113,7 +135,7 @@ pub async fn serve(
         drop(lock);
         tracing::info!("the agent has stopped");
     });
-    Ok(Running { https, socket, task })
+    Ok(Running { https, socket, trial, task })
 }
 
 async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
@@ -121,6 +143,8 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     let watchers = TaskTracker::new();
     watchers.spawn(Arc::clone(&api.node).run(api.stop.clone()));
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
+    watchers.spawn(tend(api.clone()));
+    watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
     watchers.spawn(async move { stop.run_until_cancelled(tls.watch(every)).await });
     watchers.close();
@@ -148,6 +172,22 @@ async fn serve_unix(api: &Api, listener: std::os::unix::net::UnixListener) {
     if let (Err(e), ()) = tokio::join!(served, stop) {
         tracing::error!(error = %e, "the unix socket failed");
     }
+}
+
+/// Lets the hypervisor tend to the node, from the start on. One that hangs is waited for.
+async fn tend(api: Api) {
+    let tending = async {
+        loop {
+            let hypervisor = Arc::clone(api.work.hypervisor());
+            match tokio::task::spawn_blocking(move || hypervisor.tend()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!(error = %e, "the node's network could not be tended to"),
+                Err(broken) => tracing::error!(error = %broken, "tending to the node broke off"),
+            }
+            tokio::time::sleep(api.limits.tend_every).await;
+        }
+    };
+    api.stop.run_until_cancelled(tending).await;
 }
 
 async fn serve_https(api: &Api, socket: TcpSocket) {

@@ -22,48 +22,11 @@ use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_agent::hypervisor::libvirt::probe::{self, ProbeFiles};
 use berth_model::agent::{CounterSample, DomainType, NicAddress, PowerVerb, VmSpec, VmState};
 use berth_model::{ByteSize, VmId};
-use libvirt_common::{EMPTY_IMAGE, Node, PATIENCE, image_path, next_event, run, spec, text, wait_for};
+use libvirt_common::{
+    EMPTY_IMAGE, Node, PATIENCE, QEMU, READY, TINY, next_event, probe_files, run, spec, text, wait_for,
+};
 
-const URI: &str = "qemu:///system";
-/// The name of the tiny image in these tests; nobody here checks it.
-const TINY: &str = "71717171717171717171717171717171717171717171717171717171717171aa";
-/// What the tiny guest says once it is up.
-const READY: &str = "berth-guest: ready";
 const ID: VmId = VmId(7);
-
-/// A part of the tiny guest.
-fn tiny(variable: &str, name: &str) -> PathBuf {
-    let usual =
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/images").join(name);
-    let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);
-    assert!(path.exists(), "{} is missing: `cargo xtask up` builds it, or set {variable}", path.display());
-    path
-}
-
-fn probe_files() -> ProbeFiles {
-    let initrd = Some(tiny("BERTH_TINY_INITRD", "tiny.initrd"));
-    ProbeFiles { kernel: tiny("BERTH_TINY_KERNEL", "tiny.vmlinuz"), initrd }
-}
-
-fn node(network: GuestNetwork) -> Node {
-    let image = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
-    let node = Node::new(URI, network, Accelerator::Qemu);
-    node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
-    let here = image_path(&node.config, TINY);
-    std::fs::copy(image, &here).unwrap();
-    std::fs::set_permissions(&here, std::fs::Permissions::from_mode(0o644)).unwrap();
-    node
-}
-
-fn console(node: &Node) -> String {
-    let log = std::fs::read(node.folder(ID).join("console.log")).unwrap_or_default();
-    String::from_utf8_lossy(&log).into_owned()
-}
-
-/// Waits until the guest came up for the `n`th time.
-fn wait_for_boot(node: &Node, n: usize) {
-    wait_for(READY, || (console(node).matches(READY).count() >= n).then_some(()));
-}
 
 fn counters(node: &Node) -> Option<CounterSample> {
     node.libvirt.counters().unwrap().into_iter().find(|sample| sample.vm == ID)
@@ -71,13 +34,16 @@ fn counters(node: &Node) -> Option<CounterSample> {
 
 #[test]
 fn a_guest_lives_from_its_first_boot_to_its_end() {
-    let node = node(GuestNetwork::User);
+    let _proof = berth_agent::proof::guest(&["vm.put", "vm.get", "vm.list", "vm.delete"]);
+    let _powers =
+        berth_agent::proof::guest(&["vm.shutdown", "vm.start", "vm.reset", "vm.reboot", "vm.power_off"]);
+    let node = Node::tiny(GuestNetwork::User);
     let libvirt = &node.libvirt;
     let mut events = libvirt.events();
     let spec = spec(TINY);
 
     // Cut off in the middle, and told again.
-    for point in ["put.after_disk", "put.after_define"] {
+    for point in ["put.after_disk", "put.after_define", "put.after_nics"] {
         assert!(faults::with(&format!("{point}=error"), || libvirt.put(ID, &spec)).is_err(), "{point}");
     }
     let made = libvirt.put(ID, &spec).unwrap();
@@ -86,8 +52,8 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
 
     // It booted with the name and the key that were asked for.
-    wait_for_boot(&node, 1);
-    let said = console(&node);
+    node.wait_for_boot(ID, 1);
+    let said = node.console(ID);
     assert!(said.contains("host=quay-7 "), "{said}");
     let key = spec.seed.ssh_keys[0].rsplit_once(' ').unwrap().0;
     assert!(said.contains(key), "{said}");
@@ -109,7 +75,7 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
         serde_json::from_str::<serde_json::Value>(&info).unwrap()["virtual-size"],
         larger.disk.bytes()
     );
-    assert_eq!(console(&node).matches(READY).count(), 1);
+    assert_eq!(node.console(ID).matches(READY).count(), 1);
 
     // It obeys.
     libvirt.power(ID, PowerVerb::Shutdown).unwrap();
@@ -117,16 +83,31 @@ fn a_guest_lives_from_its_first_boot_to_its_end() {
     assert_eq!(libvirt.get(ID).unwrap().started, None);
     libvirt.power(ID, PowerVerb::Start).unwrap();
     assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
-    wait_for_boot(&node, 2);
+    node.wait_for_boot(ID, 2);
     libvirt.power(ID, PowerVerb::Reset).unwrap();
-    wait_for_boot(&node, 3);
+    node.wait_for_boot(ID, 3);
+    libvirt.power(ID, PowerVerb::Reboot).unwrap();
+    node.wait_for_boot(ID, 4);
     assert_eq!(libvirt.get(ID).unwrap().state, VmState::Running);
+
+    libvirt.power(ID, PowerVerb::PowerOff).unwrap();
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Off));
+    libvirt.power(ID, PowerVerb::Start).unwrap();
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
 
     // When its QEMU dies, that is no ordinary end.
     let pid = std::fs::read_to_string(format!("/run/libvirt/qemu/{}{ID}.pid", node.config.prefix)).unwrap();
     run("kill", &["-9", pid.trim()]);
     assert_eq!(next_event(&mut events, ID), Some(VmState::Crashed));
     assert_eq!(libvirt.get(ID).unwrap().state, VmState::Crashed);
+
+    // The plug is pulled of one that runs, and its QEMU is gone.
+    libvirt.power(ID, PowerVerb::Start).unwrap();
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Running));
+    assert_eq!(libvirt.list().unwrap(), [libvirt.get(ID).unwrap()]);
+    assert_eq!(libvirt.power(ID, PowerVerb::PowerOff).unwrap().state, VmState::Off);
+    assert_eq!(next_event(&mut events, ID), Some(VmState::Off));
+    assert!(!PathBuf::from(format!("/run/libvirt/qemu/{}{ID}.pid", node.config.prefix)).exists());
 
     libvirt.delete(ID).unwrap();
     assert_eq!(next_event(&mut events, ID), None);
@@ -143,20 +124,21 @@ struct Nat {
 impl Drop for Nat {
     fn drop(&mut self) {
         for verb in ["net-destroy", "net-undefine"] {
-            let _ = std::process::Command::new("virsh").args(["-q", "-c", URI, verb, &self.name]).output();
+            let _ = std::process::Command::new("virsh").args(["-q", "-c", QEMU, verb, &self.name]).output();
         }
     }
 }
 
 #[test]
 fn a_guest_with_a_fixed_address_answers_and_runs_the_customers_script_too() {
+    let _proof = berth_agent::proof::guest(&["vm.put"]);
     // A network of this run, so that two runs do not meet.
     let pid = std::process::id();
     let [_, _, high, low] = pid.to_be_bytes();
     let (gateway, address) =
         (Ipv4Addr::new(10, 128 | (high & 0x7f), low, 1), Ipv4Addr::new(10, 128 | (high & 0x7f), low, 2));
     let bridge = format!("bt{pid}");
-    let node = node(GuestNetwork::Nat { bridge, gateway: Gateway { ip: gateway, prefix: 24 } });
+    let node = Node::tiny(GuestNetwork::Nat { bridge, gateway: Gateway { ip: gateway, prefix: 24 } });
     // Removed before the node, whose VM is gone then.
     let _nat = Nat { name: format!("{}nat", node.config.prefix) };
     let mut spec = spec(TINY);
@@ -165,8 +147,8 @@ fn a_guest_with_a_fixed_address_answers_and_runs_the_customers_script_too() {
     spec.seed.user_data = Some("#!/bin/sh\necho the customer was here >/dev/ttyS0\n".to_owned());
     node.libvirt.put(ID, &spec).unwrap();
 
-    wait_for("the customer's script", || console(&node).contains("the customer was here").then_some(()));
-    let said = console(&node);
+    wait_for("the customer's script", || node.console(ID).contains("the customer was here").then_some(()));
+    let said = node.console(ID);
     assert!(said.contains(&format!("host=quay-7 ip={address}")), "{said}");
     assert!(said.contains("key ssh-ed25519 "), "{said}");
 
@@ -189,7 +171,7 @@ fn a_guest_with_a_fixed_address_answers_and_runs_the_customers_script_too() {
 
 #[test]
 fn libvirt_keeps_the_contract_of_hypervisors_on_qemu() {
-    let node = Node::new(URI, GuestNetwork::User, Accelerator::Qemu);
+    let node = Node::new(QEMU, GuestNetwork::User, Accelerator::Qemu);
     let ground = contract::Ground {
         image: EMPTY_IMAGE.to_owned(),
         disk: ByteSize::mib(64),
@@ -205,7 +187,7 @@ fn libvirt_keeps_the_contract_of_hypervisors_on_qemu() {
 
 #[test]
 fn a_folder_that_qemu_cannot_reach_is_said_so() {
-    let node = node(GuestNetwork::User);
+    let node = Node::tiny(GuestNetwork::User);
     std::fs::set_permissions(node.home(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let Err(refused) = node.libvirt.put(ID, &spec(TINY)) else {
         // An operator may let QEMU run as root; nothing else opens a closed folder.
@@ -228,8 +210,9 @@ fn a_kernel_that_boots_is_proof() {
 
 #[test]
 fn auto_tells_what_really_boots_a_guest() {
+    let _proof = berth_agent::proof::guest(&["node.get"]);
     let ProbeFiles { kernel, initrd } = probe_files();
-    let mut node = Node::new(URI, GuestNetwork::User, Accelerator::Auto);
+    let mut node = Node::new(QEMU, GuestNetwork::User, Accelerator::Auto);
     node.config.probe_kernel = Some(kernel);
     node.config.probe_initrd = initrd;
     let libvirt = node.reopened();

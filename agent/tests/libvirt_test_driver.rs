@@ -11,6 +11,7 @@ use std::time::Duration;
 use berth_agent::faults::{self, POINTS};
 use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_agent::hypervisor::{Hypervisor, HypervisorError};
+use berth_agent::runs::Cx;
 use berth_model::agent::{DomainType, PowerVerb, VmSpec, VmState, WantedPower};
 use berth_model::{ByteSize, VmId};
 use libvirt_common::{EMPTY_IMAGE, Node, next_event, run, spec, text};
@@ -30,6 +31,28 @@ fn disk_size(node: &Node, id: VmId) -> ByteSize {
 
 #[test]
 fn libvirt_keeps_the_contract_of_hypervisors() {
+    let _proof = berth_agent::proof::driver(&[
+        "volume.create",
+        "volume.get",
+        "volume.list",
+        "volume.attach",
+        "volume.detach",
+        "volume.resize",
+        "volume.delete",
+        "snapshot.create",
+        "snapshot.list",
+        "snapshot.revert",
+        "snapshot.delete",
+        "vm.list",
+        "vm.get",
+        "vm.put",
+        "vm.delete",
+        "vm.start",
+        "vm.shutdown",
+        "vm.reboot",
+        "vm.reset",
+        "vm.power_off",
+    ]);
     let ground = contract::Ground {
         image: EMPTY_IMAGE.to_owned(),
         disk: ByteSize::mib(64),
@@ -63,6 +86,7 @@ fn a_vm_is_told_from_its_making_to_its_end() {
 
 #[test]
 fn an_agent_that_comes_anew_finds_its_vms_as_they_are() {
+    let _proof = berth_agent::proof::driver(&["vm.get", "vm.list"]);
     let node = node();
     let mut with_all = spec(EMPTY_IMAGE);
     with_all.seed.root_password_hash = Some("$6$salt$hash".to_owned());
@@ -86,6 +110,7 @@ fn domains_of_others_are_left_alone() {
 
 #[test]
 fn a_put_that_was_cut_off_anywhere_is_completed_when_it_is_told_again() {
+    let _proof = berth_agent::proof::driver(&["vm.put"]);
     let node = node();
     for (n, point) in POINTS.iter().filter(|point| point.starts_with("put.")).enumerate() {
         let id = VmId(100 + n as i64);
@@ -130,6 +155,7 @@ fn a_half_made_vm_is_deleted_whole() {
 
 #[test]
 fn a_delete_that_was_cut_off_anywhere_is_completed_when_it_is_told_again() {
+    let _proof = berth_agent::proof::driver(&["vm.delete"]);
     let node = node();
     for (n, point) in POINTS.iter().filter(|point| point.starts_with("delete.")).enumerate() {
         let id = VmId(300 + n as i64);
@@ -216,4 +242,77 @@ fn the_nat_network_is_made_on_demand_and_once() {
     }
     network.destroy().unwrap();
     network.undefine().unwrap();
+}
+
+#[test]
+fn a_vm_on_the_test_driver_shows_its_screen_takes_keys_and_has_a_log() {
+    let _proof = berth_agent::proof::driver(&["vm.screenshot", "vm.send_keys", "console.log"]);
+    let node = node();
+    let hold = Duration::from_millis(100);
+    assert!(matches!(node.libvirt.screenshot(ID), Err(HypervisorError::NotFound(_))));
+    assert!(matches!(node.libvirt.console_log(ID, 100), Err(HypervisorError::NotFound(_))));
+    node.libvirt.put(ID, &spec(EMPTY_IMAGE)).unwrap();
+    let picture = node.libvirt.screenshot(ID).unwrap();
+    assert!(picture.png.starts_with(b"\x89PNG") && picture.width > 0);
+    node.libvirt.send_keys(ID, &[29, 56, 111], hold).unwrap();
+    assert_eq!(node.libvirt.console_log(ID, 100).unwrap(), b"", "no guest says anything");
+    std::fs::write(node.folder(ID).join("console.log"), "login: ").unwrap();
+    assert_eq!(node.libvirt.console_log(ID, 100).unwrap(), b"login: ");
+    node.libvirt.power(ID, PowerVerb::PowerOff).unwrap();
+    assert!(matches!(node.libvirt.screenshot(ID), Err(HypervisorError::Conflict(_))));
+    assert!(matches!(node.libvirt.send_keys(ID, &[29], hold), Err(HypervisorError::Conflict(_))));
+}
+
+#[test]
+fn what_was_cut_off_long_ago_is_named_and_removed_only_when_told() {
+    let _proof = berth_agent::proof::driver(&["node.orphans"]);
+    let node = node();
+    let whole = VmId(1);
+    node.libvirt.put(whole, &spec(EMPTY_IMAGE)).unwrap();
+    let cut = faults::with("put.after_disk=error", || node.libvirt.put(ID, &spec(EMPTY_IMAGE)));
+    assert!(cut.is_err());
+    let unfinished = node.folder(whole).join("seed.iso.new");
+    std::fs::write(&unfinished, "half").unwrap();
+    let find = |remove| berth_agent::orphans::list(node.libvirt.orphans().unwrap(), remove).orphans;
+    assert!(find(true).is_empty(), "what is new may be in the making");
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let half_made: Vec<_> = std::fs::read_dir(node.folder(ID)).unwrap().map(|f| f.unwrap().path()).collect();
+    for path in half_made.iter().chain([&node.folder(ID), &unfinished]) {
+        std::fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+    }
+    let kinds = |remove| find(remove).into_iter().map(|o| (o.kind, o.removed)).collect::<Vec<_>>();
+    let named = |removed| [("half-made VM".to_owned(), removed), ("unfinished file".to_owned(), removed)];
+    assert_eq!(kinds(false), named(false));
+    assert!(unfinished.exists() && node.libvirt.get(ID).is_ok());
+    assert_eq!(kinds(true), named(true));
+    assert!(!unfinished.exists());
+    node.assert_nothing_left(ID);
+    assert_eq!(node.libvirt.get(whole).unwrap().state, VmState::Running);
+}
+
+#[test]
+fn a_bridge_that_is_missing_is_said() {
+    let _proof = berth_agent::proof::driver(&["node.check"]);
+    let node = Node::on_test_driver(GuestNetwork::Bridge { bridge: "bt-nowhere".to_owned() });
+    let checks = node.libvirt.checks();
+    let of = |name: &str| checks.iter().find(|check| check.check == name).unwrap();
+    assert!(!of("bridge").ok && of("bridge").needed, "{checks:?}");
+    assert!(of("bridge").sentence.contains("bt-nowhere"));
+    assert!(of("serial logs").ok && of("accelerator").ok, "{checks:?}");
+}
+
+#[test]
+fn a_disk_leaves_as_an_image_that_stands_alone() {
+    let _proof = berth_agent::proof::driver(&["image.from_disk"]);
+    let node = node();
+    node.libvirt.put(ID, &VmSpec { power: WantedPower::Off, ..spec(EMPTY_IMAGE) }).unwrap();
+    let to = node.home().join("export.qcow2");
+    node.libvirt.disk_export(&Cx::unwatched(), ID, &to).unwrap();
+    let info: serde_json::Value =
+        serde_json::from_str(&run("qemu-img", &["info", "--output=json", text(&to)])).unwrap();
+    assert_eq!(info["virtual-size"], spec(EMPTY_IMAGE).disk.bytes());
+    assert!(info["backing-filename"].is_null(), "{info}");
+    let nobody = node.libvirt.disk_export(&Cx::unwatched(), VmId(99), &node.home().join("other.qcow2"));
+    assert!(matches!(nobody, Err(HypervisorError::NotFound(_))), "{nobody:?}");
+    assert!(!node.home().join("other.qcow2").exists());
 }

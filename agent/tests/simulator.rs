@@ -43,7 +43,10 @@ fn the_simulator_keeps_the_contract_with_a_folder_and_a_delay() {
         delay: Duration::from_millis(2),
     };
     contract(&Simulator::new(config).unwrap(), &ground);
-    assert_eq!(std::fs::read_dir(home.path().join("vms")).unwrap().count(), 0, "no file is left");
+    // The folder of volumes' records stays, and is empty.
+    let (vms, volumes) = (home.path().join("vms"), home.path().join("vms/volumes"));
+    assert_eq!(std::fs::read_dir(vms).unwrap().count(), 1, "no file is left");
+    assert_eq!(std::fs::read_dir(volumes).unwrap().count(), 0, "no record is left");
 }
 
 #[test]

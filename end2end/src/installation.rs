@@ -277,23 +277,13 @@ impl Drop for Installation {
             plane.process = None;
         }
         if self.options.hypervisor == Hypervisor::Libvirt {
-            self.remove_domains();
+            remove_domains(&format!("{}-", self.name));
         }
         self.agent = None;
     }
 }
 
 impl Installation {
-    /// Domains outlive the agent by design, so a test has to remove them by name.
-    fn remove_domains(&self) {
-        let virsh = Path::new("virsh");
-        let Ok(names) = run(virsh, &["-q", "list", "--all", "--name"], None) else { return };
-        for name in names.lines().filter(|n| n.starts_with(&format!("{}-", self.name))) {
-            let _off_already = run(virsh, &["-q", "destroy", name], None);
-            let _gone_already = run(virsh, &["-q", "undefine", name], None);
-        }
-    }
-
     /// The names of the installation's libvirt domains.
     ///
     /// # Errors
@@ -327,6 +317,16 @@ fn path(path: &Path) -> anyhow::Result<&str> {
 
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Domains outlive the agent by design, so a test has to remove them by name.
+pub(crate) fn remove_domains(prefix: &str) {
+    let virsh = Path::new("virsh");
+    let Ok(names) = run(virsh, &["-q", "list", "--all", "--name"], None) else { return };
+    for name in names.lines().filter(|name| name.starts_with(prefix)) {
+        let _off_already = run(virsh, &["-q", "destroy", name], None);
+        let _gone_already = run(virsh, &["-q", "undefine", name], None);
+    }
 }
 
 /// The tiny guest, as `cargo xtask images` left it.

@@ -8,9 +8,11 @@ pub mod bench;
 mod client;
 mod installation;
 pub mod live;
+mod lone_agent;
 mod process;
 pub mod wait;
 
 pub use client::Client;
 pub use installation::{Hypervisor, Installation, Options};
+pub use lone_agent::LoneAgent;
 pub use process::Process;

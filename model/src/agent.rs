@@ -1,36 +1,76 @@
 //! The agent protocol: JSON over HTTPS with mutual TLS between the control plane and the agent
 //! of one node. The same requests are answered on the agent's unix socket for its command line.
 //!
+//! The requests are the [functions](function). Beside them:
+//!
 //! | request | answers |
 //! | --- | --- |
-//! | `GET /v1/node` | [`Node`] |
-//! | `GET /v1/vms` | [`VmList`] |
-//! | `GET /v1/vms/{id}` | [`Vm`] |
-//! | `PUT /v1/vms/{id}` with [`VmSpec`] | [`Vm`]; converges: told twice, or cut off and told again, it ends the same |
-//! | `DELETE /v1/vms/{id}` | 204, also when there is none: nothing of it is left |
-//! | `POST /v1/vms/{id}/power` with [`PowerRequest`] | [`Vm`] |
-//! | `GET /v1/images` | [`ImageFileList`] |
-//! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs |
-//! | `DELETE /v1/images/{sha256}` | 204; `conflict` while a disk stands on it |
-//! | `POST /v1/certificate/request` | [`CertificateRequest`]: a new key, made on the node |
-//! | `PUT /v1/certificate` with [`Certificate`] | 204; used from the next connection on |
+//! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs. A qcow2 or ISO file; `?format=raw` (vmdk, vdi) for one to be converted |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
+//! | `GET /v1/vms/{vm}/console/{kind}` | WebSocket: a console, with a [`ConsoleTicket`] |
 //!
 //! Errors have the API's form, [`crate::ErrorBody`], with these codes: `invalid_input` (422, names
 //! the field), `not_found`, `conflict` (another function works on this VM, or it is in a state
 //! that does not allow this), `resource_unavailable` (422: an image that is not on the node, no
 //! space), `unavailable` (503: libvirt does not answer), `service_error` (500: libvirt refused).
 
+mod backup;
+mod console;
+pub mod function;
+mod guest;
+mod hardware;
 mod image;
+mod keeping;
+mod machine;
+mod network;
 mod node;
+mod run;
+mod sample;
+mod size;
+mod storage;
 mod stream;
 mod vm;
 
-pub use image::{ImageFile, ImageFileList};
+pub use backup::{
+    Backup, BackupCreate, BackupDelete, BackupKeep, BackupKey, BackupKind, BackupList, BackupPrune,
+    BackupPruned, BackupRestore, BackupStore, BackupVerified, BackupVerify, BackupWhere, RestoredDisk,
+    StoreSecret,
+};
+pub use console::{
+    ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
+};
+pub use function::{Checksum, Function, Mac, Name, Nothing, Sha256};
+pub use guest::{
+    Frozen, GuestAddress, GuestFileSystem, GuestFreeze, GuestHostname, GuestInfo, GuestInterface, GuestOs,
+    GuestPassword, GuestSshKeys, GuestUser, HoldsFrom, HostnameSet, Thawed, TimeSynced, Trimmed,
+    TrimmedFileSystem,
+};
+pub use hardware::{
+    BootDevice, Firmware, FirmwareChange, Hardware, HardwareChange, Rescue, VmAutostart, VmBootOrder, VmIso,
+    VmRename, Watchdog,
+};
+pub use image::{ImageFetch, ImageFile, ImageFileList, ImageFormat, ImageVerdict};
+pub use keeping::{
+    Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
+    Share, UpdateRequest, UpdateState, UpdateStatus,
+};
+pub use machine::{
+    DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
+    VmShutdown,
+};
+pub use network::{
+    Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
+    PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,
+};
 pub use node::{
     Certificate, CertificateRequest, DomainType, EnrolReply, EnrolRequest, Health, Node, NodeFacts, Versions,
 };
-pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
-pub use vm::{
-    Nic, NicAddress, PowerRequest, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower,
+pub use run::{Progress, Run, RunId, RunList};
+pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use size::{VmLimits, VmResize};
+pub use storage::{
+    CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
+    VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
 };
+pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
+pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};

@@ -55,8 +55,12 @@ ids! {
     AddressId,
     /// A durable job.
     JobId,
+    /// A volume.
+    VolumeId,
     /// The agent's number for a VM: the [`ServerId`] it stands behind. Unique in an installation.
     VmId,
+    /// A private network of a project: the VXLAN network identifier, 1 to 16777215. Unique in an installation.
+    PrivateNetworkId,
 }
 
 impl From<ServerId> for VmId {

@@ -28,6 +28,8 @@ pub struct Guest {
     pub os_version: &'static str,
     /// What its recipe makes, the disk first.
     files: &'static [&'static str],
+    /// Another guest, of which its recipe takes parts.
+    takes_from: Option<&'static str>,
 }
 
 /// All that are offered, the smallest first.
@@ -38,6 +40,7 @@ pub const GUESTS: &[Guest] = &[
         os_flavor: "tiny",
         os_version: "1",
         files: &["tiny.qcow2", "tiny.vmlinuz", "tiny.initrd"],
+        takes_from: None,
     },
     Guest {
         name: "debian-12",
@@ -45,8 +48,19 @@ pub const GUESTS: &[Guest] = &[
         os_flavor: "debian",
         os_version: "12",
         files: &["debian-12.qcow2"],
+        takes_from: None,
     },
 ];
+
+/// What a server is rescued with; no customer asks for it by name.
+pub const RESCUE: Guest = Guest {
+    name: "rescue",
+    description: "Rescue",
+    os_flavor: "rescue",
+    os_version: "1",
+    files: &["rescue.qcow2", "rescue.vmlinuz", "rescue.initrd"],
+    takes_from: Some("tiny"),
+};
 
 /// What stands beside an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,8 +86,8 @@ pub struct About {
 /// Builds the images that are missing or whose recipe changed.
 pub fn build(place: &Place, step: &Step) -> Result<String> {
     let mut built = Vec::new();
-    for guest in GUESTS {
-        let recipe = recipe(&place.root.join("xtask/guests"), guest.name)?;
+    for guest in GUESTS.iter().chain([&RESCUE]) {
+        let recipe = recipe(&place.root.join("xtask/guests"), guest.name, guest.takes_from)?;
         if !is_built(place, guest, &recipe) {
             step.say(&format!("building {}", guest.name));
             build_one(place, step, guest, &recipe)?;
@@ -143,9 +157,11 @@ fn make(place: &Place, step: &Step, guest: &Guest, recipe: &str, work: &Path) ->
 }
 
 /// SHA-256 of a recipe: its own files and what the recipes share, with their names.
-fn recipe(guests: &Path, name: &str) -> Result<String> {
+fn recipe(guests: &Path, name: &str, takes_from: Option<&str>) -> Result<String> {
     let mut files = vec![guests.join("common.sh")];
-    collect(&guests.join(name), &mut files)?;
+    for name in [Some(name), takes_from].into_iter().flatten() {
+        collect(&guests.join(name), &mut files)?;
+    }
     files.sort();
     hash_files(guests, &files)
 }
@@ -197,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_guest_has_a_recipe() {
-        for guest in GUESTS {
+        for guest in GUESTS.iter().chain([&RESCUE]) {
             assert!(guests().join(guest.name).join("build.sh").is_file(), "{}", guest.name);
             assert_eq!(guest.files[0], format!("{}.qcow2", guest.name));
         }
@@ -209,10 +225,10 @@ mod tests {
         std::fs::create_dir_all(own.join("x")).unwrap();
         std::fs::write(own.join("common.sh"), "a").unwrap();
         std::fs::write(own.join("x/build.sh"), "b").unwrap();
-        let before = recipe(&own, "x").unwrap();
-        assert_eq!(before, recipe(&own, "x").unwrap());
+        let before = recipe(&own, "x", None).unwrap();
+        assert_eq!(before, recipe(&own, "x", None).unwrap());
         std::fs::write(own.join("common.sh"), "c").unwrap();
-        let after = recipe(&own, "x").unwrap();
+        let after = recipe(&own, "x", None).unwrap();
         std::fs::remove_dir_all(own).unwrap();
         assert_ne!(before, after);
     }

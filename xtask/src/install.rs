@@ -28,8 +28,11 @@ const PACKAGES: &[&str] = &[
     "libvirt-daemon-driver-qemu",
     "libvirt-daemon-system",
     "nftables",
+    "ovmf",
     "qemu-system-x86",
     "qemu-utils",
+    "swtpm",
+    "swtpm-tools",
     "xorriso",
     // guest images
     "cpio",
@@ -40,9 +43,16 @@ const PACKAGES: &[&str] = &[
     "mmdebstrap",
     "zstd",
     // tests
+    "binutils",
     "fonts-dejavu-core",
+    "isolinux",
     "libxml2-utils",
+    "mtools",
     "openssh-client",
+    "python3",
+    "python3-venv",
+    "syslinux-common",
+    "systemd-boot-efi",
 ];
 
 /// Packages that are needed when a program is missing: people have these from elsewhere, too.

@@ -23,6 +23,7 @@ mod place;
 mod postgres;
 mod preflight;
 mod progress;
+mod readme;
 mod report;
 mod shell;
 mod stop;
@@ -67,6 +68,9 @@ enum Command {
         /// Only say whether they are as they should be.
         #[arg(long)]
         check: bool,
+        /// Only write the agent's README, as the last `cargo xtask test agent` proved.
+        #[arg(long, conflicts_with = "check")]
+        readme: bool,
     },
     /// Run benchmarks; prints a table and writes target/bench.json.
     Bench {
@@ -96,7 +100,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { parts } => return test::run(&place, &parts),
         Command::Images => up::prepare(&place, &[up::Need::Packages, up::Need::Images])?,
         Command::Tools => up::prepare(&place, &[up::Need::Packages, up::Need::Tools])?,
-        Command::Generate { check } => generate::command(&place, check)?,
+        Command::Generate { readme: true, .. } => readme::take(&place)?,
+        Command::Generate { check, .. } => generate::command(&place, check)?,
         Command::Bench { arguments } => test::bench(&place, &arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -4,7 +4,8 @@
 //! lint      formats, clippy with warnings denied, for this machine and for browsers
 //! build     all test programs and both binaries, once
 //! generated the checked queries, the OpenAPI document and the settings are as the sources say
-//! model … agent   the packages' own tests; server and end2end on a PostgreSQL made for this run
+//! model … agent   the packages' own tests; server and end2end on a PostgreSQL made for this run; the agent's
+//!           README is as they prove
 //! end2end   real processes, then a real browser on an installation of its own in target/test-up
 //! ```
 //!
@@ -24,7 +25,7 @@ use crate::postgres::Postgres;
 use crate::progress::{Progress, seconds};
 use crate::report::{Count, Report, count};
 use crate::up::{self, Need};
-use crate::{demo, generate, images, libvirt, preflight, shell, stop, tools};
+use crate::{demo, generate, images, libvirt, preflight, readme, shell, stop, tools};
 
 /// A part of the tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,8 +67,9 @@ impl Part {
 
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::All | Self::End2end => &[Need::Packages, Need::Tools, Need::Images, Need::App],
-            Self::Agent => &[Need::Packages, Need::Images],
+            Self::All => &[Need::Packages, Need::Tools, Need::S3Server, Need::Images, Need::App],
+            Self::End2end => &[Need::Packages, Need::Tools, Need::Images, Need::App],
+            Self::Agent => &[Need::Packages, Need::S3Server, Need::Images],
             // clippy looks at the app as browsers get it.
             Self::Lint => &[Need::Packages, Need::Tools],
             Self::Model | Self::App | Self::Server | Self::Xtask => &[Need::Packages],
@@ -97,7 +99,7 @@ struct Run<'a> {
 pub fn run(place: &Place, parts: &[Part]) -> Result<ExitCode> {
     let all = parts.is_empty() || parts.contains(&Part::All);
     let wanted = |part: Part| all || parts.contains(&part);
-    let mut needs = Need::ALL.to_vec();
+    let mut needs = [&Need::ALL[..], &[Need::S3Server]].concat();
     needs.retain(|need| {
         if all { Part::All.needs().contains(need) } else { parts.iter().any(|p| p.needs().contains(need)) }
     });
@@ -290,21 +292,41 @@ impl Run<'_> {
         let began = Instant::now();
         let folder = self.place.root.join(part.folder());
         let mut total = Count::default();
+        let proofs = if part == Part::Agent { Some(readme::begin(self.place)?) } else { None };
         for program in programs.iter().filter(|program| program.folder == folder) {
             let mut command = shell::command(&program.file);
             command.current_dir(&folder).env("CARGO_MANIFEST_DIR", &folder);
             environment(self.place, postgres, &mut command)?;
+            if let Some(proofs) = &proofs {
+                command.env("BERTH_PROOFS", proofs);
+            }
             if part.drives_machines() {
                 command = shell::as_root(command);
             }
             let name = format!("{} {}", part.folder(), program.name);
             total = sum(total, self.tests(&name, &mut command)?);
         }
+        if part == Part::Agent {
+            total = sum(total, self.readme(total));
+        }
         if part == Part::End2end {
             total = sum(total, self.browser(postgres)?);
         }
         self.stage(part.folder(), total, began.elapsed());
         Ok(())
+    }
+
+    /// Is the agent's README what its tests proved? Asked only when all of them passed.
+    fn readme(&self, tests: Count) -> Count {
+        if tests.failed > 0 {
+            println!("  agent README: not compared, because tests failed");
+            return Count::default();
+        }
+        let checked = readme::check(self.place);
+        if let Err(error) = &checked {
+            println!("{error:#}");
+        }
+        Count::one(checked.is_ok())
     }
 
     /// Runs a program of tests and counts.
@@ -365,7 +387,9 @@ fn environment<'a>(place: &Place, postgres: &Postgres, command: &'a mut Command)
     command.env("BERTH_TINY_IMAGE", images::disk(place, "tiny"));
     command.env("BERTH_TINY_KERNEL", place.images().join("tiny.vmlinuz"));
     command.env("BERTH_TINY_INITRD", place.images().join("tiny.initrd"));
+    command.env("BERTH_RESCUE_IMAGE", images::disk(place, images::RESCUE.name));
     command.env("BERTH_DEBIAN_IMAGE", images::disk(place, "debian-12"));
+    command.env("BERTH_MOTO_SERVER", tools::s3_server(place));
     command.env("BERTH_NODE_MODULES", tools::node_modules(place));
     command.env("PATH", tools::path(place)?);
     Ok(command)

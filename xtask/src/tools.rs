@@ -41,6 +41,10 @@ const WASM_BINDGEN: Tool = Tool {
 const NODE_PACKAGES: &[(&str, &str)] =
     &[("binaryen", "132.0.0"), ("esbuild", "0.28.2"), ("playwright-core", "1.65.1")];
 
+/// An S3 server for the agent's tests, with what it needs to be a server.
+const PYTHON_PACKAGES: &[(&str, &str)] =
+    &[("moto[s3]", "5.2.5"), ("flask", "3.1.3"), ("flask-cors", "6.0.5")];
+
 /// Installs what is missing. Quick when nothing is.
 pub fn install(place: &Place, step: &Step) -> Result<String> {
     let mut made = Vec::new();
@@ -70,6 +74,37 @@ pub fn path(place: &Place) -> Result<OsString> {
 pub fn node_modules(place: &Place) -> PathBuf {
     let versions: Vec<_> = NODE_PACKAGES.iter().map(|(name, version)| format!("{name}-{version}")).collect();
     place.tools().join(versions.join("_")).join("node_modules")
+}
+
+/// The S3 server of the agent's tests.
+pub fn s3_server(place: &Place) -> PathBuf {
+    python(place).join("bin/moto_server")
+}
+
+/// An environment of Python's that nothing else uses.
+fn python(place: &Place) -> PathBuf {
+    let versions: Vec<_> =
+        PYTHON_PACKAGES.iter().map(|(name, version)| format!("{name}-{version}")).collect();
+    place.tools().join("python").join(versions.join("_").replace(['[', ']'], "-"))
+}
+
+/// Installs the S3 server, unless it is there; only the agent's tests need it.
+pub fn install_s3_server(place: &Place, step: &Step) -> Result<bool> {
+    if s3_server(place).is_file() {
+        return Ok(false);
+    }
+    let environment = python(place);
+    // What was cut off is made anew.
+    drop(std::fs::remove_dir_all(&environment));
+    step.run(shell::command("python3").args(["-m", "venv"]).arg(&environment))?;
+    let mut pip = shell::command(environment.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+    pip.args(PYTHON_PACKAGES.iter().map(|(name, version)| format!("{name}=={version}")));
+    let installed = step.run(&mut pip);
+    if installed.is_err() {
+        drop(std::fs::remove_dir_all(&environment));
+    }
+    installed.map(|()| true)
 }
 
 fn install_wasm_target(step: &Step) -> Result<bool> {

@@ -41,6 +41,8 @@ pub enum Need {
     Packages,
     /// Build tools.
     Tools,
+    /// The S3 server of the agent's tests.
+    S3Server,
     /// Guest images.
     Images,
     /// `berth` and `berth-agent`.
@@ -56,6 +58,10 @@ impl Need {
     fn provide(self, place: &Place, progress: &mut Progress) -> Result<()> {
         match self {
             Self::Packages => progress.step("Install Debian packages", install::install),
+            Self::S3Server => progress.step("Install an S3 server", |step| {
+                let is_new = tools::install_s3_server(place, step)?;
+                Ok(if is_new { "for the agent's tests" } else { "nothing is missing" }.to_owned())
+            }),
             Self::Tools => progress.step("Install build tools", |step| tools::install(place, step)),
             Self::Images => progress.step("Build the guest images", |step| images::build(place, step)),
             Self::Programs => {

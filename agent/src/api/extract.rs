@@ -2,27 +2,13 @@
 
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use berth_model::{ErrorCode, VmId};
+use berth_model::ErrorCode;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use super::Api;
 use crate::error::Refusal;
 use crate::spec;
-
-/// `{id}` of a VM.
-pub struct VmPath(pub VmId);
-
-impl<S: Send + Sync> FromRequestParts<S> for VmPath {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let text = Path::<String>::from_request_parts(parts, state).await.map(|Path(text)| text);
-        let id = text.ok().and_then(|text| text.parse::<i64>().ok()).filter(|id| *id > 0);
-        id.map(|id| Self(VmId(id)))
-            .ok_or_else(|| Refusal::field("id", "A VM's number is a whole one from 1."))
-    }
-}
 
 /// `{sha256}` of an image.
 pub struct Sha256Path(pub String);
@@ -63,6 +49,12 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
 
 /// Reads JSON to its end; an error names the field.
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    // A request of which nothing need be said needs no body.
+    if body.is_empty()
+        && let Ok(request) = serde_json::from_str("{}")
+    {
+        return Ok(request);
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();

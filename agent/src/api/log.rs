@@ -1,5 +1,6 @@
 //! One line in the log for each request, with an id that the caller may bring along.
 
+use std::fmt;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -26,8 +27,25 @@ pub enum Listener {
     Socket,
 }
 
+/// Who asks, for the log of functions: the listener, and the request's id.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    listener: Listener,
+    id: String,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = match self.listener {
+            Listener::Https => "control plane",
+            Listener::Socket => "command line",
+        };
+        write!(f, "{who}, {}", self.id)
+    }
+}
+
 /// The middleware.
-pub async fn line(State(listener): State<Listener>, request: Request, next: Next) -> Response {
+pub async fn line(State(listener): State<Listener>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = request.headers().get(REQUEST_ID).filter(|id| is_fine(id)).cloned();
     let id = id.unwrap_or_else(|| {
@@ -37,6 +55,7 @@ pub async fn line(State(listener): State<Listener>, request: Request, next: Next
     let span = tracing::info_span!(
         "request", id = word, by = ?listener, method = %request.method(), path = request.uri().path(),
     );
+    request.extensions_mut().insert(Caller { listener, id: word.clone() });
     let mut response = next.run(request).instrument(span.clone()).await;
     let _inside = span.enter();
     let status = response.status().as_u16();

@@ -1,6 +1,6 @@
 //! The routes of [`berth_model::agent`], the same for both listeners.
 
-mod extract;
+pub(crate) mod extract;
 mod log;
 
 use std::sync::Arc;
@@ -10,46 +10,60 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use berth_model::ErrorCode;
-use berth_model::agent::{
-    Certificate, CertificateRequest, ImageFile, ImageFileList, Node, PowerRequest, StreamMessage, Vm, VmList,
-    VmSpec,
-};
-use http::{HeaderMap, StatusCode, header};
+use axum::routing::{get, put};
+use berth_model::agent::function::TargetValue;
+use berth_model::agent::{ConsoleKind, ImageFile, ImageFormat, StreamMessage};
+use berth_model::{ErrorCode, VmId};
+use http::{HeaderMap, header};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 
-pub use self::log::Listener;
+pub use self::log::{Caller, Listener};
 
-use self::extract::{JsonBody, Sha256Path, VmPath};
+use self::extract::Sha256Path;
+use crate::clock;
+use crate::consoles::Consoles;
 use crate::error::Refusal;
+use crate::functions;
+use crate::guest::Freezes;
 use crate::hub::Hub;
+use crate::hypervisor::HypervisorError;
 use crate::images::Images;
 use crate::limits::Limits;
+use crate::maintenance::Switch;
+use crate::metrics;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
-use crate::vms::Vms;
+use crate::update::Updates;
+use crate::work::Work;
 
 /// What the routes work with.
 #[derive(Clone)]
 pub struct Api {
     /// What the node is.
     pub node: Arc<NodeWatch>,
-    /// VMs.
-    pub vms: Arc<Vms>,
+    /// The way to what blocks.
+    pub work: Arc<Work>,
     /// Image files.
     pub images: Arc<Images>,
     /// Key and certificate.
     pub tls: Arc<Tls>,
     /// Events and samples.
     pub hub: Arc<Hub>,
+    /// Consoles.
+    pub consoles: Arc<Consoles>,
+    /// Is the node closed for new VMs?
+    pub maintenance: Arc<Switch>,
+    /// The agent's own update.
+    pub updates: Arc<Updates>,
+    /// Guests that are frozen.
+    pub freezes: Arc<Freezes>,
     /// Limits.
     pub limits: Arc<Limits>,
     /// Requests at once.
@@ -63,15 +77,11 @@ pub struct Api {
 /// The router for one listener.
 pub fn router(api: Api, listener: Listener) -> Router {
     Router::new()
-        .route("/v1/node", get(node_get))
-        .route("/v1/vms", get(vm_list))
-        .route("/v1/vms/{id}", get(vm_get).put(vm_put).delete(vm_delete))
-        .route("/v1/vms/{id}/power", post(vm_power))
-        .route("/v1/images", get(image_list))
-        .route("/v1/images/{sha256}", put(image_import).delete(image_delete))
-        .route("/v1/certificate/request", post(certificate_request))
-        .route("/v1/certificate", put(certificate_put))
+        .merge(functions::all().router())
+        .route("/v1/images/{sha256}", put(image_import))
         .route("/v1/stream", get(stream))
+        .route("/v1/vms/{vm}/console/{kind}", get(console))
+        .route("/metrics", get(metrics_page))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(api.clone(), one_of_many))
@@ -80,78 +90,28 @@ pub fn router(api: Api, listener: Listener) -> Router {
         .with_state(api)
 }
 
-async fn node_get(State(api): State<Api>) -> Json<Node> {
-    Json(api.node.node())
-}
-
-async fn vm_list(State(api): State<Api>) -> Result<Json<VmList>, Refusal> {
-    Ok(Json(VmList { vms: api.vms.list().await? }))
-}
-
-async fn vm_get(State(api): State<Api>, VmPath(id): VmPath) -> Result<Json<Vm>, Refusal> {
-    Ok(Json(api.vms.get(id).await?))
-}
-
-async fn vm_put(
-    State(api): State<Api>,
-    VmPath(id): VmPath,
-    JsonBody(spec): JsonBody<VmSpec>,
-) -> Result<Json<Vm>, Refusal> {
-    Ok(Json(api.vms.put(id, spec).await?))
-}
-
-async fn vm_delete(State(api): State<Api>, VmPath(id): VmPath) -> Result<StatusCode, Refusal> {
-    api.vms.delete(id).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn vm_power(
-    State(api): State<Api>,
-    VmPath(id): VmPath,
-    JsonBody(request): JsonBody<PowerRequest>,
-) -> Result<Json<Vm>, Refusal> {
-    Ok(Json(api.vms.power(id, request.verb).await?))
-}
-
-async fn image_list(State(api): State<Api>) -> Result<Json<ImageFileList>, Refusal> {
-    let vms = api.vms.list().await?;
-    Ok(Json(ImageFileList { images: api.images.list(&vms).await? }))
+/// What an upload says of itself.
+#[derive(serde::Deserialize)]
+struct UploadForm {
+    format: Option<ImageFormat>,
 }
 
 async fn image_import(
     State(api): State<Api>,
     Sha256Path(sha256): Sha256Path,
+    Query(form): Query<UploadForm>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ImageFile>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    Ok(Json(api.images.import(&sha256, length, body.into_data_stream()).await?))
-}
-
-async fn image_delete(State(api): State<Api>, Sha256Path(sha256): Sha256Path) -> Result<StatusCode, Refusal> {
-    api.images.delete(&sha256, api.vms.list()).await?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn certificate_request(State(api): State<Api>) -> Result<Json<CertificateRequest>, Refusal> {
-    Ok(Json(api.tls.request()?))
-}
-
-async fn certificate_put(
-    State(api): State<Api>,
-    JsonBody(certificate): JsonBody<Certificate>,
-) -> Result<StatusCode, Refusal> {
-    api.tls.accept(certificate)?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(api.images.import(&sha256, form.format, length, body.into_data_stream()).await?))
 }
 
 async fn stream(
     State(api): State<Api>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
-    let upgrade = upgrade.map_err(|_| {
-        Refusal::new(ErrorCode::InvalidInput, "This is a WebSocket; it begins with an upgrade.")
-    })?;
+    let upgrade = upgrade.map_err(|_| no_upgrade())?;
     let (vms, seat) = api.hub.open().await?;
     let hello = StreamMessage::Hello { vms, health: api.node.health() };
     let limits = Limits::clone(&api.limits);
@@ -160,6 +120,44 @@ async fn stream(
         let stream = Stream::new(socket, seat, api.node, limits);
         api.streams.track_future(stream.run(hello, api.stop))
     }))
+}
+
+/// A console that somebody has a ticket for.
+async fn console(
+    State(api): State<Api>,
+    Path((vm, kind)): Path<(String, String)>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, Refusal> {
+    let vm = VmId::read(&vm).ok_or_else(|| Refusal::field("vm", VmId::RULE))?;
+    let kind = [ConsoleKind::Vnc, ConsoleKind::Serial].into_iter().find(|known| known.word() == kind);
+    let kind = kind.ok_or_else(|| Refusal::field("kind", "A console is vnc or serial."))?;
+    let upgrade = upgrade.map_err(|_| no_upgrade())?;
+    let place = (api.streams.clone(), api.stop.clone());
+    api.consoles.open((vm, kind), &headers, upgrade, clock::now(), place).await
+}
+
+fn no_upgrade() -> Refusal {
+    Refusal::new(ErrorCode::InvalidInput, "This is a WebSocket; it begins with an upgrade.")
+}
+
+impl Api {
+    /// Refuses a VM that would be new on a node that is closed for new ones. To be asked by every function
+    /// that can bring one.
+    pub fn admit(&self, id: VmId) -> Result<(), Refusal> {
+        self.maintenance.admit_new().or_else(|closed| match self.work.hypervisor().get(id) {
+            Ok(_) => Ok(()),
+            Err(HypervisorError::NotFound(_)) => Err(closed),
+            Err(e) => Err(e.into()),
+        })
+    }
+}
+
+/// For Prometheus. While the hypervisor does not answer, the node alone.
+async fn metrics_page(State(api): State<Api>) -> impl IntoResponse {
+    let samples = api.work.counters().await.unwrap_or_default();
+    let page = metrics::page(&api.node.node(), &api.hub.states(), &samples);
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page)
 }
 
 async fn no_route(request: Request) -> Refusal {

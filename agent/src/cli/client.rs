@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use berth_model::ErrorBody;
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::request::Builder;
+use http::{Method, Request, StatusCode, header};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::CliError;
@@ -35,25 +36,26 @@ impl Client {
         Self { socket }
     }
 
-    /// Asks for something.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CliError> {
-        read(&self.short(Method::GET, path, empty()).await?)
-    }
-
-    /// Deletes something.
-    pub async fn delete(&self, path: &str) -> Result<(), CliError> {
-        self.short(Method::DELETE, path, empty()).await.map(drop)
-    }
-
-    /// Sends JSON.
-    pub async fn send<T: DeserializeOwned>(
+    /// Asks for a function. Whether it goes on, and then its run; or its answer, `null` for none.
+    pub async fn function(
         &self,
-        method: Method,
+        method: &str,
         path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, CliError> {
+        body: &Value,
+        wait_s: Option<u32>,
+    ) -> Result<(bool, Value), CliError> {
+        let method: Method = method.parse().map_err(|e| CliError::failed("The request", &e))?;
         let body = serde_json::to_vec(body).map_err(|e| CliError::failed("The request", &e))?;
-        read(&self.short(method, path, Full::from(body).map_err(|never| match never {}).boxed()).await?)
+        let body = Full::from(body).map_err(|never| match never {}).boxed();
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(seconds) = wait_s {
+            request = request.header("prefer", format!("wait={seconds}"));
+        }
+        let late = |_| CliError::Unreached(format!("The agent at {} did not answer.", self.socket.display()));
+        let answered = tokio::time::timeout(PATIENCE, self.request(request, body)).await.map_err(late)?;
+        let (status, answer) = answered?;
+        let value = if answer.is_empty() { Value::Null } else { read(&answer)? };
+        Ok((status == StatusCode::ACCEPTED, value))
     }
 
     /// Uploads a file, however long that takes.
@@ -63,22 +65,11 @@ impl Client {
         length: u64,
         body: Body,
     ) -> Result<T, CliError> {
-        read(&self.request(Method::PUT, path, Some(length), body).await?)
+        let request = Request::builder().method(Method::PUT).uri(path).header(header::CONTENT_LENGTH, length);
+        read(&self.request(request, body).await?.1)
     }
 
-    async fn short(&self, method: Method, path: &str, body: Body) -> Result<Bytes, CliError> {
-        let request = self.request(method, path, None, body);
-        let late = |_| CliError::Unreached(format!("The agent at {} did not answer.", self.socket.display()));
-        tokio::time::timeout(PATIENCE, request).await.map_err(late)?
-    }
-
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        length: Option<u64>,
-        body: Body,
-    ) -> Result<Bytes, CliError> {
+    async fn request(&self, request: Builder, body: Body) -> Result<(StatusCode, Bytes), CliError> {
         let socket = self.socket.display();
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| {
             CliError::Unreached(format!(
@@ -90,29 +81,21 @@ impl Client {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
         let connection = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "agent");
-        if let Some(length) = length {
-            request = request.header(header::CONTENT_LENGTH, length);
-        }
-        let request = request.body(body).map_err(|e| CliError::failed("The request", &e))?;
+        let request = request.header(header::HOST, "agent").body(body);
+        let request = request.map_err(|e| CliError::failed("The request", &e))?;
         let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
         let answer = answer.map_err(|e| broken(&*e))?.to_bytes();
         connection.abort();
         if status.is_success() {
-            return Ok(answer);
+            return Ok((status, answer));
         }
         Err(match serde_json::from_slice::<ErrorBody>(&answer) {
             Ok(body) => CliError::Refused(body.error),
             Err(_) => CliError::Failed(format!("The agent answered {status}.")),
         })
     }
-}
-
-/// Nothing to send.
-fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed()
 }
 
 fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {

@@ -1,140 +1,217 @@
-//! The API's functions as commands.
+//! The agent's functions as commands, made from their list: a group for each room, `berth-agent vm …`,
+//! in it a command for each function, whose arguments come from its path and its request.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Screenshot, Vm, VmList};
+use clap::{Arg, ArgMatches, Command};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
-use berth_model::VmId;
-use berth_model::agent::{ImageFile, ImageFileList, Node, PowerRequest, PowerVerb, Vm, VmList};
-use futures_util::TryStreamExt;
-use http::Method;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-use tokio_util::io::ReaderStream;
-
-use super::client::Client;
 use super::print::{self, Output};
-use super::{Args, CliError, ImageCommand, VmCommand, run};
+use super::words::Words;
+use super::{CliError, Common, files, run};
 use crate::clock;
+use crate::functions::{List, Listed};
 
-/// Bytes of a serial log that are looked through for its last lines.
-const CONSOLE_MAX_BYTES: u64 = 1024 * 1024;
+/// How long one request waits for a long function, in seconds, before its progress is shown anew.
+const LOOK_EVERY_S: u32 = 1;
 
-/// `node`.
-pub fn node(args: &Args) -> Result<(), CliError> {
-    let client = args.client()?;
-    let node: Node = block_on(client.get("/v1/node"))?;
-    Output::new(args.json).show(&node, print::node)
+/// What each room is, for the help.
+const ROOMS: &[(&str, &str)] = &[
+    ("node", "The node itself"),
+    ("vm", "Virtual machines"),
+    ("kept", "Disks that were kept when their VM was deleted"),
+    ("guest", "What goes on inside a guest"),
+    ("console", "Consoles of VMs"),
+    ("image", "Image files"),
+    ("backup", "Backups of VMs' disks"),
+    ("nic", "Network cards"),
+    ("firewall", "Firewalls of network cards"),
+    ("network", "The guests' network"),
+    ("traffic", "What addresses have carried"),
+    ("pool", "Places for volumes"),
+    ("volume", "Disks that live longer than VMs"),
+    ("snapshot", "Snapshots of VMs' disks"),
+    ("samples", "Counters of VMs"),
+    ("run", "The log of functions"),
+    ("certificate", "The agent's certificate"),
+];
+
+/// The functions.
+pub struct Functions {
+    list: List,
 }
 
-/// `vm …`.
-pub fn vm(args: &Args, command: &VmCommand) -> Result<(), CliError> {
-    let output = Output::new(args.json);
-    let power = |id: i64, verb: PowerVerb| {
-        let client = args.client()?;
-        let path = format!("/v1/vms/{id}/power");
-        let vm: Vm = block_on(client.send(Method::POST, &path, &PowerRequest { verb }))?;
-        output.show(&vm, |vm| print::vms(std::slice::from_ref(vm), clock::now()))
-    };
-    match command {
-        VmCommand::List => {
-            let list: VmList = block_on(args.client()?.get("/v1/vms"))?;
-            output.show(&list, |list| print::vms(&list.vms, clock::now()))
+impl Functions {
+    /// Reads the list.
+    pub fn new() -> Self {
+        Self { list: List::new() }
+    }
+
+    /// A command for each room.
+    pub fn groups(&self) -> Vec<Command> {
+        ROOMS.iter().map(|(room, about)| self.group(room, about)).collect()
+    }
+
+    fn group(&self, room: &'static str, about: &'static str) -> Command {
+        let functions = self.list.functions.iter().filter(|function| parts(function).0 == room);
+        let mut group = Command::new(room).about(about).subcommands(functions.map(|f| self.command(f)));
+        group = match room {
+            "vm" => group.subcommand(files::console_command()),
+            "image" => group.subcommand(files::import_command()),
+            _ => group,
+        };
+        // `berth-agent node` shows it.
+        if room == "node" { group } else { group.subcommand_required(true).arg_required_else_help(true) }
+    }
+
+    fn command(&self, function: &Listed) -> Command {
+        let about = function.summary.trim_end_matches('.');
+        let long = [function.summary, &function.description].join("\n\n");
+        let targets = targets(function).map(|name| Arg::new(name).required(true).help(target_help(name)));
+        let words = Words::new(function.request.as_ref(), &self.list.schemas);
+        Command::new(verb(function))
+            .about(about.to_owned())
+            .long_about(long.trim().to_owned())
+            .args(targets)
+            .args(words.args())
+    }
+
+    /// Is this a room?
+    pub fn has(&self, group: &str) -> bool {
+        ROOMS.iter().any(|(room, _)| *room == group)
+    }
+
+    /// `functions`: the list.
+    pub fn list(&self, as_json: bool) -> Result<(), CliError> {
+        let table = |functions: &Vec<Listed>| {
+            let rows: Vec<_> =
+                functions.iter().map(|f| vec![f.name.to_owned(), f.summary.to_owned()]).collect();
+            print::table(&["FUNCTION", "WHAT IT DOES"], &rows)
+        };
+        Output::new(as_json).show(&self.list.functions, table)
+    }
+
+    /// Runs the command of a function.
+    pub fn run(&self, common: &Common, group: &str, words: &ArgMatches) -> Result<(), CliError> {
+        let (verb_given, words) = words.subcommand().unwrap_or(("get", words));
+        match (group, verb_given) {
+            ("vm", "console") => return files::console(common, words),
+            ("image", "import") => return files::import(common, words),
+            _ => {}
         }
-        VmCommand::Get { id } => {
-            let vm: Vm = block_on(args.client()?.get(&format!("/v1/vms/{id}")))?;
-            output.show(&vm, |vm| print::vms(std::slice::from_ref(vm), clock::now()))
-        }
-        VmCommand::Put { id, file } => {
-            // Sent as it is, so that the agent names what is wrong with it.
-            let spec: Value = serde_json::from_str(&spec_text(file)?)
-                .map_err(|e| CliError::Usage(format!("{} is not JSON: {e}.", file.display())))?;
-            let vm: Vm = block_on(args.client()?.send(Method::PUT, &format!("/v1/vms/{id}"), &spec))?;
-            output.show(&vm, |vm| print::vms(std::slice::from_ref(vm), clock::now()))
-        }
-        VmCommand::Delete { id } => {
-            block_on(args.client()?.delete(&format!("/v1/vms/{id}")))?;
-            output.say(&format!("VM {id} is gone."))
-        }
-        VmCommand::Start { id } => power(*id, PowerVerb::Start),
-        VmCommand::Shutdown { id } => power(*id, PowerVerb::Shutdown),
-        VmCommand::Reboot { id } => power(*id, PowerVerb::Reboot),
-        VmCommand::Reset { id } => power(*id, PowerVerb::Reset),
-        VmCommand::PowerOff { id } => power(*id, PowerVerb::PowerOff),
-        VmCommand::Console { id, lines } => console(args, VmId(*id), *lines),
+        let named = |function: &&Listed| parts(function).0 == group && verb(function) == verb_given;
+        let function = self.list.functions.iter().find(named);
+        let function =
+            function.ok_or_else(|| CliError::Usage(format!("There is no {group} {verb_given}.")))?;
+        let values: Vec<String> = targets(function)
+            .map(|name| words.get_one::<String>(name).cloned().unwrap_or_default())
+            .collect();
+        (function.check)(&values).map_err(|(_, rule)| CliError::Usage(rule.to_owned()))?;
+        let request = match &function.request {
+            None => json!({}),
+            Some(_) => Words::new(function.request.as_ref(), &self.list.schemas).request(words)?,
+        };
+        let answer = run::block_on(ask(common, function, &path(function, &values), &request))?;
+        show(common, function, &values, &answer)
     }
 }
 
-/// `image …`.
-pub fn image(args: &Args, command: &ImageCommand) -> Result<(), CliError> {
-    let output = Output::new(args.json);
-    match command {
-        ImageCommand::List => {
-            let list: ImageFileList = block_on(args.client()?.get("/v1/images"))?;
-            output.show(&list, |list| print::images(&list.images))
-        }
-        ImageCommand::Import { file } => {
-            let image: ImageFile = block_on(import(&args.client()?, file))?;
-            output.show(&image, |image| print::images(std::slice::from_ref(image)))
-        }
-        ImageCommand::Delete { sha256 } => {
-            if !crate::spec::is_sha256(sha256) {
-                return Err(CliError::Usage(crate::spec::SHA256_RULE.to_owned()));
-            }
-            block_on(args.client()?.delete(&format!("/v1/images/{sha256}")))?;
-            output.say(&format!("Image {sha256} is gone."))
-        }
-    }
-}
-
-async fn import(client: &Client, path: &Path) -> Result<ImageFile, CliError> {
-    let unread = |e: std::io::Error| CliError::Usage(format!("Cannot read {}: {e}.", path.display()));
-    let sha256 = checksum(path).map_err(unread)?;
-    let file = tokio::fs::File::open(path).await.map_err(unread)?;
-    let length = file.metadata().await.map_err(unread)?.len();
-    let body = StreamBody::new(ReaderStream::with_capacity(file, 256 * 1024).map_ok(Frame::data)).boxed();
-    client.upload(&format!("/v1/images/{sha256}"), length, body).await
-}
-
-fn checksum(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
+/// Asks until the function has ended, and shows how far it is.
+async fn ask(common: &Common, function: &Listed, path: &str, request: &Value) -> Result<Value, CliError> {
+    let client = common.client()?;
+    let bar = ProgressBar::new(0);
     loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            n => hash.update(&buffer[..n]),
+        let wait = (function.kind == berth_model::agent::function::Kind::Long).then_some(LOOK_EVERY_S);
+        let (goes_on, answer) = client.function(function.method, path, request, wait).await?;
+        if !goes_on {
+            bar.finish_and_clear();
+            return Ok(answer);
+        }
+        if let Ok(run) = serde_json::from_value::<Run>(answer) {
+            show_progress(&bar, &run);
         }
     }
 }
 
-fn spec_text(file: &Path) -> Result<String, CliError> {
-    if file == Path::new("-") {
-        let text = std::io::read_to_string(std::io::stdin().lock());
-        return text.map_err(|e| CliError::Usage(format!("Cannot read standard input: {e}.")));
+fn show_progress(bar: &ProgressBar, run: &Run) {
+    let Some(progress) = &run.progress else { return };
+    let form = match progress.total {
+        0 => "{msg} {spinner}",
+        _ => "{msg} {wide_bar} {percent}% {eta}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(form) {
+        bar.set_style(style);
     }
-    run::read_text(file)
+    bar.set_message(progress.phase.clone());
+    bar.set_length(progress.total);
+    bar.set_position(progress.done);
 }
 
-fn console(args: &Args, id: VmId, lines: usize) -> Result<(), CliError> {
-    let path = args.config()?.console_log(id);
-    let unread = |e: std::io::Error| CliError::Failed(format!("Cannot read {}: {e}.", path.display()));
-    let mut file = std::fs::File::open(&path).map_err(unread)?;
-    let length = file.metadata().map_err(unread)?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE_MAX_BYTES))).map_err(unread)?;
-    let mut last = VecDeque::new();
-    for line in BufReader::new(file).split(b'\n') {
-        last.push_back(line.map_err(unread)?);
-        if last.len() > lines {
-            last.pop_front();
+fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -> Result<(), CliError> {
+    let output = Output::new(common.json);
+    let broken = |e: serde_json::Error| CliError::failed("The agent's answer makes no sense", &e);
+    let schema = function.answer.as_ref().and_then(|schema| schema["$ref"].as_str()?.rsplit('/').next());
+    let vms = |vms: &[Vm]| print::vms(vms, clock::now());
+    match schema {
+        None => {
+            let thing = match (parts(function).0, values.first()) {
+                ("vm" | "guest", Some(id)) => format!("VM {id}"),
+                ("image", Some(sha256)) => format!("Image {sha256}"),
+                ("volume", Some(id)) => format!("Volume {id}"),
+                ("snapshot", Some(_)) => format!("The snapshot {}", values.last().map_or("", String::as_str)),
+                (room, Some(name)) => format!("The {room} {name}"),
+                (room, None) => format!("The {room}"),
+            };
+            let is_gone = function.method == "DELETE";
+            output.say(&if is_gone { format!("{thing} is gone.") } else { format!("{thing}: done.") })
         }
+        Some("Node") => output.show(&from::<Node>(answer).map_err(broken)?, print::node),
+        Some("Vm") => output.show(&from::<Vm>(answer).map_err(broken)?, |vm| vms(std::slice::from_ref(vm))),
+        Some("VmList") => output.show(&from::<VmList>(answer).map_err(broken)?, |list| vms(&list.vms)),
+        Some("Screenshot") if !common.json => output.file(&from::<Screenshot>(answer).map_err(broken)?.png),
+        Some("ImageFile") => output.show(&from::<ImageFile>(answer).map_err(broken)?, |image| {
+            print::images(std::slice::from_ref(image))
+        }),
+        Some("ImageFileList") => {
+            output.show(&from::<ImageFileList>(answer).map_err(broken)?, |list| print::images(&list.images))
+        }
+        Some(_) => output.show(answer, print::anything),
     }
-    let text: Vec<String> = last.iter().map(|line| print::harmless(&String::from_utf8_lossy(line))).collect();
-    Output::new(false).say(&text.join("\n"))
 }
 
-fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
-    run::runtime(tokio::runtime::Builder::new_current_thread())?.block_on(future)
+fn from<T: serde::de::DeserializeOwned>(answer: &Value) -> serde_json::Result<T> {
+    T::deserialize(answer)
+}
+
+/// The room and the verb.
+fn parts(function: &Listed) -> (&'static str, &'static str) {
+    function.name.split_once('.').unwrap_or((function.name, ""))
+}
+
+/// As it is typed.
+fn verb(function: &Listed) -> String {
+    parts(function).1.replace(['_', '.'], "-")
+}
+
+/// The names in the path.
+fn targets(function: &Listed) -> impl Iterator<Item = &'static str> {
+    function.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+}
+
+fn path(function: &Listed, values: &[String]) -> String {
+    targets(function)
+        .zip(values)
+        .fold(function.path.to_owned(), |path, (name, value)| path.replace(&format!("{{{name}}}"), value))
+}
+
+fn target_help(name: &str) -> &'static str {
+    match name {
+        "vm" => "The VM's number",
+        "run" => "The run's number",
+        "mac" => "The card's MAC address",
+        "network" => "The private network's number",
+        "volume" => "The volume's number",
+        "sha256" | "checksum" => "Its checksum",
+        _ => "Its name",
+    }
 }

@@ -4,9 +4,11 @@
 //! was not reached; 4 there is no such thing; 5 conflict.
 
 mod client;
+mod files;
 mod functions;
 mod print;
 mod run;
+mod words;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,15 +16,26 @@ use std::process::ExitCode;
 
 use berth_model::ErrorCode;
 use berth_model::error::ApiError;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use self::functions::Functions;
 use crate::config::{Config, ConfigError};
 
+/// The agent of Berth: one per node. It runs virtual machines for a control plane.
 /// The agent of Berth: one per node. It runs virtual machines for a control plane.
 #[derive(Debug, Parser)]
 #[command(name = "berth-agent", version, max_term_width = 110)]
 struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Common {
     /// The configuration file [default: /etc/berth/agent.toml, if there is one].
     #[arg(long, global = true, env = "BERTH_AGENT_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -32,14 +45,15 @@ struct Args {
     /// Print JSON, as the API answers.
     #[arg(long, global = true)]
     json: bool,
-    #[command(subcommand)]
-    command: Command,
 }
 
+/// The commands that are no functions. The functions' own are made from their list, see [`functions`].
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the agent.
     Serve,
+    /// Say whether the agent would start with this configuration.
+    CheckConfig,
     /// Join a control plane. A running agent takes the new identity over by itself.
     Enrol {
         /// The control plane, https://berth.example.
@@ -58,91 +72,17 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Show what the node is and whether it can work.
-    Node,
-    /// Virtual machines.
-    #[command(subcommand)]
-    Vm(VmCommand),
-    /// Image files.
-    #[command(subcommand)]
-    Image(ImageCommand),
+    /// List the agent's functions.
+    Functions,
+    /// Print the OpenAPI document of the agent.
+    Openapi,
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
         shell: Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum VmCommand {
-    /// List all VMs.
-    List,
-    /// Show one VM.
-    Get {
-        /// Its number.
-        id: i64,
-    },
-    /// Bring a VM to what a file says, made anew if need be.
-    Put {
-        /// Its number.
-        id: i64,
-        /// A VmSpec in JSON; - reads it from standard input.
-        file: PathBuf,
-    },
-    /// Delete a VM, with its disk.
-    Delete {
-        /// Its number.
-        id: i64,
-    },
-    /// Start a VM.
-    Start {
-        /// Its number.
-        id: i64,
-    },
-    /// Ask a VM's system to stop.
-    Shutdown {
-        /// Its number.
-        id: i64,
-    },
-    /// Ask a VM's system to reboot.
-    Reboot {
-        /// Its number.
-        id: i64,
-    },
-    /// Press a VM's reset button.
-    Reset {
-        /// Its number.
-        id: i64,
-    },
-    /// Pull a VM's plug.
-    PowerOff {
-        /// Its number.
-        id: i64,
-    },
-    /// Print the end of what a VM wrote to its serial port.
-    Console {
-        /// Its number.
-        id: i64,
-        /// How many lines.
-        #[arg(long, short = 'n', default_value_t = 100)]
-        lines: usize,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum ImageCommand {
-    /// List all image files.
-    List,
-    /// Copy a qcow2 file into the node's store, under its checksum.
-    Import {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Delete an image file that no VM stands on.
-    Delete {
-        /// Its checksum.
-        sha256: String,
-    },
+    /// Print the manual page.
+    Man,
 }
 
 /// Why a command failed; a sentence, and the exit code.
@@ -188,7 +128,7 @@ fn said(error: &ApiError) -> String {
     if lines.is_empty() { error.message.clone() } else { lines.join("\n") }
 }
 
-impl Args {
+impl Common {
     fn config(&self) -> Result<Config, ConfigError> {
         let environment =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
@@ -204,10 +144,16 @@ impl Args {
     }
 }
 
+/// All commands: ours, and a group for each room of functions.
+fn command(functions: &Functions) -> clap::Command {
+    functions.groups().into_iter().fold(Args::command(), clap::Command::subcommand)
+}
+
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
-    match dispatch(&args) {
+    let functions = Functions::new();
+    let matches = command(&functions).get_matches();
+    match dispatch(&functions, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // Nothing better can be done when this cannot be written either.
@@ -217,26 +163,40 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(args: &Args) -> Result<(), CliError> {
-    match &args.command {
-        Command::Serve => run::serve(args.config()?),
+fn dispatch(functions: &Functions, matches: &ArgMatches) -> Result<(), CliError> {
+    let usage = |e: clap::Error| CliError::Usage(e.to_string());
+    let common = Common::from_arg_matches(matches).map_err(usage)?;
+    if let Some((group, words)) = matches.subcommand()
+        && functions.has(group)
+    {
+        return functions.run(&common, group, words);
+    }
+    match Command::from_arg_matches(matches).map_err(usage)? {
+        Command::Serve => run::serve(common.config()?),
+        Command::CheckConfig => run::check_config(&common.config()?),
+        Command::Functions => functions.list(common.json),
+        Command::Openapi => {
+            let document = crate::functions::openapi();
+            print::Output::new(true).show(&document, |_| String::new())
+        }
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Args::command(), "berth-agent", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut command(functions), "berth-agent", &mut std::io::stdout());
             Ok(())
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(command(functions)).render(&mut std::io::stdout());
+            page.map_err(|e| CliError::failed("The page could not be written", &e))
         }
         Command::Enrol { url, token, address, https_ca, force } => {
             let enrolment = crate::enrol::Enrolment {
-                url: url.clone(),
+                url,
                 token: token.trim().to_owned(),
-                address: address.clone(),
-                force: *force,
+                address,
+                force,
                 https_ca_pem: https_ca.as_deref().map(run::read_text).transpose()?,
             };
-            run::enrol(&args.config()?, &enrolment)
+            run::enrol(&common.config()?, &enrolment)
         }
-        Command::Node => functions::node(args),
-        Command::Vm(command) => functions::vm(args, command),
-        Command::Image(command) => functions::image(args, command),
     }
 }
 
@@ -246,6 +206,6 @@ mod tests {
 
     #[test]
     fn the_commands_make_sense() {
-        Args::command().debug_assert();
+        command(&Functions::new()).debug_assert();
     }
 }

@@ -1,10 +1,13 @@
 //! Answers for people, as tables; or as JSON.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use berth_model::agent::{ImageFile, Node, Vm, VmState};
 use berth_model::{ByteSize, Timestamp};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::CliError;
 
@@ -28,6 +31,17 @@ impl Output {
             return write(&text);
         }
         write(&table(answer))
+    }
+
+    /// Writes a file out as it is, but not onto somebody's screen.
+    pub fn file(self, base64: &str) -> Result<(), CliError> {
+        if std::io::stdout().is_terminal() {
+            return Err(CliError::Usage("This is a file: send it somewhere, like > screen.png.".to_owned()));
+        }
+        let bytes = BASE64_STANDARD.decode(base64);
+        let bytes = bytes.map_err(|e| CliError::failed("The agent's answer makes no sense", &e))?;
+        let written = std::io::stdout().write_all(&bytes);
+        written.map_err(|e| CliError::failed("The answer could not be written", &e))
     }
 
     /// Says that something is done; in JSON there is nothing to say.
@@ -77,7 +91,7 @@ pub fn vms(vms: &[Vm], now: Timestamp) -> String {
         let first_address = spec.and_then(|s| s.nics.iter().flat_map(|nic| &nic.addresses).next());
         vec![
             vm.id.to_string(),
-            word(&vm.state),
+            if vm.saved { "saved".to_owned() } else { word(&vm.state) },
             of(spec.map(|s| s.vcpus.to_string())),
             of(spec.map(|s| s.memory.to_string())),
             of(spec.map(|s| s.disk.to_string())),
@@ -107,6 +121,51 @@ pub fn images(images: &[ImageFile]) -> String {
 /// Text of a guest without what would steer the terminal.
 pub fn harmless(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
+/// An answer of which nothing more is known: a list of things as a table, one thing a field a line.
+pub fn anything(answer: &Value) -> String {
+    let fields = answer.as_object();
+    let mut lists = fields.into_iter().flatten().filter_map(|(_, field)| field.as_array());
+    if let (Some(list), None) = (lists.next(), lists.next())
+        && fields.is_some_and(|fields| fields.len() == 1)
+    {
+        return rows(list);
+    }
+    let rows = fields.into_iter().flatten().map(|(name, field)| vec![name.replace('_', " "), cell(field)]);
+    table(&[], &rows.collect::<Vec<_>>())
+}
+
+fn rows(list: &[Value]) -> String {
+    let names: Vec<&str> = list
+        .first()
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let head: Vec<String> = names.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    let rows: Vec<Vec<String>> =
+        list.iter().map(|row| names.iter().map(|name| cell(&row[*name])).collect()).collect();
+    table(&head, &rows)
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Value::String(text) => harmless(text),
+        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            let fields = fields.iter().filter(|(_, field)| !field.is_null());
+            fields
+                .map(|(name, field)| format!("{}: {}", name.replace('_', " "), cell(field)))
+                .collect::<Vec<_>>()
+                .join("; ")
+        }
+        Value::Number(number) => number.to_string(),
+    }
 }
 
 /// The word on the wire.
@@ -140,7 +199,8 @@ fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+/// Rows under a head, each column as wide as it must be.
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let all: Vec<&Vec<String>> = (!head.is_empty()).then_some(&head).into_iter().chain(rows).collect();
     let columns = all.iter().map(|row| row.len()).max().unwrap_or(0);

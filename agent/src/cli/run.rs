@@ -5,16 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
+use super::client::Client;
 use crate::config::{Config, HypervisorKind, LogFormat, NetworkMode, NetworkSection};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
 use crate::hypervisor::simulator::{Simulator, SimulatorConfig};
+use crate::update::{self, Own};
 
 /// What threads that hang in the hypervisor get before the process ends over them.
 const HUNG_THREADS: Duration = Duration::from_secs(1);
@@ -23,24 +26,53 @@ const HUNG_THREADS: Duration = Duration::from_secs(1);
 pub fn serve(config: Config) -> Result<(), CliError> {
     log(&config);
     let runtime = runtime(tokio::runtime::Builder::new_multi_thread())?;
-    let result = runtime.block_on(async {
+    let result: Result<Option<Own>, CliError> = runtime.block_on(async {
         let stop = CancellationToken::new();
         let told = |e: std::io::Error| CliError::failed("Signals cannot be heard", &e);
         let mut terminate = signal(SignalKind::terminate()).map_err(told)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(told)?;
+        let own = Own::find().map_err(|e| CliError::failed("This program's own file", &e))?;
         let hypervisor = open_hypervisor(&config)?;
+        let data_dir = config.data_dir.clone();
         let running = crate::serve(config, hypervisor, stop.clone()).await;
         let running = running.map_err(|e| CliError::Failed(e.to_string()))?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            // It stops by itself for another version.
+            () = stop.cancelled() => {}
         }
         stop.cancel();
-        running.stopped().await;
-        Ok(())
+        let socket = running.socket.clone();
+        let Some(trial) = running.stopped().await else { return Ok(None) };
+        let asked = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let client = Client::new(socket);
+        let goes_on = update::try_out(&own, trial, &data_dir, || is_healthy(&client), asked).await;
+        Ok(goes_on.then_some(own))
     });
     runtime.shutdown_timeout(HUNG_THREADS);
-    result
+    match result? {
+        None => Ok(()),
+        Some(own) => Err(CliError::failed("The agent cannot become itself again", &own.become_installed())),
+    }
+}
+
+/// Asks an agent whether it is healthy.
+async fn is_healthy(client: &Client) -> Result<bool, String> {
+    let (_, node) =
+        client.function("GET", "/v1/node", &Value::Null, None).await.map_err(|e| e.to_string())?;
+    Ok(node["health"]["healthy"] == true)
+}
+
+/// `check-config`: says whether the agent would start with this configuration.
+pub fn check_config(config: &Config) -> Result<(), CliError> {
+    let said = writeln!(std::io::stdout(), "The configuration of {} is fine.", config.name);
+    said.map_err(|e| CliError::failed("The answer could not be written", &e))
 }
 
 /// Joins a control plane.
@@ -64,6 +96,20 @@ pub fn enrol(config: &Config, enrolment: &Enrolment) -> Result<(), CliError> {
 pub fn read_text(path: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(path)
         .map_err(|e| CliError::Usage(format!("Cannot read {}: {e}.", path.display())))
+}
+
+/// The same; `-` is standard input.
+pub fn read_text_or_stdin(path: &Path) -> Result<String, CliError> {
+    if path != Path::new("-") {
+        return read_text(path);
+    }
+    let text = std::io::read_to_string(std::io::stdin().lock());
+    text.map_err(|e| CliError::Usage(format!("Cannot read standard input: {e}.")))
+}
+
+/// Runs a command's future to its end.
+pub fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    runtime(tokio::runtime::Builder::new_current_thread())?.block_on(future)
 }
 
 /// The runtime of a command.
@@ -103,8 +149,11 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
         network: match mode {
             NetworkMode::Nat => GuestNetwork::Nat { bridge, gateway },
             NetworkMode::Bridge => GuestNetwork::Bridge { bridge },
+            NetworkMode::Routed => GuestNetwork::Routed,
             NetworkMode::User => GuestNetwork::User,
         },
+        storage: config.storage,
+        pools: config.pools.clone(),
     }
 }
 

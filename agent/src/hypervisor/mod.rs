@@ -6,11 +6,27 @@
 //! was killed anywhere finds everything again.
 
 pub mod libvirt;
+pub mod machines;
 pub mod simulator;
 
-use berth_model::agent::{CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec};
-use berth_model::{FieldError, VmId};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use berth_model::agent::{
+    ConsoleKind, CounterSample, DomainType, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork,
+    Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
+};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
+use serde_json::Value;
 use tokio::sync::broadcast;
+
+pub use self::machines::Machines;
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
+use crate::orphans::Found;
+use crate::runs::Cx;
+use crate::screenshot::Picture;
+use crate::storage::Storage;
 
 /// Why a function was not carried out. Turned into the protocol's codes in one place.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +37,9 @@ pub enum HypervisorError {
     /// There is no such VM.
     #[error("there is no VM {0} on this node")]
     NotFound(VmId),
+    /// There is no such volume, snapshot, pool.
+    #[error("{0}")]
+    Unknown(String),
     /// The VM is in a state that does not allow this.
     #[error("{0}")]
     Conflict(String),
@@ -45,7 +64,7 @@ pub struct HypervisorFacts {
 }
 
 /// The functions. `put`, `delete` and `power` may be cut off anywhere and told again.
-pub trait Hypervisor: Send + Sync + 'static {
+pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Answers if the hypervisor does.
     fn ping(&self) -> Result<(), HypervisorError>;
 
@@ -67,9 +86,79 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Changes its power, see [`PowerVerb`].
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError>;
 
-    /// Counters of all running VMs, in one call to the hypervisor.
+    /// Lends a VM's disk as it is at one moment, and marks that moment; mends what was cut off before.
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError>;
+
+    /// Begins a disk for a VM that is off, or for one that is not there yet.
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError>;
+
+    /// Opens a console of a VM that is on: a connection of its own to its screen (RFB), or to its serial port,
+    /// which lets in one at a time. It ends when the VM stops.
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError>;
+
+    /// The end of what a VM wrote to its serial port.
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError>;
+
+    /// What the screen of a VM that is on shows.
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError>;
+
+    /// Presses keys together, by Linux's codes, of a VM that is on.
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError>;
+
+    /// What crashes left behind of VMs.
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError>;
+
+    /// What guests need of the node besides an answer to [`Self::ping`].
+    fn checks(&self) -> Vec<NodeCheck>;
+
+    /// Asks a VM's guest agent: `words` is a command of QEMU's guest agent protocol, and the answer is what
+    /// stands under `return`. Use [`crate::guest::Guest`] instead.
+    ///
+    /// `Unavailable` when it does not answer, `Conflict` when the VM does not run, `Lacking` when it does
+    /// not know the command.
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError>;
+
+    /// Counters of all running VMs by number, in one call to the hypervisor.
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError>;
+
+    /// Its pools and volumes.
+    fn storage(&self) -> &Storage;
+
+    /// Grows a volume, in a running guest, too.
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError>;
+
+    /// Snapshots of a VM's disk, the oldest first.
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError>;
+
+    /// Takes a snapshot; fine if there is one of this name.
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError>;
+
+    /// Brings the disk back to a snapshot; what runs is powered off for it and started again.
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError>;
+
+    /// Leaves no snapshot of this name.
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError>;
+
+    /// Writes the disk as it is now to a new file `to`: a compressed qcow2 that stands alone. What fails
+    /// leaves no file.
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError>;
 
     /// Changes of state from now on. A receiver that lags learns so and lists anew.
     fn events(&self) -> broadcast::Receiver<VmEvent>;
+
+    /// Does what is to be done at the agent's start and from time to time: puts back what somebody removed
+    /// from the node's network, and counts traffic.
+    fn tend(&self) -> Result<(), HypervisorError>;
+
+    /// What the node does for its guests' network cards.
+    fn network(&self) -> Result<NetworkState, HypervisorError>;
+
+    /// What each address has carried.
+    fn traffic(&self) -> Result<TrafficList, HypervisorError>;
+
+    /// Brings this node's part of a private network to what it should be.
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError>;
+
+    /// Leaves nothing of a private network on this node; [`HypervisorError::Conflict`] while a card is in it.
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError>;
 }

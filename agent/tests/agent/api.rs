@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use berth_agent::hypervisor::Hypervisor;
-use berth_model::agent::{PowerVerb, Vm, VmList, VmState};
+use berth_model::agent::{PowerVerb, Run, RunList, Vm, VmList, VmSpec, VmState};
 use berth_model::{ErrorCode, VmId};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -55,11 +55,10 @@ async fn bad_input_is_refused_by_field() {
     assert_eq!(answer::<Vm>(response).await.unwrap_err().details.unwrap().fields.len(), 2, "all at once");
 
     let others = [
-        (Method::PUT, "/v1/vms/0", json!(spec()).to_string(), "id"),
-        (Method::GET, "/v1/vms/one", String::new(), "id"),
-        (Method::DELETE, "/v1/vms/-3", String::new(), "id"),
-        (Method::POST, "/v1/vms/1/power", json!({"verb": "explode"}).to_string(), "verb"),
-        (Method::POST, "/v1/vms/1/power", json!({"verb": "start", "force": true}).to_string(), "force"),
+        (Method::PUT, "/v1/vms/0", json!(spec()).to_string(), "vm"),
+        (Method::GET, "/v1/vms/one", String::new(), "vm"),
+        (Method::DELETE, "/v1/vms/-3", String::new(), "vm"),
+        (Method::POST, "/v1/vms/01/start", String::new(), "vm"),
         (Method::DELETE, "/v1/images/ABC", String::new(), "sha256"),
         (Method::PUT, "/v1/certificate", "{}".to_owned(), "certificate_pem"),
     ];
@@ -118,7 +117,7 @@ async fn a_second_function_on_a_vm_is_refused_and_told_of_the_first() {
     first.unwrap();
     for refused in second {
         assert_eq!(refused.code, ErrorCode::Conflict);
-        assert!(refused.message.contains("VM 1 is busy with “reset”"), "{refused:?}");
+        assert!(refused.message.contains("VM 1 is busy with “vm.reset”"), "{refused:?}");
     }
     assert_eq!(agent.power(2, PowerVerb::Reset).await.unwrap().state, VmState::Running);
     agent.put_vm(1, &spec()).await.expect("it is free again");
@@ -128,7 +127,7 @@ async fn a_second_function_on_a_vm_is_refused_and_told_of_the_first() {
 async fn a_second_function_on_a_vm_waits_for_the_first() {
     let agent = Agent::start_with(|config| config.limits.vm_patience = PATIENCE).await;
     agent.gate.shut();
-    let (spec_one, spec_two) = (spec(), spec());
+    let (spec_one, spec_two) = (spec(), VmSpec { vcpus: 4, ..spec() });
     let one = agent.put_vm(1, &spec_one);
     let two = agent.put_vm(1, &spec_two);
     let third = async {
@@ -136,7 +135,62 @@ async fn a_second_function_on_a_vm_waits_for_the_first() {
         agent.gate.open();
     };
     let (one, two, ()) = tokio::join!(one, two, third);
+    assert_eq!((one.unwrap().spec, two.unwrap().spec), (Some(spec_one), Some(spec_two)));
+}
+
+#[tokio::test]
+async fn the_same_function_asked_for_twice_at_once_is_done_once() {
+    let _proof = berth_agent::proof::driver(&["run.list"]);
+    let agent = Agent::start().await;
+    agent.gate.shut();
+    let (spec_one, spec_two) = (spec(), spec());
+    let (one, two) = (agent.put_vm(1, &spec_one), agent.put_vm(1, &spec_two));
+    let third = async {
+        agent.gate.until_waiting("put", 1).await;
+        let run = &agent.get::<RunList>("/v1/runs").await.runs[0];
+        assert_eq!((run.function.as_str(), run.on.as_str(), run.ended), ("vm.put", "VM 1", None));
+        agent.gate.open();
+    };
+    let (one, two, ()) = tokio::join!(one, two, third);
     assert_eq!(one.unwrap(), two.unwrap());
+    let runs = agent.get::<RunList>("/v1/runs").await.runs;
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    assert!(
+        runs[0].ended.is_some() && runs[0].error.is_none() && runs[0].asked_by.starts_with("control plane, ")
+    );
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_wait_gets_the_run_and_then_the_answer() {
+    let _proof = berth_agent::proof::driver(&["run.get", "run.cancel"]);
+    let agent = Agent::start().await;
+    agent.gate.shut();
+    let put = || agent.request(Method::PUT, "/v1/vms/1").header("prefer", "wait=0").json(&spec()).send();
+    let response = put().await.unwrap();
+    assert_eq!(response.status(), 202);
+    let run: Run = response.json().await.unwrap();
+    assert_eq!(
+        answer::<Run>(put().await.unwrap()).await.unwrap().id,
+        run.id,
+        "asked again it is the same run"
+    );
+    agent.gate.open();
+    let until = Instant::now() + PATIENCE;
+    let ended = loop {
+        let now: Run = agent.get(&format!("/v1/runs/{}", run.id)).await;
+        if now.ended.is_some() {
+            break now;
+        }
+        assert!(Instant::now() < until, "the function goes on to its end");
+    };
+    assert_eq!(ended.error, None);
+    assert_eq!(agent.get::<Vm>("/v1/vms/1").await.state, VmState::Running);
+    let cancelled = agent.request(Method::POST, &format!("/v1/runs/{}/cancel", run.id)).send().await.unwrap();
+    assert_eq!(answer::<Run>(cancelled).await.unwrap(), ended, "what has ended stays as it is");
+    for (method, path) in [(Method::GET, "/v1/runs/99"), (Method::POST, "/v1/runs/99/cancel")] {
+        let unknown = agent.request(method, path).send().await.unwrap();
+        assert_eq!(answer::<Run>(unknown).await.unwrap_err().code, ErrorCode::NotFound, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The command line, as an operator types it.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,53 +13,60 @@ use tempfile::TempDir;
 use crate::support::{PATIENCE, spec};
 
 /// `berth-agent serve` with a simulator; killed when dropped.
-struct Served {
-    home: TempDir,
-    child: Child,
+pub struct Served {
+    pub home: TempDir,
+    pub child: Child,
+    program: PathBuf,
 }
 
 impl Served {
     fn start() -> Self {
+        Self::start_from(|_| PathBuf::from(env!("CARGO_BIN_EXE_berth-agent")))
+    }
+
+    /// From a program that `make` puts somewhere.
+    pub fn start_from(make: impl FnOnce(&Path) -> PathBuf) -> Self {
         let home = tempfile::tempdir().unwrap();
         let config = format!(
             "name = \"a-node\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\nhypervisor = \"simulator\"\n",
             home.path().display()
         );
         std::fs::write(home.path().join("agent.toml"), config).unwrap();
-        let child = spawn(home.path());
-        Self { home, child }
+        let program = make(home.path());
+        let child = spawn(&program, home.path());
+        Self { home, child, program }
     }
 
     /// kill -9, and a new one in the same folder.
     fn kill_and_start(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = spawn(self.home.path());
+        self.child = spawn(&self.program, self.home.path());
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         command(self.home.path()).args(args).output().unwrap()
     }
 
-    fn text(&self, args: &[&str]) -> String {
+    pub fn text(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn json<T: serde::de::DeserializeOwned>(&self, args: &[&str]) -> T {
+    pub fn json<T: serde::de::DeserializeOwned>(&self, args: &[&str]) -> T {
         serde_json::from_str(&self.text(&[&["--json"], args].concat())).unwrap()
     }
 
     /// The exit code and what was said.
-    fn refused(&self, args: &[&str]) -> (i32, String) {
+    pub fn refused(&self, args: &[&str]) -> (i32, String) {
         let output = self.run(args);
         assert!(output.stdout.is_empty());
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 
     /// An image in the store and a spec that uses it, as files.
-    fn with_image_and_spec(&self) -> (String, String) {
+    pub fn with_image_and_spec(&self) -> (String, String) {
         let mut image = vec![0; 4096];
         image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
         image[24..32].copy_from_slice(&(1_u64 << 30).to_be_bytes());
@@ -83,7 +90,11 @@ impl Drop for Served {
 }
 
 fn command(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_berth-agent"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_berth-agent")), home)
+}
+
+fn command_of(program: &Path, home: &Path) -> Command {
+    let mut command = Command::new(program);
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("BERTH_AGENT_") {
             command.env_remove(variable);
@@ -93,8 +104,8 @@ fn command(home: &Path) -> Command {
     command
 }
 
-fn spawn(home: &Path) -> Child {
-    let mut child = command(home).arg("serve").stderr(Stdio::piped()).spawn().unwrap();
+fn spawn(program: &Path, home: &Path) -> Child {
+    let mut child = command_of(program, home).arg("serve").stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut said = String::new();
     while !said.contains("the agent runs") {
@@ -136,6 +147,7 @@ fn vms_and_images_are_handled_over_the_socket() {
 
 #[test]
 fn the_node_is_shown() {
+    let _proof = berth_agent::proof::driver(&["node.get"]);
     let served = Served::start();
     let until = Instant::now() + PATIENCE;
     let node = loop {
@@ -187,11 +199,24 @@ fn what_goes_wrong_is_said_in_a_sentence_with_a_code() {
 #[test]
 fn a_console_shows_its_last_lines_and_nothing_else() {
     let served = Served::start();
-    let folder = served.home.path().join("vms/3");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("console.log"), "one\ntwo\r\n\u{1b}[31mthree\n").unwrap();
-    assert_eq!(served.text(&["vm", "console", "3", "-n", "2"]), "two\n[31mthree\n");
-    assert_eq!(served.refused(&["vm", "console", "4"]).0, 1);
+    let (_, spec) = served.with_image_and_spec();
+    served.text(&["vm", "put", "3", &spec]);
+    let all = served.text(&["vm", "console", "3"]);
+    assert!(all.starts_with("Simulated VM 3\nStarted at "), "{all}");
+    assert_eq!(served.text(&["vm", "console", "3", "-n", "1"]).lines().count(), 1);
+    assert_eq!(served.json::<Value>(&["vm", "console", "3"])["lines"].as_array().unwrap().len(), 2);
+    assert_eq!(served.refused(&["vm", "console", "4"]).0, 4);
+}
+
+#[test]
+fn a_screenshot_is_a_file_and_keys_are_typed() {
+    let served = Served::start();
+    let (_, spec) = served.with_image_and_spec();
+    served.text(&["vm", "put", "3", &spec]);
+    assert!(served.run(&["vm", "screenshot", "3"]).stdout.starts_with(b"\x89PNG"));
+    let keys = ["vm", "send-keys", "3", "--keys", "ctrl", "--keys", "alt", "--keys", "delete"];
+    assert_eq!(served.text(&keys), "VM 3: done.\n");
+    assert!(served.text(&["console", "ticket", "3", "--kind", "vnc"]).contains("/v1/vms/3/console/vnc"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use berth_model::agent::{ImageFile, ImageFileList, VmImage, VmSpec};
+use berth_model::agent::{ImageFile, ImageFileList, ImageFormat, VmImage, VmSpec};
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorCode, VmId};
 use bytes::Bytes;
@@ -39,10 +39,13 @@ fn files(agent: &Agent) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn an_image_comes_in_once_and_goes_when_nobody_uses_it() {
+    let _proof = berth_agent::proof::driver(&["image.list", "image.delete"]);
     let agent = Agent::start().await;
     let file = qcow2(3_000_000);
     let sha256 = checksum(&file);
     let wanted = ImageFile {
+        format: ImageFormat::Qcow2,
+        used_by_volumes: vec![],
         sha256: sha256.clone(),
         file_size: ByteSize(3_000_000),
         disk_size: ByteSize::gib(1),
@@ -121,6 +124,7 @@ async fn what_a_crash_left_of_an_upload_is_cleared_away() {
 
 #[tokio::test]
 async fn an_image_is_not_deleted_under_a_vm_that_is_being_made() {
+    let _proof = berth_agent::proof::driver(&["image.delete"]);
     let agent = Agent::start().await;
     let file = qcow2(1000);
     let sha256 = checksum(&file);

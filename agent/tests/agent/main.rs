@@ -8,7 +8,13 @@ mod support;
 
 mod api;
 mod cli;
+mod consoles;
 mod enrol;
+mod guest;
 mod images;
+mod keeping;
+mod machines;
+mod network;
 mod peers;
 mod stream;
+mod update;

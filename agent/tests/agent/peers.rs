@@ -24,7 +24,7 @@ fn routes() -> Vec<(Method, String, Option<Value>, StatusCode)> {
         (Method::GET, "/v1/vms/1".into(), None, StatusCode::NOT_FOUND),
         (Method::PUT, "/v1/vms/1".into(), Some(json!(spec())), StatusCode::OK),
         (Method::GET, "/v1/vms/1".into(), None, StatusCode::OK),
-        (Method::POST, "/v1/vms/1/power".into(), Some(json!({"verb": "power_off"})), StatusCode::OK),
+        (Method::POST, "/v1/vms/1/power_off".into(), None, StatusCode::OK),
         (Method::DELETE, "/v1/vms/1".into(), None, StatusCode::NO_CONTENT),
         (Method::DELETE, "/v1/vms/1".into(), None, StatusCode::NO_CONTENT),
         (Method::GET, "/v1/images".into(), None, StatusCode::OK),
@@ -37,7 +37,21 @@ fn routes() -> Vec<(Method, String, Option<Value>, StatusCode)> {
             Some(json!({"certificate_pem": "?"})),
             StatusCode::UNPROCESSABLE_ENTITY,
         ),
-        // Without an upgrade; with one it is tried in `stream`.
+        (Method::GET, "/v1/node/check".into(), None, StatusCode::OK),
+        (Method::GET, "/v1/node/capacity".into(), None, StatusCode::OK),
+        (Method::GET, "/v1/node/update".into(), None, StatusCode::NOT_FOUND),
+        (Method::POST, "/v1/node/orphans".into(), Some(json!({})), StatusCode::OK),
+        (Method::PUT, "/v1/node/maintenance".into(), Some(json!({"on": false})), StatusCode::OK),
+        (Method::POST, "/v1/node/update".into(), Some(json!({})), StatusCode::UNPROCESSABLE_ENTITY),
+        (
+            Method::POST,
+            "/v1/vms/1/console/ticket".into(),
+            Some(json!({"kind": "vnc"})),
+            StatusCode::NOT_FOUND,
+        ),
+        (Method::GET, "/v1/vms/1/screenshot".into(), None, StatusCode::NOT_FOUND),
+        // Without an upgrade; with one they are tried in `stream` and `consoles`.
+        (Method::GET, "/v1/vms/1/console/vnc".into(), None, StatusCode::UNPROCESSABLE_ENTITY),
         (Method::GET, "/v1/stream".into(), None, StatusCode::UNPROCESSABLE_ENTITY),
         (Method::GET, "/v1/nothing".into(), None, StatusCode::NOT_FOUND),
         (Method::POST, "/v1/node".into(), None, StatusCode::NOT_FOUND),
@@ -107,6 +121,7 @@ async fn two_agents_do_not_share_a_folder() {
 
 #[tokio::test]
 async fn a_certificate_is_replaced_without_a_break() {
+    let _proof = berth_agent::proof::driver(&["certificate.request", "certificate.put"]);
     let agent = Agent::start().await;
     let before: Node = agent.get("/v1/node").await;
     let old_certificate = shown(&agent).await;

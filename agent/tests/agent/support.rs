@@ -1,20 +1,28 @@
 //! An agent in this process on a free port, its peers, and a hypervisor that can hang.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use berth_agent::backups::disk::{Making, Restoring, Taking, Wish};
 use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
-use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts};
+use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
 use berth_agent::identity::{Identity, NewKey};
+use berth_agent::orphans::Found;
+use berth_agent::runs::Cx;
+use berth_agent::screenshot::Picture;
+use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    CounterSample, Nic, Node, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, WantedPower,
+    ConsoleKind, CounterSample, KeptDisk, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
+    PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec,
+    Volume, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, VmId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId, VolumeId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -87,8 +95,9 @@ impl Agent {
     }
 
     pub async fn power(&self, id: i64, verb: PowerVerb) -> Result<Vm, ApiError> {
-        let request = self.request(Method::POST, &format!("/v1/vms/{id}/power"));
-        answer(request.json(&serde_json::json!({ "verb": verb })).send().await.unwrap()).await
+        let verb = serde_json::to_value(verb).unwrap();
+        let path = format!("/v1/vms/{id}/{}", verb.as_str().unwrap());
+        answer(self.request(Method::POST, &path).send().await.unwrap()).await
     }
 
     /// Asks for the node until it is as it should be.
@@ -164,7 +173,7 @@ pub fn spec() -> VmSpec {
         memory: ByteSize::gib(1),
         disk: ByteSize::gib(10),
         image: VmImage { sha256: "a".repeat(64) },
-        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:00:00:01".into(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "a-guest".into(),
             ssh_keys: vec![],
@@ -173,6 +182,7 @@ pub fn spec() -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -256,12 +266,128 @@ impl Hypervisor for Gated {
         self.gate.pass("power");
         self.simulator.power(id, verb)
     }
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        self.gate.pass("backup_begin");
+        self.simulator.backup_begin(id, wish)
+    }
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        self.gate.pass("restore_begin");
+        self.simulator.restore_begin(id, restoring)
+    }
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.gate.pass("console");
+        self.simulator.console(id, kind)
+    }
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.gate.pass("console_log");
+        self.simulator.console_log(id, max_bytes)
+    }
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.gate.pass("screenshot");
+        self.simulator.screenshot(id)
+    }
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.gate.pass("send_keys");
+        self.simulator.send_keys(id, codes, hold)
+    }
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        self.simulator.orphans()
+    }
+    fn checks(&self) -> Vec<NodeCheck> {
+        self.simulator.checks()
+    }
+    fn ask_guest(
+        &self,
+        id: VmId,
+        words: &serde_json::Value,
+        patience: Duration,
+    ) -> Result<serde_json::Value, HypervisorError> {
+        self.gate.pass("ask_guest");
+        self.simulator.ask_guest(id, words, patience)
+    }
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
         self.gate.pass("counters");
         self.simulator.counters()
     }
+    fn storage(&self) -> &Storage {
+        self.simulator.storage()
+    }
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.gate.pass("volume_resize");
+        self.simulator.volume_resize(id, size)
+    }
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.gate.pass("snapshots");
+        self.simulator.snapshots(id)
+    }
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.gate.pass("snapshot_create");
+        self.simulator.snapshot_create(id, name)
+    }
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.gate.pass("snapshot_revert");
+        self.simulator.snapshot_revert(id, name)
+    }
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.gate.pass("snapshot_delete");
+        self.simulator.snapshot_delete(id, name)
+    }
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.gate.pass("disk_export");
+        self.simulator.disk_export(cx, id, to)
+    }
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.simulator.events()
+    }
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.simulator.tend()
+    }
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.simulator.network()
+    }
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.simulator.traffic()
+    }
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.simulator.put_network(id, network)
+    }
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.simulator.delete_network(id)
+    }
+}
+
+impl Machines for Gated {
+    fn shutdown(&self, id: VmId, wait: Duration, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("shutdown");
+        self.simulator.shutdown(id, wait, cx)
+    }
+    fn save(&self, id: VmId, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("save");
+        self.simulator.save(id, cx)
+    }
+    fn rebuild(&self, id: VmId, rebuild: &VmRebuild, cx: &Cx) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rebuild");
+        self.simulator.rebuild(id, rebuild, cx)
+    }
+    fn rescue_on(&self, id: VmId, rescue: &Rescue) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rescue_on");
+        self.simulator.rescue_on(id, rescue)
+    }
+    fn rescue_off(&self, id: VmId) -> Result<Vm, HypervisorError> {
+        self.gate.pass("rescue_off");
+        self.simulator.rescue_off(id)
+    }
+    fn remove(&self, id: VmId, how: &VmDelete, cx: &Cx) -> Result<(), HypervisorError> {
+        self.gate.pass("delete");
+        self.simulator.remove(id, how, cx)
+    }
+    fn kept(&self) -> Result<Vec<KeptDisk>, HypervisorError> {
+        self.gate.pass("kept");
+        self.simulator.kept()
+    }
+    fn delete_kept(&self, name: &Name) -> Result<(), HypervisorError> {
+        self.gate.pass("delete_kept");
+        self.simulator.delete_kept(name)
     }
 }
 

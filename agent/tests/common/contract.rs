@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use berth_agent::hypervisor::{Hypervisor, HypervisorError};
 use berth_model::agent::{
-    Nic, NicAddress, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, VmState, WantedPower,
+    Name, Nic, NicAddress, PowerVerb, Vm, VmEvent, VmImage, VmSeed, VmSpec, VmState, VolumeAttachment,
+    VolumeCreate, WantedPower,
 };
-use berth_model::{ByteSize, VmId};
+use berth_model::{ByteSize, VmId, VolumeId};
 use tokio::sync::broadcast;
 
 /// What the suite needs to know of the place where it runs.
@@ -45,6 +46,8 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
         memory: ground.memory,
         disk: ground.disk,
         image: VmImage { sha256: ground.image.clone() },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic {
             mac: format!(
                 "52:54:00:be:{:02x}:{:02x}",
@@ -56,6 +59,7 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
                 prefix: 24,
                 gateway: Some("10.77.0.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: format!("contract-{n}"),
@@ -67,6 +71,7 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
             name_servers: vec!["10.77.0.1".parse().unwrap()],
         },
         power: WantedPower::Off,
+        ..VmSpec::default()
     }
 }
 
@@ -84,6 +89,8 @@ pub fn contract(hypervisor: &dyn Hypervisor, ground: &Ground) {
     nonsense_touches_nothing(hypervisor, ground);
     an_image_must_be_there(hypervisor, ground);
     a_list_is_sorted(hypervisor, ground);
+    a_volume_belongs_to_one_vm(hypervisor, ground);
+    snapshots_come_and_go(hypervisor, ground);
 }
 
 fn a_vm_that_is_not_there(hypervisor: &dyn Hypervisor, ground: &Ground) {
@@ -99,7 +106,7 @@ fn a_vm_is_made_once(hypervisor: &dyn Hypervisor, ground: &Ground) {
     let spec = spec(ground, 1);
     let mut events = hypervisor.events();
     let made = hypervisor.put(id, &spec).unwrap();
-    assert_eq!(made, Vm { id, state: VmState::Off, spec: Some(spec.clone()), started: None });
+    assert_eq!(made, off(id, &spec));
     wait_for_event(&mut events, ground, id, Some(VmState::Off));
     assert_eq!(hypervisor.put(id, &spec).unwrap(), made);
     assert_eq!(hypervisor.get(id).unwrap(), made);
@@ -254,6 +261,84 @@ fn a_list_is_sorted(hypervisor: &dyn Hypervisor, ground: &Ground) {
     }
 }
 
+/// A VM that was made and never started.
+fn off(id: VmId, spec: &VmSpec) -> Vm {
+    let (saved, pending) = (false, Vec::new());
+    Vm { id, state: VmState::Off, spec: Some(spec.clone()), started: None, saved, pending }
+}
+
+fn a_volume_belongs_to_one_vm(hypervisor: &dyn Hypervisor, ground: &Ground) {
+    let (one, two) = (VmId(ground.first_id + 13), VmId(ground.first_id + 14));
+    let storage = hypervisor.storage();
+    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: None };
+    let id = VolumeId(ground.first_id);
+    let volume = storage.create(id, &wanted).unwrap();
+    assert_eq!(storage.create(id, &wanted).unwrap(), volume);
+    let attachment = VolumeAttachment { volume: id, read_only: false };
+    let with = |n, power| VmSpec { volumes: vec![attachment.clone()], power, ..spec(ground, n) };
+    let without = |n, power| VmSpec { power, ..spec(ground, n) };
+    let unknown = VolumeAttachment { volume: VolumeId(ground.first_id + 1), read_only: false };
+    let refused = hypervisor.put(one, &VmSpec { volumes: vec![unknown], ..spec(ground, 13) });
+    assert!(matches!(refused, Err(HypervisorError::Lacking(_))), "{refused:?}");
+    assert!(!listed(hypervisor, one), "nothing is left of a VM without its volume");
+    let twice = VmSpec { volumes: vec![attachment.clone(), attachment.clone()], ..spec(ground, 13) };
+    assert_eq!(refused_field(hypervisor.put(one, &twice)), "volumes[1].volume");
+
+    for power in [WantedPower::Off, WantedPower::On] {
+        hypervisor.put(one, &without(13, power)).unwrap();
+        let has = hypervisor.put(one, &with(13, power)).unwrap();
+        assert_eq!(hypervisor.put(one, &with(13, power)).unwrap(), has);
+        assert_eq!(storage.volume(id).unwrap().attached_to, Some(one));
+        let refused = hypervisor.put(two, &with(14, power));
+        assert!(matches!(refused, Err(HypervisorError::Conflict(_))), "{refused:?}");
+        assert!(matches!(storage.delete(id), Err(HypervisorError::Conflict(_))));
+        hypervisor.put(one, &without(13, power)).unwrap();
+        assert_eq!(storage.volume(id).unwrap().attached_to, None);
+    }
+    assert_eq!(hypervisor.volume_resize(id, ByteSize::mib(80)).unwrap().size, ByteSize::mib(80));
+    assert!(matches!(
+        hypervisor.volume_resize(id, ByteSize::mib(64)),
+        Err(HypervisorError::Invalid(field)) if field.name == "size"
+    ));
+    hypervisor.put(one, &with(13, WantedPower::Off)).unwrap();
+    hypervisor.delete(one).unwrap();
+    hypervisor.put(two, &with(14, WantedPower::Off)).unwrap();
+    hypervisor.delete(two).unwrap();
+    storage.delete(id).unwrap();
+    storage.delete(id).unwrap();
+    assert!(storage.volumes().unwrap().iter().all(|volume| volume.id != id));
+}
+
+fn snapshots_come_and_go(hypervisor: &dyn Hypervisor, ground: &Ground) {
+    let id = VmId(ground.first_id + 15);
+    let name = |text| Name::new(text).unwrap();
+    assert!(matches!(hypervisor.snapshots(id), Err(HypervisorError::NotFound(_))));
+    hypervisor.put(id, &spec(ground, 15)).unwrap();
+    assert!(hypervisor.snapshots(id).unwrap().is_empty());
+    let first = hypervisor.snapshot_create(id, &name("first")).unwrap();
+    assert!(first.frozen, "a VM that is off is at rest");
+    assert_eq!(hypervisor.snapshot_create(id, &name("first")).unwrap(), first);
+    let second = hypervisor.snapshot_create(id, &name("second")).unwrap();
+    assert_eq!(hypervisor.snapshots(id).unwrap(), [first, second]);
+    for _ in 0..2 {
+        assert_eq!(hypervisor.snapshot_revert(id, &name("first")).unwrap().state, VmState::Off);
+    }
+    // A disk that has grown since is as large again afterwards.
+    let larger = VmSpec { disk: ByteSize(ground.disk.0 + ByteSize::mib(64).0), ..spec(ground, 15) };
+    hypervisor.put(id, &larger).unwrap();
+    hypervisor.snapshot_revert(id, &name("first")).unwrap();
+    assert_eq!(hypervisor.put(id, &larger).unwrap().spec.as_ref(), Some(&larger));
+    hypervisor.power(id, PowerVerb::Start).unwrap();
+    assert_eq!(hypervisor.snapshot_revert(id, &name("second")).unwrap().state, VmState::Running);
+    for _ in 0..2 {
+        hypervisor.snapshot_delete(id, &name("first")).unwrap();
+    }
+    let refused = hypervisor.snapshot_revert(id, &name("first"));
+    assert!(matches!(refused, Err(HypervisorError::Unknown(_))), "{refused:?}");
+    assert_eq!(hypervisor.snapshots(id).unwrap().len(), 1);
+    hypervisor.delete(id).unwrap();
+}
+
 fn listed(hypervisor: &dyn Hypervisor, id: VmId) -> bool {
     hypervisor.list().unwrap().iter().any(|vm| vm.id == id)
 }
@@ -303,6 +388,7 @@ impl Drop for Clean<'_> {
     fn drop(&mut self) {
         for n in 0..100 {
             let _ = self.hypervisor.delete(VmId(self.ground.first_id + n));
+            let _ = self.hypervisor.storage().delete(VolumeId(self.ground.first_id + n));
         }
     }
 }

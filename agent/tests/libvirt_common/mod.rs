@@ -2,13 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod guest;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use berth_agent::config::Accelerator;
+use berth_agent::config::{Accelerator, StorageSection};
 use berth_agent::hypervisor::Hypervisor;
+use berth_agent::hypervisor::libvirt::probe::ProbeFiles;
 use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
 use berth_model::agent::{Nic, VmEvent, VmImage, VmSeed, VmSpec, VmState, WantedPower};
 use berth_model::{ByteSize, VmId};
@@ -16,7 +19,14 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 /// Longest that anything may take on a loaded machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The machine's own libvirt.
+pub const QEMU: &str = "qemu:///system";
+/// The name of the tiny image in these tests; nobody here checks it.
+pub const TINY: &str = "71717171717171717171717171717171717171717171717171717171717171aa";
+/// What the tiny guest says once it is up.
+pub const READY: &str = "berth-guest: ready";
 
 /// The image of specs that boot nothing.
 pub const EMPTY_IMAGE: &str = "e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0e0";
@@ -32,6 +42,17 @@ impl Node {
     /// On libvirt's test driver, with an image that holds an empty disk of 64 MiB.
     pub fn on_test_driver(network: GuestNetwork) -> Self {
         Self::new("test:///default", network, Accelerator::Auto)
+    }
+
+    /// On QEMU, with the tiny image.
+    pub fn tiny(network: GuestNetwork) -> Self {
+        let image = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
+        let node = Self::new(QEMU, network, Accelerator::Qemu);
+        node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
+        let here = image_path(&node.config, TINY);
+        std::fs::copy(image, &here).unwrap();
+        std::fs::set_permissions(&here, std::fs::Permissions::from_mode(0o644)).unwrap();
+        node
     }
 
     /// On a libvirt at `uri`.
@@ -52,6 +73,8 @@ impl Node {
             probe_kernel: None,
             probe_initrd: None,
             network,
+            storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
+            pools: vec![],
         };
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);
         Self { libvirt: Libvirt::open(config.clone()).unwrap(), config, home }
@@ -68,6 +91,17 @@ impl Node {
 
     pub fn folder(&self, id: VmId) -> PathBuf {
         self.config.data_dir.join("vms").join(id.to_string())
+    }
+
+    /// What a guest said on its serial line.
+    pub fn console(&self, id: VmId) -> String {
+        let log = std::fs::read(self.folder(id).join("console.log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Waits until a guest came up for the `n`th time.
+    pub fn wait_for_boot(&self, id: VmId, n: usize) {
+        wait_for(READY, || (self.console(id).matches(READY).count() >= n).then_some(()));
     }
 
     /// Nothing of the VM is left: no domain, no file.
@@ -92,7 +126,28 @@ impl Drop for Node {
         for vm in vms {
             let _ = self.libvirt.delete(vm.id);
         }
+        // An agent leaves its filter standing; this one never comes back.
+        let table = berth_agent::network::Names::new(&self.config.prefix).table().to_owned();
+        let count = format!("{table}_count");
+        for (family, table) in [("bridge", &table), ("inet", &table), ("arp", &table), ("inet", &count)] {
+            let _ = Command::new("nft").args(["delete", "table", family, table]).output();
+        }
     }
+}
+
+/// A part of the tiny guest: where `cargo xtask up` leaves it, or where `variable` says.
+pub fn tiny(variable: &str, name: &str) -> PathBuf {
+    let usual =
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/images").join(name);
+    let path = std::env::var_os(variable).map_or_else(usual, PathBuf::from);
+    assert!(path.exists(), "{} is missing: `cargo xtask up` builds it, or set {variable}", path.display());
+    path
+}
+
+/// What a probe boots.
+pub fn probe_files() -> ProbeFiles {
+    let initrd = Some(tiny("BERTH_TINY_INITRD", "tiny.initrd"));
+    ProbeFiles { kernel: tiny("BERTH_TINY_KERNEL", "tiny.vmlinuz"), initrd }
 }
 
 /// Where the image `sha256` of a node stands.
@@ -107,7 +162,7 @@ pub fn spec(image: &str) -> VmSpec {
         memory: ByteSize::mib(128),
         disk: ByteSize::mib(256),
         image: VmImage { sha256: image.to_owned() },
-        nics: vec![Nic { mac: "52:54:00:be:00:01".to_owned(), addresses: vec![] }],
+        nics: vec![Nic { mac: "52:54:00:be:00:01".to_owned(), ..Nic::default() }],
         seed: VmSeed {
             hostname: "quay-7".to_owned(),
             ssh_keys: vec![
@@ -119,6 +174,7 @@ pub fn spec(image: &str) -> VmSpec {
             name_servers: vec![],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 

@@ -1,5 +1,8 @@
 //! The measurements behind `cargo xtask bench`.
 
+pub mod agent;
+pub mod agent_samples;
+pub mod backup;
 pub mod create;
 pub mod event;
 pub mod first_load;
@@ -16,7 +19,7 @@ pub struct Row {
     pub what: String,
     /// The figure, in `unit`.
     pub value: f64,
-    /// `ms`, `kB`.
+    /// `ms`, `kB`, `MB`, `%`.
     pub unit: &'static str,
     /// What it stands beside, measured in the same run.
     pub beside: String,

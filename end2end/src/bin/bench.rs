@@ -6,10 +6,20 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, create, event, first_load, list};
+use berth_end2end::bench::{Row, agent, agent_samples, backup, create, event, first_load, list};
 
 /// Parts, by name.
-const PARTS: [&str; 4] = ["create", "event", "list", "first-load"];
+const PARTS: [&str; 9] = [
+    "agent-backup",
+    "create",
+    "event",
+    "list",
+    "first-load",
+    "agent-start",
+    "agent-creates",
+    "agent-memory",
+    "agent-samples",
+];
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,6 +29,9 @@ async fn main() -> anyhow::Result<()> {
     }
     let runs = |part: &str| wanted.is_empty() || wanted.iter().any(|w| w == part);
     let mut rows: Vec<Row> = Vec::new();
+    if runs("agent-backup") {
+        rows.extend(backup::measure().await?);
+    }
     if runs("create") {
         rows.extend(create::measure().await?);
     }
@@ -30,6 +43,18 @@ async fn main() -> anyhow::Result<()> {
     }
     if runs("first-load") {
         rows.extend(first_load::measure().await?);
+    }
+    if runs("agent-start") {
+        rows.extend(agent::start().await?);
+    }
+    if runs("agent-creates") {
+        rows.extend(agent::creates().await?);
+    }
+    if runs("agent-memory") {
+        rows.extend(agent::memory().await?);
+    }
+    if runs("agent-samples") {
+        rows.extend(agent_samples::measure().await?);
     }
     print!("{}", Row::table(&rows));
     let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

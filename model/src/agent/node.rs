@@ -53,6 +53,7 @@ pub struct NodeFacts {
 
 /// Can the node work?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Health {
     /// Everything below is in order.
     pub healthy: bool,
@@ -62,6 +63,7 @@ pub struct Health {
 
 /// `GET /v1/node`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Node {
     /// What it is.
     pub facts: NodeFacts,
@@ -69,6 +71,9 @@ pub struct Node {
     pub health: Health,
     /// When its certificate ends.
     pub certificate_expires: Option<Timestamp>,
+    /// Set while it takes no new VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<super::Maintenance>,
 }
 
 /// `POST /v1/agents/enrol` on the control plane: an agent asks to join.
@@ -99,6 +104,7 @@ pub struct EnrolReply {
 
 /// A request for a new certificate, made on the node with a new key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CertificateRequest {
     /// PKCS #10, PEM.
     pub csr_pem: String,
@@ -106,6 +112,7 @@ pub struct CertificateRequest {
 
 /// A certificate for the key last requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// PEM.

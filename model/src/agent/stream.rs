@@ -1,11 +1,12 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Health, VmState};
+use super::{DiskSample, Health, MemorySample, NicSample, VmState};
 use crate::{Timestamp, VmId};
 
 /// What the agent says on its stream. It begins with one [`StreamMessage::Hello`]; what happened
 /// before that is found with `GET /v1/vms`. A reader that falls behind is closed and begins anew.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamMessage {
     /// The stream is open; all VMs as they are at this moment.
@@ -31,6 +32,7 @@ pub enum StreamMessage {
 
 /// A VM's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmEvent {
     /// Which.
     pub vm: VmId,
@@ -42,7 +44,8 @@ pub struct VmEvent {
 
 /// Counters of one VM since it was started, as libvirt gives them. The control plane makes rates
 /// of two of them; a counter that went down means the VM was started anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CounterSample {
     /// Which.
     pub vm: VmId,
@@ -64,10 +67,24 @@ pub struct CounterSample {
     pub net_in_bytes: u64,
     /// Bytes sent by its network cards.
     pub net_out_bytes: u64,
+    /// Time its CPUs wanted to run and the node's were taken, in nanoseconds over all its CPUs. None
+    /// where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_ns: Option<u64>,
+    /// Its memory, in parts.
+    #[serde(default)]
+    pub memory: MemorySample,
+    /// Its disks, each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSample>,
+    /// Its network cards, each; those that QEMU alone knows are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<NicSample>,
 }
 
 /// What the control plane says on the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum StreamCommand {
     /// Samples of these VMs every 2 s from now on, and of no others.

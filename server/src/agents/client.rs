@@ -3,13 +3,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use berth_model::agent::function::{self, Kind, certificate, image, vm};
 use berth_model::agent::{
-    Certificate, CertificateRequest, ImageFile, ImageFileList, Node, PowerRequest, PowerVerb, Vm, VmList,
-    VmSpec,
+    Certificate, CertificateRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmDelete,
+    VmShutdown, VmSpec,
 };
 use berth_model::{ErrorBody, NodeId, Timestamp, VmId};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{AgentAddress, AgentError, Agents, Channel, agent_name};
@@ -18,8 +18,8 @@ use crate::{clock, entropy, nodes};
 
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a VM may take to be made: its disk grows from an image, and libvirt starts it.
-const PUT_VM_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a change may take: a VM's disk is made from an image, and libvirt starts it.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long an image may take to be sent; 20 GB at 100 Mbit/s.
 const PUT_IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long to wait for one of the node's places when all are taken.
@@ -50,21 +50,45 @@ impl AgentClient {
         self
     }
 
+    /// Asks for a function.
+    ///
+    /// # Errors
+    /// When the agent refuses, is not reached, or answers nonsense.
+    pub async fn call<F: Function>(
+        &self,
+        target: &F::Target,
+        request: &F::Request,
+    ) -> Result<F::Answer, AgentError> {
+        let method = match F::METHOD {
+            function::Method::Get => Method::GET,
+            function::Method::Put => Method::PUT,
+            function::Method::Post => Method::POST,
+            function::Method::Delete => Method::DELETE,
+        };
+        let timeout = if F::KIND == Kind::Read { ANSWER_TIMEOUT } else { CHANGE_TIMEOUT };
+        let patience = CHANGE_TIMEOUT.saturating_sub(ANSWER_TIMEOUT).as_secs();
+        let fill = |builder: RequestBuilder| match F::KIND {
+            // It may take longer than we wait: the job asks again, and gets the same one's answer.
+            Kind::Long => Ok(builder.json(request).header("prefer", format!("wait={patience}"))),
+            Kind::Read | Kind::Change => Ok(builder.json(request)),
+        };
+        json(self.send(method, &F::path(target), timeout, fill).await?).await
+    }
+
     /// What the node is, and can it work?
     pub async fn node(&self) -> Result<Node, AgentError> {
-        json(self.send(Method::GET, "/v1/node", ANSWER_TIMEOUT, Ok).await?).await
+        self.call::<function::node::Get>(&(), &Nothing {}).await
     }
 
     /// All its VMs.
     pub async fn list_vms(&self) -> Result<Vec<Vm>, AgentError> {
-        let list: VmList = json(self.send(Method::GET, "/v1/vms", ANSWER_TIMEOUT, Ok).await?).await?;
-        Ok(list.vms)
+        Ok(self.call::<vm::List>(&(), &Nothing {}).await?.vms)
     }
 
     /// A VM; `None` if nothing of it is there.
     pub async fn get_vm(&self, vm: VmId) -> Result<Option<Vm>, AgentError> {
-        match self.send(Method::GET, &format!("/v1/vms/{vm}"), ANSWER_TIMEOUT, Ok).await {
-            Ok(response) => json(response).await.map(Some),
+        match self.call::<vm::Get>(&vm, &Nothing {}).await {
+            Ok(vm) => Ok(Some(vm)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -72,25 +96,30 @@ impl AgentClient {
 
     /// Brings a VM to `spec`; told twice it ends the same.
     pub async fn put_vm(&self, vm: VmId, spec: &VmSpec) -> Result<Vm, AgentError> {
-        self.ask(Method::PUT, &format!("/v1/vms/{vm}"), PUT_VM_TIMEOUT, spec).await
+        self.call::<vm::Put>(&vm, spec).await
     }
 
     /// Leaves nothing of a VM; fine if there is none.
     pub async fn delete_vm(&self, vm: VmId) -> Result<(), AgentError> {
-        self.send(Method::DELETE, &format!("/v1/vms/{vm}"), PUT_VM_TIMEOUT, Ok).await.map(drop)
+        self.call::<vm::Delete>(&vm, &VmDelete::default()).await.map(drop)
     }
 
     /// Changes a VM's power.
     pub async fn power(&self, vm: VmId, verb: PowerVerb) -> Result<Vm, AgentError> {
-        let path = format!("/v1/vms/{vm}/power");
-        self.ask(Method::POST, &path, ANSWER_TIMEOUT, &PowerRequest { verb }).await
+        match verb {
+            PowerVerb::Start => self.call::<vm::Start>(&vm, &Nothing {}).await,
+            PowerVerb::Shutdown => self.call::<vm::Shutdown>(&vm, &VmShutdown::default()).await,
+            PowerVerb::Reboot => self.call::<vm::Reboot>(&vm, &Nothing {}).await,
+            PowerVerb::Reset => self.call::<vm::Reset>(&vm, &Nothing {}).await,
+            PowerVerb::PowerOff => self.call::<vm::PowerOff>(&vm, &Nothing {}).await,
+            PowerVerb::Pause => self.call::<vm::Pause>(&vm, &Nothing {}).await,
+            PowerVerb::Resume => self.call::<vm::Resume>(&vm, &Nothing {}).await,
+        }
     }
 
     /// All its image files.
     pub async fn images(&self) -> Result<Vec<ImageFile>, AgentError> {
-        let list: ImageFileList =
-            json(self.send(Method::GET, "/v1/images", ANSWER_TIMEOUT, Ok).await?).await?;
-        Ok(list.images)
+        Ok(self.call::<image::List>(&(), &Nothing {}).await?.images)
     }
 
     /// Sends an image file; the agent refuses it when its checksum is another.
@@ -107,19 +136,17 @@ impl AgentClient {
 
     /// Removes an image file; `conflict` while a disk stands on it.
     pub async fn delete_image(&self, sha256: &str) -> Result<(), AgentError> {
-        self.send(Method::DELETE, &format!("/v1/images/{sha256}"), ANSWER_TIMEOUT, Ok).await.map(drop)
+        self.call::<image::Delete>(&Sha256(sha256.to_owned()), &Nothing {}).await.map(drop)
     }
 
     /// Asks for a request for a new certificate.
     pub async fn request_certificate(&self) -> Result<CertificateRequest, AgentError> {
-        json(self.send(Method::POST, "/v1/certificate/request", ANSWER_TIMEOUT, Ok).await?).await
+        self.call::<certificate::Request>(&(), &Nothing {}).await
     }
 
     /// Hands the certificate for that request over.
     pub async fn put_certificate(&self, certificate_pem: String) -> Result<(), AgentError> {
-        let body = Certificate { certificate_pem };
-        let request = |request: RequestBuilder| Ok(request.json(&body));
-        self.send(Method::PUT, "/v1/certificate", ANSWER_TIMEOUT, request).await.map(drop)
+        self.call::<certificate::Put>(&(), &Certificate { certificate_pem }).await.map(drop)
     }
 
     /// Changes the agent's certificate for a new one, for a key it makes now. When that ends.
@@ -135,16 +162,6 @@ impl AgentClient {
         })?;
         self.put_certificate(certificate.pem).await?;
         Ok(certificate.expires)
-    }
-
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        timeout: Duration,
-        body: &impl Serialize,
-    ) -> Result<T, AgentError> {
-        json(self.send(method, path, timeout, |request| Ok(request.json(body))).await?).await
     }
 
     /// Sends a request when the node has a place for it, and tells its circuit how it went.
@@ -221,7 +238,11 @@ async fn refuse(response: Response) -> Result<Response, AgentError> {
 }
 
 async fn json<T: DeserializeOwned>(response: Response) -> Result<T, AgentError> {
-    let body = bounded(response).await?;
+    if response.status() == StatusCode::ACCEPTED {
+        return Err(AgentError::Unreachable("it is not done with this yet".to_owned()));
+    }
+    let empty = response.status() == StatusCode::NO_CONTENT;
+    let body = if empty { b"{}".to_vec() } else { bounded(response).await? };
     serde_json::from_slice(&body).map_err(|error| AgentError::Nonsense(error.to_string()))
 }
 

@@ -28,11 +28,11 @@ impl Rates {
             Some(before) if too_soon(before, sample) => None,
             Some(before) => {
                 let load = rate(before, sample);
-                self.last.insert(sample.vm, *sample);
+                self.last.insert(sample.vm, sample.clone());
                 load
             }
             None => {
-                self.last.insert(sample.vm, *sample);
+                self.last.insert(sample.vm, sample.clone());
                 None
             }
         }
@@ -159,6 +159,7 @@ fn read_line(line: &str) -> Option<(ServerId, LoadSample)> {
 
 #[cfg(test)]
 mod tests {
+    use berth_model::agent::MemorySample;
     use proptest::prelude::*;
 
     use super::*;
@@ -184,6 +185,10 @@ mod tests {
             disk_write_ops,
             net_in_bytes,
             net_out_bytes,
+            steal_ns: None,
+            memory: MemorySample::default(),
+            disks: Vec::new(),
+            nics: Vec::new(),
         }
     }
 
@@ -249,7 +254,7 @@ mod tests {
         fn no_two_readings_break_it(readings in proptest::collection::vec(any_reading(), 0..20)) {
             let mut rates = Rates::default();
             for reading in &readings {
-                let before = rates.last.get(&reading.vm).copied();
+                let before = rates.last.get(&reading.vm).cloned();
                 if let Some(load) = rates.take(reading) {
                     let before = before.expect("a rate needs two readings");
                     prop_assert!(reading.at > before.at);

@@ -100,11 +100,12 @@ pub fn told(status: ServerStatus, verb: PowerVerb, node_answers: bool) -> Result
         (S::Running | S::Stopping, PowerVerb::Start) => Ok(S::Running),
         (S::Off, PowerVerb::PowerOff) => Ok(S::Off),
         (_, PowerVerb::PowerOff) => Ok(S::Stopping),
-        (S::Off, PowerVerb::Shutdown | PowerVerb::Reboot | PowerVerb::Reset) => {
-            conflict("The server is off. Start it instead.")
-        }
+        (
+            S::Off,
+            PowerVerb::Shutdown | PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume,
+        ) => conflict("The server is off. Start it instead."),
         (_, PowerVerb::Shutdown) => Ok(S::Stopping),
-        (status, PowerVerb::Reboot | PowerVerb::Reset) => Ok(status),
+        (status, PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume) => Ok(status),
     }
 }
 

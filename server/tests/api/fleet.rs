@@ -268,6 +268,8 @@ pub fn spec(power: WantedPower) -> VmSpec {
         memory: ByteSize::mib(512),
         disk: ByteSize::gib(5),
         image: VmImage { sha256: "a".repeat(64) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: Vec::new(),
         seed: VmSeed {
             hostname: "a".to_owned(),
@@ -277,6 +279,7 @@ pub fn spec(power: WantedPower) -> VmSpec {
             name_servers: Vec::new(),
         },
         power,
+        ..VmSpec::default()
     }
 }
 

@@ -1,5 +1,5 @@
-//! A VM's disk: a thin qcow2 overlay on its image. The image is shared by all VMs made from it and
-//! is never written to.
+//! A VM's disk: a thin qcow2 overlay on its image, or a copy of it. The image is shared by all VMs made
+//! from it and is never written to.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -10,8 +10,10 @@ use berth_model::{ByteSize, FieldError};
 use rustix::fs::OFlags;
 use virt::domain::Domain;
 
+use super::folder::{Folder, Folders};
 use super::tool;
 use crate::hypervisor::HypervisorError;
+use crate::program::Program;
 use crate::qcow2;
 
 /// What must stay free on the node after a disk was made or grown. Disks are thin: how far their sizes
@@ -97,7 +99,7 @@ impl Images {
 pub struct Overlay {
     /// Its size for the guest.
     pub size: ByteSize,
-    /// The image it stands on.
+    /// The image it stands on, or was copied from.
     pub backing: PathBuf,
 }
 
@@ -115,7 +117,12 @@ impl Overlay {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             head => head.map_err(|e| failed("could not read the disk", &e))?,
         };
-        match Self::parse(&head) {
+        let copied = || {
+            let size = qcow2::disk_size(&head).ok()?;
+            let sha256 = std::fs::read_to_string(image_note(path)).ok()?;
+            Some(Self { size, backing: PathBuf::from(format!("{}.qcow2", sha256.trim())) })
+        };
+        match Self::parse(&head).or_else(copied) {
             Some(overlay) => Ok(Some(overlay)),
             None => Err(HypervisorError::Failed(format!("{} is not a disk of this agent.", path.display()))),
         }
@@ -176,6 +183,40 @@ pub fn create(path: &Path, image: &Path, size: ByteSize) -> Result<(), Hyperviso
     qemu_img(args.into_iter().chain([image.as_os_str(), path.as_os_str(), size.as_ref()]))
 }
 
+/// Makes the overlay `path` on `image`, of its size.
+pub fn overlay(path: &Path, image: &Path) -> Result<(), HypervisorError> {
+    let args = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"].map(AsRef::as_ref);
+    qemu_img(args.into_iter().chain([image.as_os_str(), path.as_os_str()]))
+}
+
+/// Makes the disk `path` of `size` with all of `image` in it.
+pub fn copy(path: &Path, image: &Path, size: ByteSize) -> Result<(), HypervisorError> {
+    let args = ["convert", "-f", "qcow2", "-O", "qcow2"];
+    Program::qemu_img(args).args([image, path]).run()?;
+    grow(path, None, size)
+}
+
+/// Notes which image the disk of a folder is made from: a copy does not say so itself.
+pub fn note_image(folder: &Folder, sha256: &str) -> Result<(), HypervisorError> {
+    folder.put(&image_note(&folder.disk()), |new| std::fs::write(new, sha256).map_err(HypervisorError::from))
+}
+
+fn image_note(disk: &Path) -> PathBuf {
+    disk.with_extension("image")
+}
+
+/// The sum of all VMs' disks: what they may grow to, and what they take up now, in bytes.
+pub fn sizes(folders: &Folders) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut promised, mut allocated) = (0, 0);
+    for id in folders.list()? {
+        let disk = folders.of(id).disk();
+        promised += Overlay::read(&disk).ok().flatten().map_or(0, |overlay| overlay.size.bytes());
+        allocated += std::fs::metadata(&disk).map_or(0, |file| file.blocks() * 512);
+    }
+    Ok((promised, allocated))
+}
+
 /// Grows the disk `path` of a VM to `size`; through QEMU when it runs, which holds the file.
 pub fn grow(path: &Path, running: Option<&Domain>, size: ByteSize) -> Result<(), HypervisorError> {
     if let Some(domain) = running {
@@ -227,6 +268,7 @@ mod tests {
 
     #[test]
     fn a_disk_never_shrinks_and_never_changes_its_image() {
+        let _proof = crate::proof::pure(&["vm.put"]);
         let overlay = Overlay { size: ByteSize::gib(2), backing: PathBuf::from("/images/aa.qcow2") };
         assert!(check_change(&overlay, "aa", ByteSize::gib(2)).is_ok());
         assert!(check_change(&overlay, "aa", ByteSize::gib(3)).is_ok());
@@ -259,6 +301,22 @@ mod tests {
         assert!(room(ByteSize::gib(1), ByteSize::gib(40)).is_ok());
         assert!(room(ByteSize::mib(10), ByteSize::mib(10)).is_ok());
         assert!(matches!(room(ByteSize::mib(1023), ByteSize::gib(40)), Err(HypervisorError::Lacking(_))));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_head_of_a_disk_breaks_the_agent(
+            mut head in proptest::collection::vec(proptest::num::u8::ANY, 0..300), at in 0_u64..400, len in 0_u32..2000,
+        ) {
+            let _read = Overlay::parse(&head);
+            // And one that is nearly a disk.
+            if head.len() >= 80 {
+                head[..4].copy_from_slice(b"QFI\xfb");
+                head[8..16].copy_from_slice(&at.to_be_bytes());
+                head[16..20].copy_from_slice(&len.to_be_bytes());
+                let _read = Overlay::parse(&head);
+            }
+        }
     }
 
     #[test]

@@ -3,15 +3,21 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
-use berth_model::VmId;
-use berth_model::agent::{DomainType, VmSpec};
+use std::path::Path;
+
+use berth_model::agent::{DomainType, Nic, VmSpec};
+use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
 use super::disk::Cache;
 use super::folder::Folder;
+use super::hardware;
 use super::names;
 use super::network::GuestNetwork;
+use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
+use super::volumes::{self, Placed};
 use super::xml;
+use crate::network::{Names, PRIVATE_MTU};
 
 /// The namespace of our metadata.
 pub const METADATA_URI: &str = "urn:berth:vm:1";
@@ -38,13 +44,18 @@ pub struct Plan<'a> {
     pub network: &'a GuestNetwork,
     /// How its disk is cached.
     pub cache: Cache,
+    /// How its cards' ends on the node are called; nothing where libvirt may choose.
+    pub names: Option<&'a Names>,
+    /// The file of the ISO in its CD drive.
+    pub iso: Option<&'a Path>,
+    /// Its volumes.
+    pub volumes: &'a [Placed],
 }
 
 /// The definition.
 pub fn xml(plan: &Plan<'_>) -> String {
     let Plan { spec, folder, .. } = *plan;
     let name = plan.prefix.domain(plan.id);
-    let real = plan.domain_type != DomainType::Test;
     xml::write(&Domain {
         domain_type: match plan.domain_type {
             DomainType::Kvm => "kvm",
@@ -52,64 +63,120 @@ pub fn xml(plan: &Plan<'_>) -> String {
             DomainType::Test | DomainType::Simulator => "test",
         },
         uuid: names::uuid(&name),
+        title: spec.title.as_deref(),
         metadata: Metadata {
             vm: MetadataVm { namespace: METADATA_URI, node: plan.node, spec: xml::ascii_json(spec) },
         },
-        memory: Amount { unit: "KiB", value: spec.memory.bytes() / 1024 },
-        vcpu: spec.vcpus,
-        os: Os {
-            // The test driver knows another machine than QEMU does, so it chooses.
-            os_type: OsType { arch: real.then_some("x86_64"), machine: real.then_some("q35"), value: "hvm" },
-            boot: Device { dev: "hd" },
-        },
+        memory: Amount::of(spec.memory_max.unwrap_or(spec.memory)),
+        current_memory: spec.memory_max.map(|_| Amount::of(spec.memory)),
+        vcpu: Vcpu::of(spec),
+        vcpus: Vcpus::of(spec),
+        cputune: CpuTune::of(&spec.limits),
+        os: hardware::os(plan),
         features: Features { acpi: Empty {}, apic: Empty {} },
-        cpu: match plan.domain_type {
-            // Not host-passthrough: a guest that knows the model can move to another node.
-            DomainType::Kvm => Some(Cpu { mode: "host-model" }),
-            // QEMU's default processor is one of 2003.
-            DomainType::Qemu => Some(Cpu { mode: "maximum" }),
-            DomainType::Test | DomainType::Simulator => None,
-        },
+        cpu: hardware::cpu(plan),
         clock: Clock { offset: "utc" },
         on_poweroff: "destroy",
         on_reboot: "restart",
         // As with hardware: what crashed stays down until somebody starts it.
         on_crash: "destroy",
         devices: Devices {
-            disk: vec![
-                Disk {
-                    driver: Driver {
-                        name: "qemu",
-                        format: "qcow2",
-                        cache: Some(plan.cache.name()),
-                        io: plan.cache.io(),
-                        // What the guest trims is given back to the node.
-                        discard: Some("unmap"),
-                    },
-                    source: File { file: xml::path(&folder.disk()) },
-                    ..Disk::virtio("vda")
-                },
-                // A disk, not a CD drive: a guest without a driver for SATA reads it too.
-                Disk {
-                    driver: Driver { name: "qemu", format: "raw", cache: None, io: None, discard: None },
-                    source: File { file: xml::path(&folder.seed()) },
-                    readonly: Some(Empty {}),
-                    ..Disk::virtio("vdb")
-                },
-            ],
-            interface: spec.nics.iter().map(|nic| Interface::new(&nic.mac, plan)).collect(),
-            // A terminal for the operator (`virsh console`), and a log that lives on over restarts.
-            serial: Serial { kind: "pty", log: Log { file: xml::path(&folder.console()), append: "on" } },
+            disk: disks(plan),
+            volumes: plan.volumes.iter().map(volumes::Disk::of).collect(),
+            controller: volumes::Controller::new(plan.domain_type != DomainType::Test),
+            interface: spec.nics.iter().map(|nic| Interface::new(nic, plan)).collect(),
+            // A socket for the agent (`virsh console` knows it, too), and a log that lives on over restarts.
+            serial: Serial {
+                kind: "unix",
+                source: Socket { mode: "bind", path: xml::path(&folder.serial()) },
+                log: Log { file: xml::path(&folder.console()), append: "on" },
+            },
+            // Nobody reaches the screen but through libvirt, which hands connections to the agent. All who look
+            // share it, whatever their program asks for.
+            graphics: Graphics { kind: "vnc", share: "ignore", listen: Listen { kind: "none" } },
+            video: Video { model: Model { kind: "vga" } },
             channel: Channel {
                 kind: "unix",
                 target: ChannelTarget { kind: "virtio", name: "org.qemu.guest_agent.0" },
             },
             // Keys made at the first boot need randomness at once.
-            rng: Rng { model: "virtio", backend: Backend { model: "random", value: "/dev/urandom" } },
+            rng: spec.hardware.rng.then_some(Rng {
+                model: "virtio",
+                backend: Backend { model: "random", value: "/dev/urandom" },
+            }),
+            watchdog: hardware::watchdog(spec.hardware.watchdog),
+            tpm: spec.hardware.tpm.then(hardware::tpm),
             memballoon: Balloon { model: "virtio", stats: Stats { period: BALLOON_PERIOD_S } },
         },
         name,
     })
+}
+
+/// The definition of one card, for a guest that runs.
+pub fn interface_xml(nic: &Nic, plan: &Plan<'_>) -> String {
+    xml::write(&Interface::new(nic, plan))
+}
+
+/// The bridge that a card is plugged into.
+pub fn bridge_of(nic: &Nic, plan: &Plan<'_>) -> Option<String> {
+    match (nic.private, plan.network) {
+        (Some(id), _) => plan.names.map(|names| names.bridge(id)),
+        // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
+        // need nothing, and it fails on a node where no dnsmasq ever ran.
+        (None, GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge }) => Some(bridge.clone()),
+        (None, GuestNetwork::Routed | GuestNetwork::User) => None,
+    }
+}
+
+/// Its own disk and seed; in rescue, the rescue system's, with its own disk between them.
+fn disks(plan: &Plan<'_>) -> Vec<Disk> {
+    let Plan { spec, folder, .. } = *plan;
+    let disk = |dev, path: &Path| Disk {
+        driver: Driver {
+            name: "qemu",
+            format: "qcow2",
+            cache: Some(plan.cache.name()),
+            io: plan.cache.io(),
+            // What the guest trims is given back to the node.
+            discard: Some("unmap"),
+        },
+        source: Some(File { file: xml::path(path) }),
+        iotune: IoTune::of(&spec.limits),
+        ..Disk::virtio(dev)
+    };
+    // A disk, not a CD drive: a guest without a driver for SATA reads it too.
+    let seed = |dev, path: &Path| Disk {
+        source: Some(File { file: xml::path(path) }),
+        readonly: Some(Empty {}),
+        ..Disk::virtio(dev)
+    };
+    let mut disks = match spec.rescue {
+        None => vec![disk("vda", &folder.disk()), seed("vdb", &folder.seed())],
+        Some(_) => vec![
+            disk("vda", &folder.rescue_disk()),
+            disk("vdb", &folder.disk()),
+            // Behind all names that volumes may have.
+            seed("vdz", &folder.rescue_seed()),
+        ],
+    };
+    disks.push(cd_drive(&spec.hardware.machine, plan.iso));
+    disks
+}
+
+/// The CD drive, always there, since none can be plugged in while a VM runs.
+fn cd_drive(machine: &str, iso: Option<&Path>) -> Disk {
+    Disk {
+        device: "cdrom",
+        source: iso.map(|iso| File { file: xml::path(iso) }),
+        target: hardware::cd_target(machine),
+        readonly: Some(Empty {}),
+        ..Disk::virtio("")
+    }
+}
+
+/// The CD drive alone, to change what is in it.
+pub fn cd_drive_xml(machine: &str, iso: Option<&Path>) -> String {
+    xml::write(&cd_drive(machine, iso))
 }
 
 /// The spec in the text of our metadata element, as libvirt gives it back.
@@ -125,13 +192,21 @@ struct Domain<'a> {
     domain_type: &'static str,
     name: String,
     uuid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
     metadata: Metadata<'a>,
     memory: Amount,
-    vcpu: u32,
-    os: Os,
+    #[serde(rename = "currentMemory", skip_serializing_if = "Option::is_none")]
+    current_memory: Option<Amount>,
+    vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vcpus: Option<Vcpus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cputune: Option<CpuTune>,
+    os: hardware::Os<'a>,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cpu: Option<Cpu>,
+    cpu: Option<hardware::Cpu<'a>>,
     clock: Clock,
     on_poweroff: &'static str,
     on_reboot: &'static str,
@@ -163,27 +238,10 @@ struct Amount {
     value: u64,
 }
 
-#[derive(Serialize)]
-struct Os {
-    #[serde(rename = "type")]
-    os_type: OsType,
-    boot: Device,
-}
-
-#[derive(Serialize)]
-struct OsType {
-    #[serde(rename = "@arch", skip_serializing_if = "Option::is_none")]
-    arch: Option<&'static str>,
-    #[serde(rename = "@machine", skip_serializing_if = "Option::is_none")]
-    machine: Option<&'static str>,
-    #[serde(rename = "$text")]
-    value: &'static str,
-}
-
-#[derive(Serialize)]
-struct Device {
-    #[serde(rename = "@dev")]
-    dev: &'static str,
+impl Amount {
+    fn of(size: ByteSize) -> Self {
+        Self { unit: "KiB", value: size.bytes() / 1024 }
+    }
 }
 
 #[derive(Serialize)]
@@ -196,12 +254,6 @@ struct Features {
 }
 
 #[derive(Serialize)]
-struct Cpu {
-    #[serde(rename = "@mode")]
-    mode: &'static str,
-}
-
-#[derive(Serialize)]
 struct Clock {
     #[serde(rename = "@offset")]
     offset: &'static str,
@@ -210,24 +262,38 @@ struct Clock {
 #[derive(Serialize)]
 struct Devices<'a> {
     disk: Vec<Disk>,
+    #[serde(rename = "disk")]
+    volumes: Vec<volumes::Disk>,
+    controller: volumes::Controller,
     interface: Vec<Interface<'a>>,
     serial: Serial,
+    graphics: Graphics,
+    video: Video,
     channel: Channel,
-    rng: Rng,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rng: Option<Rng>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    watchdog: Option<hardware::WatchdogDevice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tpm: Option<hardware::Tpm>,
     memballoon: Balloon,
 }
 
 #[derive(Serialize)]
+#[serde(rename = "disk")]
 struct Disk {
     #[serde(rename = "@type")]
     kind: &'static str,
     #[serde(rename = "@device")]
     device: &'static str,
     driver: Driver,
-    source: File,
-    target: Target,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<File>,
+    target: hardware::Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iotune: Option<IoTune>,
 }
 
 impl Disk {
@@ -237,9 +303,10 @@ impl Disk {
             kind: "file",
             device: "disk",
             driver: Driver { name: "qemu", format: "raw", cache: None, io: None, discard: None },
-            source: File { file: String::new() },
-            target: Target { dev, bus: "virtio" },
+            source: None,
+            target: hardware::Target { dev, bus: "virtio" },
             readonly: None,
+            iotune: None,
         }
     }
 }
@@ -265,34 +332,39 @@ struct File {
 }
 
 #[derive(Serialize)]
-struct Target {
-    #[serde(rename = "@dev")]
-    dev: &'static str,
-    #[serde(rename = "@bus")]
-    bus: &'static str,
-}
-
-#[derive(Serialize)]
+#[serde(rename = "interface")]
 struct Interface<'a> {
     #[serde(rename = "@type")]
     kind: &'static str,
     mac: Mac<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source<'a>>,
+    source: Option<Source>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<Tap>,
     model: Model,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<Mtu>,
 }
 
 impl<'a> Interface<'a> {
-    fn new(mac: &'a str, plan: &Plan<'a>) -> Self {
-        let (kind, source) = match plan.network {
-            // libvirt's network is plugged into by its bridge, as any other: of its own bookkeeping of cards we
-            // need nothing, and it fails on a node where no dnsmasq ever ran.
-            GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => {
-                ("bridge", Some(Source { bridge }))
-            }
-            GuestNetwork::User => ("user", None),
+    fn new(nic: &'a Nic, plan: &Plan<'_>) -> Self {
+        let bridge = bridge_of(nic, plan);
+        let kind = match (&bridge, plan.network) {
+            (Some(_), _) => "bridge",
+            (None, GuestNetwork::Routed) => "ethernet",
+            (None, _) => "user",
         };
-        Self { kind, mac: Mac { address: mac }, source, model: Model { kind: "virtio" } }
+        // The filter goes by the name of the card's end on the node, so it stands before the card is there.
+        let tap =
+            plan.names.filter(|_| kind != "user").map(|names| Tap { dev: names.tap(plan.id, &nic.mac) });
+        Self {
+            kind,
+            mac: Mac { address: &nic.mac },
+            source: bridge.map(|bridge| Source { bridge }),
+            target: tap,
+            model: Model { kind: "virtio" },
+            mtu: nic.private.map(|_| Mtu { size: PRIVATE_MTU }),
+        }
     }
 }
 
@@ -303,9 +375,21 @@ struct Mac<'a> {
 }
 
 #[derive(Serialize)]
-struct Source<'a> {
+struct Source {
     #[serde(rename = "@bridge")]
-    bridge: &'a str,
+    bridge: String,
+}
+
+#[derive(Serialize)]
+struct Tap {
+    #[serde(rename = "@dev")]
+    dev: String,
+}
+
+#[derive(Serialize)]
+struct Mtu {
+    #[serde(rename = "@size")]
+    size: u32,
 }
 
 #[derive(Serialize)]
@@ -318,7 +402,36 @@ struct Model {
 struct Serial {
     #[serde(rename = "@type")]
     kind: &'static str,
+    source: Socket,
     log: Log,
+}
+
+#[derive(Serialize)]
+struct Socket {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+    #[serde(rename = "@path")]
+    path: String,
+}
+
+#[derive(Serialize)]
+struct Graphics {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@sharePolicy")]
+    share: &'static str,
+    listen: Listen,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct Video {
+    model: Model,
 }
 
 #[derive(Serialize)]

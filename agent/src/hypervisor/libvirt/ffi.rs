@@ -1,5 +1,6 @@
-//! The three calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, statistics
-//! of all domains at once (its own leaks them), and a domain's state (its own hides an error).
+//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, ending a job, statistics
+//! of all domains at once (its own leaks them), a domain's state (its own hides an error), backups and
+//! checkpoints, limits of a disk.
 //!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
@@ -7,13 +8,15 @@
     reason = "libvirt is a C library; everything outside this file goes through safe calls"
 )]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use virt::connect::Connect;
 use virt::domain::Domain;
-use virt::error::Error;
+use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 /// Something happened in a domain's life.
@@ -108,6 +111,8 @@ pub struct DomainStats {
     pub name: String,
     /// What is a whole number and not negative; the rest is left out.
     pub numbers: Vec<(String, u64)>,
+    /// What is a text.
+    pub texts: Vec<(String, String)>,
 }
 
 /// Statistics of all domains that run or are held, in one call. A domain that is busy with something
@@ -116,6 +121,7 @@ pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
     let wanted = sys::VIR_DOMAIN_STATS_STATE
         | sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
+        | sys::VIR_DOMAIN_STATS_VCPU
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
     let flags = sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT;
@@ -143,7 +149,11 @@ pub fn stats_of_active(connect: &Connect) -> Result<Vec<DomainStats>, Error> {
             };
             // SAFETY: the record holds its domain until the list is freed.
             let name = unsafe { text(sys::virDomainGetName(record.dom)) };
-            DomainStats { name, numbers: params.iter().filter_map(number).collect() }
+            DomainStats {
+                name,
+                numbers: params.iter().filter_map(number).collect(),
+                texts: params.iter().filter_map(string).collect(),
+            }
         })
         .collect();
     // SAFETY: the list came from libvirt (it ends with a null pointer), and nothing of it is kept.
@@ -166,12 +176,64 @@ fn number(param: &sys::_virTypedParameter) -> Option<(String, u64)> {
     Some((unsafe { text(param.field.as_ptr()) }, value))
 }
 
+/// Ends what libvirt does with a domain's memory at the moment.
+pub fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is valid as long as it is borrowed.
+    match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_error()),
+    }
+}
+
+fn string(param: &sys::_virTypedParameter) -> Option<(String, String)> {
+    if param.type_.cast_unsigned() != sys::VIR_TYPED_PARAM_STRING {
+        return None;
+    }
+    // SAFETY: the union's part is the one that `type_` names, and both strings have their end.
+    Some(unsafe { (text(param.field.as_ptr()), text(param.value.s)) })
+}
+
+/// Limits a disk; `limits` are names of `VIR_DOMAIN_BLOCK_IOTUNE_*`, with 0 for none.
+pub fn set_block_io_tune(
+    domain: &Domain,
+    disk: &str,
+    limits: &[(&str, u64)],
+    flags: u32,
+) -> Result<(), Error> {
+    let disk = CString::new(disk)?;
+    let mut params: Vec<_> = limits.iter().map(|(name, value)| parameter(name, *value)).collect();
+    let count = c_int::try_from(params.len()).expect("there are few limits");
+    // SAFETY: the domain is held by its wrapper; the parameters and the name live over the call, which keeps
+    // nothing of them.
+    let done = unsafe {
+        sys::virDomainSetBlockIoTune(domain.as_ptr(), disk.as_ptr(), params.as_mut_ptr(), count, flags)
+    };
+    if done < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+fn parameter(name: &str, value: u64) -> sys::_virTypedParameter {
+    let mut field = [0; 80];
+    // The last byte stays the string's end.
+    for (place, byte) in field[..79].iter_mut().zip(name.bytes()) {
+        *place = byte.cast_signed();
+    }
+    let value = sys::_virTypedParameter__bindgen_ty_1 { ul: value };
+    sys::_virTypedParameter { field, type_: sys::VIR_TYPED_PARAM_ULLONG.cast_signed(), value }
+}
+
 /// A domain's state, a `VIR_DOMAIN_*`, and the reason, by state.
 pub fn state(domain: &Domain) -> Result<(u32, u32), Error> {
     let (mut state, mut reason): (c_int, c_int) = (0, 0);
     // SAFETY: the domain is held by its wrapper, and both places are ours.
     let done = unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) };
     if done < 0 { Err(Error::last_error()) } else { Ok((state.cast_unsigned(), reason.cast_unsigned())) }
+}
+
+/// A connection of its own to the screen of a domain that runs.
+pub fn open_graphics(domain: &Domain) -> Result<UnixStream, Error> {
+    let fd = domain.open_graphics_fd(0, sys::VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)?;
+    // SAFETY: libvirt made this socket for the caller alone, who is to close it.
+    Ok(unsafe { UnixStream::from_raw_fd(fd.cast_signed()) })
 }
 
 /// # Safety
@@ -182,4 +244,85 @@ unsafe fn text(chars: *const c_char) -> String {
     }
     // SAFETY: as the caller promises.
     unsafe { CStr::from_ptr(chars) }.to_string_lossy().into_owned()
+}
+
+/// Begins a backup job, and makes a checkpoint at the same moment.
+pub fn backup_begin(domain: &Domain, backup: &str, checkpoint: &str) -> Result<(), Error> {
+    let (backup, checkpoint) = (CString::new(backup)?, CString::new(checkpoint)?);
+    // SAFETY: the domain is held by its wrapper, and both texts live until the call returns.
+    let begun =
+        unsafe { sys::virDomainBackupBegin(domain.as_ptr(), backup.as_ptr(), checkpoint.as_ptr(), 0) };
+    if begun < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Is a backup job under way?
+pub fn backup_is_active(domain: &Domain) -> Result<bool, Error> {
+    // SAFETY: the domain is held by its wrapper.
+    let xml = unsafe { sys::virDomainBackupGetXMLDesc(domain.as_ptr(), 0) };
+    if !xml.is_null() {
+        // SAFETY: the text came from libvirt, which leaves it to its caller, and nothing of it is kept.
+        unsafe { free(xml.cast::<c_void>()) };
+        return Ok(true);
+    }
+    let error = Error::last_error();
+    if error.code().is_known_and(|code| code == ErrorNumber::NoDomainBackup) { Ok(false) } else { Err(error) }
+}
+
+/// Tells libvirt of a checkpoint whose bitmap is there already.
+pub fn checkpoint_redefine(domain: &Domain, checkpoint: &str) -> Result<(), Error> {
+    let checkpoint = CString::new(checkpoint)?;
+    let flags = sys::VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE as c_uint;
+    // SAFETY: the domain is held by its wrapper, and the text lives until the call returns.
+    let made = unsafe { sys::virDomainCheckpointCreateXML(domain.as_ptr(), checkpoint.as_ptr(), flags) };
+    if made.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: libvirt gave us this reference, and it is used no more.
+    unsafe { sys::virDomainCheckpointFree(made) };
+    Ok(())
+}
+
+/// The names of the domain's checkpoints.
+pub fn checkpoints(domain: &Domain) -> Result<Vec<String>, Error> {
+    let mut list: *mut sys::virDomainCheckpointPtr = ptr::null_mut();
+    // SAFETY: the domain is held by its wrapper, and `list` is a place for the list.
+    let count = unsafe { sys::virDomainListAllCheckpoints(domain.as_ptr(), &raw mut list, 0) };
+    let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
+    let names = (0..count)
+        .map(|n| {
+            // SAFETY: libvirt made a list of `count` references; each is ours, used for its name, and let go.
+            unsafe {
+                let checkpoint = *list.add(n);
+                let name = text(sys::virDomainCheckpointGetName(checkpoint));
+                sys::virDomainCheckpointFree(checkpoint);
+                name
+            }
+        })
+        .collect();
+    // SAFETY: the list itself came from libvirt, which leaves it to its caller.
+    unsafe { free(list.cast::<c_void>()) };
+    Ok(names)
+}
+
+/// Deletes a checkpoint; what its bitmap knew goes to the one before. With `only_name`, its bitmap is left
+/// as it is.
+pub fn checkpoint_delete(domain: &Domain, name: &str, only_name: bool) -> Result<(), Error> {
+    let name = CString::new(name)?;
+    let flags = if only_name { sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY } else { 0 };
+    // SAFETY: the domain is held by its wrapper, and the text lives until the call returns.
+    let found = unsafe { sys::virDomainCheckpointLookupByName(domain.as_ptr(), name.as_ptr(), 0) };
+    if found.is_null() {
+        return Err(Error::last_error());
+    }
+    // SAFETY: `found` is a reference that libvirt gave us.
+    let deleted = unsafe { sys::virDomainCheckpointDelete(found, flags as c_uint) };
+    let done = if deleted < 0 { Err(Error::last_error()) } else { Ok(()) };
+    // SAFETY: the same; it is used no more.
+    unsafe { sys::virDomainCheckpointFree(found) };
+    done
+}
+
+unsafe extern "C" {
+    /// C's own: what libvirt leaves to its caller was made by `malloc`.
+    fn free(memory: *mut c_void);
 }

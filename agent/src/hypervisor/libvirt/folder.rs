@@ -3,8 +3,15 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `disk.qcow2` | what the guest wrote over its image |
+//! | `disk.image` | the image the disk is a copy of; without it the disk says that itself |
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
+//! | `frozen` | nothing: the guest is frozen by a function under way |
+//! | `reverting` | the snapshot that a VM which ran is being brought back to |
+//! | `serial.sock` | its serial port, while it runs |
+//! | `nvram.fd` | what UEFI remembers |
+//! | `rescue.qcow2`, `rescue-seed.iso` | the rescue system, while the VM is in rescue |
+//! | `disk.wipe` | a disk that is being overwritten before it goes |
 //! | `*.new` | something that is being made; worthless after a cut |
 //!
 //! The folder is made before everything else of a VM and removed after everything else, so whoever
@@ -76,9 +83,34 @@ impl Folder {
         self.0.join("seed.iso")
     }
 
+    /// What UEFI remembers.
+    pub fn nvram(&self) -> PathBuf {
+        self.0.join("nvram.fd")
+    }
+
+    /// The rescue system.
+    pub fn rescue_disk(&self) -> PathBuf {
+        self.0.join("rescue.qcow2")
+    }
+
+    /// The rescue system's seed.
+    pub fn rescue_seed(&self) -> PathBuf {
+        self.0.join("rescue-seed.iso")
+    }
+
+    /// A disk that is being overwritten.
+    pub fn wipe(&self) -> PathBuf {
+        self.0.join("disk.wipe")
+    }
+
     /// The console's log.
     pub fn console(&self) -> PathBuf {
         self.0.join("console.log")
+    }
+
+    /// The serial port's socket.
+    pub fn serial(&self) -> PathBuf {
+        self.0.join("serial.sock")
     }
 
     /// Is it there?
@@ -141,7 +173,8 @@ pub fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn sync(folder: &Path) -> io::Result<()> {
+/// Sees that a folder's names are on the disk.
+pub fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
@@ -151,6 +184,7 @@ mod tests {
 
     #[test]
     fn folders_are_found_again_and_other_names_are_not() {
+        let _proof = crate::proof::pure(&["vm.list", "vm.delete"]);
         let data = tempfile::tempdir().unwrap();
         let folders = Folders::open(data.path()).unwrap();
         for id in [3, 11] {

@@ -1,8 +1,8 @@
 //! VMs through libvirt.
 //!
 //! ```text
-//! put:    folder ─► disk ─► seed ─► define ─► power
-//! delete: destroy ─► undefine ─► disk ─► folder
+//! put:    folder ─► disk ─► seed ─► volumes ─► define ─► power ─► hot-plug
+//! delete: destroy ─► undefine ─► disk ─► folder ─► volumes
 //! ```
 //!
 //! Each arrow is a step that finds its work done when it is told again, and a [fault point](crate::faults).
@@ -17,34 +17,55 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
-//! - the packages `qemu-utils` and `xorriso`.
+//! - the packages `qemu-utils`, `util-linux` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools`
+//!   for a TPM, and `lvm2` where a pool is one of LVM.
 //!
-//! Guests of one node share its bridge, and nothing keeps one from using a neighbour's address: give
-//! nodes to customers who do not trust each other only behind a network that filters.
+//! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
+//! own network, nothing filters.
 
+mod backup;
 mod connection;
+mod consoles;
 mod counters;
 mod disk;
 mod domain;
 mod events;
 mod ffi;
 mod folder;
+mod guest;
+mod hardware;
+mod iso;
+mod kept;
+mod lender;
+mod machines;
 mod names;
 mod network;
+mod nics;
 mod ops;
+mod orphans;
 pub mod probe;
+mod rescue;
+mod restore;
 mod seed;
+mod sizes;
+mod snapshots;
 mod tool;
+mod volumes;
+mod wipe;
 mod xml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use berth_model::agent::{
-    CounterSample, DomainType, PowerVerb, Versions, Vm, VmEvent, VmSpec, VmState, WantedPower,
+    CloneMode, ConsoleKind, CounterSample, DomainType, Name, NetworkState, NodeCheck, PowerVerb,
+    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, VmId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
+use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -63,8 +84,16 @@ use self::ops::{
 };
 use self::probe::{ProbeFiles, Verdict};
 use self::seed::Seed;
+use self::volumes::Placed;
+use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
-use crate::config::Accelerator;
+use crate::backups::disk::{Making, Restoring, Taking, Wish};
+use crate::config::{Accelerator, PoolSection, StorageSection};
+use crate::network::Plane;
+use crate::orphans::Found;
+use crate::runs::Cx;
+use crate::screenshot::Picture;
+use crate::storage::Storage;
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -91,6 +120,10 @@ pub struct LibvirtConfig {
     pub probe_initrd: Option<PathBuf>,
     /// What guests' network cards are plugged into.
     pub network: GuestNetwork,
+    /// Limits of pools.
+    pub storage: StorageSection,
+    /// Pools beside `default`.
+    pub pools: Vec<PoolSection>,
 }
 
 /// libvirt as a [`Hypervisor`].
@@ -99,12 +132,16 @@ pub struct Libvirt {
     prefix: Prefix,
     folders: Folders,
     images: Images,
+    kept: kept::Shelf,
+    storage: Storage,
     cache: Cache,
     connection: Connection,
     hub: Arc<Hub>,
     verdict: OnceLock<Verdict>,
     /// Two VMs that start at once must not both make the network.
     network: Mutex<()>,
+    /// Filters, where guests' cards are the node's interfaces.
+    plane: Option<Arc<Plane>>,
 }
 
 impl Libvirt {
@@ -116,22 +153,39 @@ impl Libvirt {
         };
         let folders =
             Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let kept = kept::Shelf::open(&config.data_dir)
+            .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
         let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let hub = Arc::new(Hub::new(prefix.clone()));
         let connection = Connection::keep(&config.uri, hub.clone())
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
         let images = Images::new(config.images_dir.clone());
+        let disks = folders.clone();
+        let storage = Storage::open(
+            &config.storage,
+            &config.pools,
+            &config.data_dir,
+            &config.images_dir,
+            Box::new(move || disk::sizes(&disks)),
+        )?;
         let verdict = OnceLock::new();
+        let mode = nics::mode(&config.network, config.uri.starts_with("test"));
+        let plane =
+            mode.map(|mode| Plane::open(&config.prefix, mode, &config.data_dir.join("network"))).transpose();
+        let plane = plane.map_err(|e| wrong("could not keep the network's state in", &e))?.map(Arc::new);
         Ok(Self {
             config,
             prefix,
             folders,
             images,
+            kept,
+            storage,
             cache,
             connection,
             hub,
             verdict,
             network: Mutex::default(),
+            plane,
         })
     }
 
@@ -141,9 +195,16 @@ impl Libvirt {
         self.verdict.get()?.reason.clone()
     }
 
-    /// Where the guest's serial console is logged.
-    pub fn console_log(&self, id: VmId) -> PathBuf {
-        self.folders.of(id).console()
+    fn check_accelerator(&self) -> NodeCheck {
+        let remark = self.accelerator_remark();
+        let check = |ok, sentence| NodeCheck { check: "accelerator".to_owned(), ok, needed: false, sentence };
+        match (remark, self.config.accelerator) {
+            (Some(remark), _) => check(false, remark),
+            (None, Accelerator::Qemu) => {
+                check(false, "Guests are translated, as the settings say.".to_owned())
+            }
+            (None, _) => check(true, "Nothing keeps guests from running on KVM.".to_owned()),
+        }
     }
 
     fn is_test_driver(&self) -> bool {
@@ -202,9 +263,22 @@ impl Libvirt {
         match Overlay::read(&folder.disk())? {
             None => {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
-                folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))
+                if spec.disk_mode == CloneMode::Copy {
+                    disk::note_image(folder, &spec.image.sha256)?;
+                }
+                folder.put(&folder.disk(), |new| match spec.disk_mode {
+                    CloneMode::Backing => disk::create(new, &image, spec.disk),
+                    CloneMode::Copy => disk::copy(new, &image, spec.disk),
+                })
             }
-            Some(overlay) if overlay.size < spec.disk => disk::grow(&folder.disk(), running, spec.disk),
+            Some(overlay) if overlay.size < spec.disk && rescue::runs(running)? => {
+                let message = "The VM is in rescue; its disk grows when that is over.";
+                Err(HypervisorError::Conflict(message.to_owned()))
+            }
+            Some(overlay) if overlay.size < spec.disk => {
+                running.map_or(Ok(()), sizes::note_growth)?;
+                disk::grow(&folder.disk(), running, spec.disk)
+            }
             Some(_) => Ok(()),
         }
     }
@@ -216,6 +290,10 @@ impl Libvirt {
             return Err(HypervisorError::Invalid(FieldError { name: "id".to_owned(), messages }));
         }
         spec::check(spec)?;
+        self.check_nics(id, &spec.nics)?;
+        self.iso(spec)?;
+        self.check_rescue(spec)?;
+        self.storage.check_claims(id, &spec.volumes)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -223,10 +301,30 @@ impl Libvirt {
             self.images.find(&spec.image.sha256, spec.disk)?;
             spec.disk.bytes()
         };
-        disk::check_room(&self.config.data_dir, ByteSize(more))
+        disk::check_room(&self.config.data_dir, ByteSize(more))?;
+        self.storage.check_room_for_disk(ByteSize(more))
     }
 
-    fn start(&self, connect: &Connect, domain: &Domain) -> Result<(), HypervisorError> {
+    /// Gives the VM its volumes, each in the place it had.
+    fn claim_volumes(
+        &self,
+        id: VmId,
+        spec: &VmSpec,
+        before: Option<&Domain>,
+    ) -> Result<Vec<Placed>, HypervisorError> {
+        let sources = self.storage.claim(id, &spec.volumes)?;
+        let mut there = BTreeMap::new();
+        if let Some(domain) = before {
+            // What runs comes last: its places cannot be changed.
+            for flags in [sys::VIR_DOMAIN_XML_INACTIVE, 0] {
+                let text = domain.xml_desc(flags).map_err(|e| refused("say which volumes the VM has", &e))?;
+                there.extend(volumes::found(&text));
+            }
+        }
+        volumes::place(spec, &sources, &there)
+    }
+
+    fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
         {
             let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
             self.config
@@ -236,11 +334,14 @@ impl Libvirt {
         }
         match state(domain)? {
             VmState::Running => {}
-            VmState::Paused => domain.resume().map_err(|e| refused("resume the VM", &e))?,
-            VmState::Off | VmState::Crashed => match domain.create() {
+            VmState::Paused => {
+                self.plug_again(id, domain)?;
+                domain.resume().map_err(|e| refused("resume the VM", &e))?;
+            }
+            VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}
-                created => created.map_err(|e| self.could_not_start(&e))?,
+                created => created?,
             },
         }
         note_start(domain)
@@ -268,26 +369,38 @@ impl Libvirt {
 
     fn show(&self, id: VmId, domain: Option<&Domain>) -> Result<Vm, HypervisorError> {
         let Some(domain) = domain else {
-            return Ok(Vm { id, state: VmState::Off, spec: None, started: None });
+            let (saved, pending) = (false, Vec::new());
+            return Ok(Vm { id, state: VmState::Off, spec: None, started: None, saved, pending });
         };
         let state = state(domain)?;
-        let spec = match metadata(domain, domain::METADATA_URI, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
-            None => None,
-            Some(text) => domain::spec_of_metadata(&text)
-                .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"))
-                .ok(),
-        };
-        let started = match state {
-            VmState::Running | VmState::Paused => started(domain)?,
-            VmState::Off | VmState::Crashed => None,
-        };
-        Ok(Vm { id, state, spec, started })
+        let spec = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)?;
+        let mut vm = Vm { id, state, spec, started: None, saved: false, pending: Vec::new() };
+        match state {
+            VmState::Running | VmState::Paused => {
+                vm.started = started(domain)?;
+                let runs = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_LIVE)?;
+                if let Some(wanted) = &vm.spec {
+                    vm.pending = sizes::pending(domain, wanted)?;
+                    vm.pending.extend(runs.iter().flat_map(|runs| pending(runs, wanted)));
+                }
+            }
+            VmState::Off | VmState::Crashed => vm.saved = machines::is_saved(domain)?,
+        }
+        Ok(vm)
     }
 
     /// Was a VM deleted since `domain` was found? Lists and looks do not wait for deletions.
     fn is_gone(&self, connect: &Connect, id: VmId, domain: Option<&Domain>) -> bool {
         domain.is_some() && matches!(self.domain(connect, id), Ok(None))
     }
+}
+
+/// The spec that stands in a domain: as it is defined, or as it runs.
+fn spec_in(id: VmId, domain: &Domain, of: u32) -> Result<Option<VmSpec>, HypervisorError> {
+    let Some(text) = metadata(domain, domain::METADATA_URI, of)? else { return Ok(None) };
+    let spec = domain::spec_of_metadata(&text)
+        .inspect_err(|e| tracing::warn!(vm = id.0, error = e, "could not read a domain's metadata"));
+    Ok(spec.ok())
 }
 
 impl Hypervisor for Libvirt {
@@ -297,6 +410,7 @@ impl Hypervisor for Libvirt {
 
     fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
         let connect = self.connection.get()?;
+        self.thaw_left_behind()?;
         let domain_type = self.domain_type(&connect);
         let mut versions =
             Versions { libvirt: version(connect.lib_version().unwrap_or_default()), ..Versions::default() };
@@ -342,31 +456,56 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let before = self.domain(&connect, id)?;
         let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
+        let domain_type = self.domain_type(&connect);
+        hardware::check(&connect, domain_type, &spec.hardware)?;
+        let iso = self.iso(spec)?;
 
         folder.create().map_err(on_disk)?;
         faults::point("put.after_folder")?;
         self.put_disk(&folder, spec, running)?;
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
+        self.put_rescue(id, &folder, spec, running.is_some())?;
         faults::point("put.after_seed")?;
-        let xml = domain::xml(&domain::Plan {
+        let volumes = self.claim_volumes(id, spec, before.as_ref())?;
+        faults::point("put.after_volumes")?;
+        let nics_before = self.nics_of(before.as_ref())?;
+        let plan = domain::Plan {
             id,
             prefix: &self.prefix,
             node: &self.config.node_name,
-            domain_type: self.domain_type(&connect),
+            domain_type,
             spec,
             folder: &folder,
             network: &self.config.network,
             cache: self.cache,
-        });
-        let domain = connect.define_domain_xml(&xml).map_err(|e| refused("define the VM", &e))?;
+            names: self.plane.as_ref().map(|plane| plane.names()),
+            iso: iso.as_deref(),
+            volumes: &volumes,
+        };
+        let domain =
+            connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
+        self.set_autostart(&connect, &domain, spec.autostart)?;
+        iso::follow(id, &domain, spec, iso.as_deref())?;
         faults::point("put.after_define")?;
+        let stays_on = running.is_some() && spec.power != WantedPower::Off;
+        self.put_nics(&domain, &plan, &nics_before, stays_on)?;
+        faults::point("put.after_nics")?;
+        if stays_on {
+            self.apply_live(id, &domain, spec)?;
+        }
         match spec.power {
-            WantedPower::On => self.start(&connect, &domain)?,
+            WantedPower::On => self.start(&connect, id, &domain)?,
             WantedPower::Off => power_off(&domain)?,
             WantedPower::Keep => {}
         }
         faults::point("put.after_power")?;
+        // The test driver plugs nothing.
+        if domain.is_active().unwrap_or(false) && !self.is_test_driver() {
+            volumes::converge(&domain, id, &volumes)?;
+        }
+        faults::point("put.after_hotplug")?;
+        self.storage.release(id, &spec.volumes)?;
         self.show(id, Some(&domain))
     }
 
@@ -374,16 +513,19 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let folder = self.folders.of(id);
         let domain = self.domain(&connect, id)?;
+        let nics = self.nics_of(domain.as_ref())?;
         if let Some(domain) = &domain {
             power_off(domain)?;
             faults::point("delete.after_destroy")?;
             undefine(domain)?;
             faults::point("delete.after_undefine")?;
         }
+        self.delete_nics(id, &nics)?;
         if self.config.uri == "qemu:///system" {
             self.remove_qemu_log(id).map_err(on_disk)?;
         }
         if folder.exists().map_err(on_disk)? {
+            self.finish_wipe(id, &Cx::unwatched())?;
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
@@ -392,7 +534,7 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
-        Ok(())
+        self.storage.release(id, &[])
     }
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
@@ -400,19 +542,65 @@ impl Hypervisor for Libvirt {
         let domain = self.whole_domain(&connect, id)?;
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
         match (verb, on) {
-            (PowerVerb::Start, _) => self.start(&connect, &domain)?,
-            (PowerVerb::PowerOff, _) => power_off(&domain)?,
+            (PowerVerb::Start, _) => self.start(&connect, id, &domain)?,
+            (PowerVerb::PowerOff, _) => {
+                power_off(&domain)?;
+                machines::drop_saved(&domain)?;
+            }
+            (PowerVerb::Pause, true) => machines::pause(&domain)?,
+            (PowerVerb::Resume, true) => machines::resume(&domain)?,
             (PowerVerb::Shutdown, false) => {}
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
             // power button.
             (PowerVerb::Shutdown, true) => unless_off(&domain, "shut the VM down", domain.shutdown())?,
             (PowerVerb::Reboot, true) => domain.reboot(0).map_err(|e| refused("reboot the VM", &e))?,
             (PowerVerb::Reset, true) => reset(&domain)?,
-            (PowerVerb::Reboot | PowerVerb::Reset, false) => {
+            (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume, false) => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
             }
         }
         self.show(id, Some(&domain))
+    }
+
+    fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        backup::begin(self, id, wish)
+    }
+
+    fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        restore::begin(self, id, restoring)
+    }
+
+    fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
+        self.open_console(id, kind)
+    }
+
+    fn console_log(&self, id: VmId, max_bytes: usize) -> Result<Vec<u8>, HypervisorError> {
+        self.read_console_log(id, max_bytes)
+    }
+
+    fn screenshot(&self, id: VmId) -> Result<Picture, HypervisorError> {
+        self.take_screenshot(id)
+    }
+
+    fn send_keys(&self, id: VmId, codes: &[u32], hold: Duration) -> Result<(), HypervisorError> {
+        self.press_keys(id, codes, hold)
+    }
+
+    fn orphans(&self) -> Result<Vec<Found<'_>>, HypervisorError> {
+        orphans::find(self)
+    }
+
+    fn checks(&self) -> Vec<NodeCheck> {
+        let mut checks = vec![self.check_accelerator()];
+        checks.extend(self.config.network.check());
+        let (ok, sentence) = consoles::ring_check();
+        checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
+        checks
+    }
+
+    fn ask_guest(&self, id: VmId, words: &Value, patience: Duration) -> Result<Value, HypervisorError> {
+        let domain = self.whole_domain(&self.connection.get()?, id)?;
+        guest::ask(&domain, id, words, patience)
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {
@@ -423,10 +611,64 @@ impl Hypervisor for Libvirt {
         }
         let at = clock::now();
         let sample = |stats: &ffi::DomainStats| counters::sample(self.prefix.vm(&stats.name)?, at, stats);
-        Ok(stats.iter().filter_map(sample).collect())
+        let mut samples: Vec<_> = stats.iter().filter_map(sample).collect();
+        samples.sort_by_key(|sample| sample.vm);
+        Ok(samples)
+    }
+
+    fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    fn volume_resize(&self, id: VolumeId, size: ByteSize) -> Result<Volume, HypervisorError> {
+        self.storage.resize(id, size, |vm| {
+            let domain = self.domain(&self.connection.get()?, vm)?;
+            // The test driver runs nothing: nobody has the volume open.
+            domain.filter(|_| !self.is_test_driver()).map_or(Ok(false), |d| volumes::grow(&d, id, size))
+        })
+    }
+
+    fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.list_snapshots(id)
+    }
+
+    fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.take_snapshot(id, name)
+    }
+
+    fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.revert_to(id, name)
+    }
+
+    fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.drop_snapshot(id, name)
+    }
+
+    fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.export_disk(cx, id, to)
     }
 
     fn events(&self) -> broadcast::Receiver<VmEvent> {
         self.hub.subscribe()
+    }
+
+    fn tend(&self) -> Result<(), HypervisorError> {
+        self.tend_network()
+    }
+
+    fn network(&self) -> Result<NetworkState, HypervisorError> {
+        self.network_state()
+    }
+
+    fn traffic(&self) -> Result<TrafficList, HypervisorError> {
+        self.traffic_list()
+    }
+
+    fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
+        self.put_private(id, network)
+    }
+
+    fn delete_network(&self, id: PrivateNetworkId) -> Result<(), HypervisorError> {
+        self.delete_private(id)
     }
 }

@@ -36,6 +36,11 @@ impl Prefix {
         format!("{}{id}", self.0)
     }
 
+    /// What all names of domains begin with.
+    pub fn domain_prefix(&self) -> &str {
+        &self.0
+    }
+
     /// The VM of a domain, if it is ours.
     pub fn vm(&self, domain: &str) -> Option<VmId> {
         vm_id(domain.strip_prefix(&self.0)?)

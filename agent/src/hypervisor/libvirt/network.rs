@@ -1,5 +1,8 @@
 //! What guests' network cards are plugged into.
 
+use std::path::Path;
+
+use berth_model::agent::NodeCheck;
 use serde::Serialize;
 use virt::connect::Connect;
 use virt::error::{Error, ErrorNumber};
@@ -23,11 +26,24 @@ pub enum GuestNetwork {
         /// Its name.
         bridge: String,
     },
+    /// A route on the node for each address, without a bridge.
+    Routed,
     /// QEMU's own, without any privilege; guests reach out, and nothing reaches them.
     User,
 }
 
 impl GuestNetwork {
+    /// Is what guests are plugged into there? Nothing to say of what is made on demand.
+    pub fn check(&self) -> Option<NodeCheck> {
+        let Self::Bridge { bridge } = self else { return None };
+        let ok = Path::new("/sys/class/net").join(bridge).join("bridge").is_dir();
+        let sentence = match ok {
+            true => format!("The guests' bridge {bridge} is there."),
+            false => format!("The guests' bridge {bridge} is not there: make it, or set network.bridge."),
+        };
+        Some(NodeCheck { check: "bridge".to_owned(), ok, needed: true, sentence })
+    }
+
     /// Makes what libvirt needs before a domain starts; nothing if it is there.
     pub fn ensure(&self, connect: &Connect, prefix: &Prefix) -> Result<(), Error> {
         let Self::Nat { bridge, gateway } = self else { return Ok(()) };
@@ -43,6 +59,19 @@ impl GuestNetwork {
             connect.define_network_xml(&nat_xml(&name, bridge, *gateway))?.create()?;
         }
         Ok(())
+    }
+}
+
+impl GuestNetwork {
+    /// Lets libvirt start the network with the node, before the VMs that it starts.
+    pub fn start_with_node(&self, connect: &Connect, prefix: &Prefix) -> Result<(), Error> {
+        self.ensure(connect, prefix)?;
+        match self {
+            Self::Nat { .. } => {
+                connect.lookup_network_by_name(&prefix.network())?.set_autostart(true).map(drop)
+            }
+            Self::Bridge { .. } | Self::Routed | Self::User => Ok(()),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use berth_model::VmId;
-use berth_model::agent::{Nic, VmSeed, VmSpec};
+use berth_model::agent::{Nic, Rescue, VmSeed, VmSpec};
 
 use super::folder::Folder;
 use super::tool;
@@ -42,7 +42,7 @@ impl Seed {
     pub fn new(id: VmId, spec: &VmSpec) -> Self {
         let ours = cloud_config(&spec.seed);
         let mut files = vec![
-            ("meta-data", meta_data(id, spec)),
+            ("meta-data", meta_data(&instance(id, spec), spec)),
             ("network-config", network_config(&spec.nics, &spec.seed)),
         ];
         match &spec.seed.user_data {
@@ -52,8 +52,31 @@ impl Seed {
         Self { files }
     }
 
+    /// What the rescue system of a VM shall read: the VM's name and addresses, and root's password alone.
+    pub fn of_rescue(id: VmId, spec: &VmSpec, rescue: &Rescue) -> Self {
+        let hash = &rescue.root_password_hash;
+        let seed = VmSeed {
+            ssh_keys: Vec::new(),
+            root_password_hash: Some(hash.clone()),
+            user_data: None,
+            ..spec.seed.clone()
+        };
+        let spec = VmSpec { seed, ..spec.clone() };
+        let mut seed = Self::new(id, &spec);
+        // A rescue of its own for each password.
+        let digits: String =
+            hash.bytes().rev().filter(u8::is_ascii_alphanumeric).take(IMAGE_DIGITS).map(char::from).collect();
+        seed.files[0].1 = meta_data(&format!("berth-{id}-rescue-{digits}"), &spec);
+        seed
+    }
+
     /// Brings the seed in `folder` to this one. Told twice, the file stays as it is.
     pub fn put(&self, folder: &Folder) -> Result<(), HypervisorError> {
+        self.put_at(folder, &folder.seed())
+    }
+
+    /// The same with the file `path` in `folder`.
+    pub fn put_at(&self, folder: &Folder, path: &Path) -> Result<(), HypervisorError> {
         let wrong = |e: io::Error| HypervisorError::Failed(format!("could not write the seed: {e}"));
         // Holds the customer's user data: readable for us alone, and gone at the end.
         let work = tempfile::Builder::new()
@@ -68,10 +91,10 @@ impl Seed {
         let args = fixed.into_iter().chain([image.as_os_str(), files.as_os_str()]);
         tool::run("xorriso", "xorriso", args)?;
         let new = fs::read(&image).map_err(wrong)?;
-        if fs::read(folder.seed()).is_ok_and(|old| old == new) {
+        if fs::read(path).is_ok_and(|old| old == new) {
             return Ok(());
         }
-        folder.put(&folder.seed(), |path| fs::rename(&image, path)).map_err(wrong)
+        folder.put(path, |path| fs::rename(&image, path)).map_err(wrong)
     }
 
     /// All dates are one, so that the same seed is the same image.
@@ -86,9 +109,13 @@ impl Seed {
     }
 }
 
-fn meta_data(id: VmId, spec: &VmSpec) -> String {
+fn instance(id: VmId, spec: &VmSpec) -> String {
     let image: String = spec.image.sha256.chars().take(IMAGE_DIGITS).collect();
-    let mut out = format!("instance-id: berth-{id}-{image}\n");
+    format!("berth-{id}-{image}")
+}
+
+fn meta_data(instance: &str, spec: &VmSpec) -> String {
+    let mut out = format!("instance-id: {instance}\n");
     line(&mut out, format_args!("local-hostname: {}", quoted(&spec.seed.hostname)));
     list(&mut out, "public-keys", &spec.seed.ssh_keys);
     out

@@ -186,7 +186,7 @@ fn spec(
         memory: machine.need.memory,
         disk: machine.need.disk,
         image: VmImage { sha256: image_sha256 },
-        nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect() }],
+        nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect(), ..Nic::default() }],
         seed: VmSeed {
             hostname: machine.name,
             ssh_keys: machine.ssh_public_keys,
@@ -195,6 +195,7 @@ fn spec(
             name_servers: name_servers.to_vec(),
         },
         power: if start { WantedPower::On } else { WantedPower::Off },
+        ..VmSpec::default()
     }
 }
 

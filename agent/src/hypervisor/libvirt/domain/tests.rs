@@ -1,11 +1,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use berth_model::ByteSize;
-use berth_model::agent::{Nic, NicAddress, VmImage, VmSeed, WantedPower};
+use berth_model::agent::{
+    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed, VolumeAttachment,
+    VolumeFormat, WantedPower, Watchdog,
+};
+use berth_model::{ByteSize, PrivateNetworkId, VolumeId};
 
 use super::*;
 use crate::hypervisor::libvirt::names::Prefix;
+use crate::storage::pool::Source;
 
 fn spec() -> VmSpec {
     VmSpec {
@@ -13,6 +17,8 @@ fn spec() -> VmSpec {
         memory: ByteSize::gib(8),
         disk: ByteSize::gib(160),
         image: VmImage { sha256: "ab".repeat(32) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![Nic {
             mac: "52:54:00:00:00:07".to_owned(),
             addresses: vec![NicAddress {
@@ -20,6 +26,7 @@ fn spec() -> VmSpec {
                 prefix: 24,
                 gateway: Some("10.77.0.1".parse().unwrap()),
             }],
+            ..Nic::default()
         }],
         seed: VmSeed {
             hostname: "web-1".to_owned(),
@@ -29,6 +36,7 @@ fn spec() -> VmSpec {
             name_servers: vec!["9.9.9.9".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -40,15 +48,54 @@ struct Case {
     cache: Cache,
 }
 
+fn names() -> Names {
+    Names::new("berth-")
+}
+
 fn cases() -> Vec<Case> {
     let bridge = "br0".to_owned();
     let mut two_cards = spec();
-    two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), addresses: vec![] });
+    two_cards.volumes = vec![
+        VolumeAttachment { volume: VolumeId(5), read_only: false },
+        VolumeAttachment { volume: VolumeId(6), read_only: true },
+    ];
+    two_cards.nics.push(Nic { mac: "52:54:00:00:00:08".to_owned(), ..Nic::default() });
+    two_cards.nics.push(Nic {
+        mac: "52:54:00:00:00:09".to_owned(),
+        private: Some(PrivateNetworkId(5)),
+        ..Nic::default()
+    });
     let mut bare = spec();
     bare.vcpus = 1;
     bare.memory = ByteSize::mib(64);
     bare.nics.clear();
     bare.seed.user_data = None;
+    let mut built = spec();
+    built.hardware = Hardware {
+        firmware: Firmware::Uefi,
+        machine: "pc-q35-7.2".to_owned(),
+        cpu: "Nehalem".to_owned(),
+        rng: false,
+        watchdog: Watchdog::Reset,
+        tpm: true,
+        boot: vec![BootDevice::Iso, BootDevice::Disk, BootDevice::Network],
+    };
+    built.iso = Some("cd".repeat(32));
+    built.title = Some("Mara's <web> & mail".to_owned());
+    let mut rescued = built.clone();
+    rescued.hardware.machine = "pc".to_owned();
+    rescued.hardware.cpu = "host_passthrough".to_owned();
+    rescued.rescue = Some(Rescue { image: "ef".repeat(32), root_password_hash: "$6$salt$hash".to_owned() });
+    let mut limited = spec();
+    limited.vcpus_max = Some(6);
+    limited.memory_max = Some(ByteSize::gib(16));
+    // Without a weight: it is written as this machine's kernel counts it.
+    limited.limits = VmLimits {
+        cpu_percent: Some(150),
+        disk_read_iops: Some(1000),
+        disk_write_bytes_per_s: Some(ByteSize::mib(50)),
+        ..VmLimits::default()
+    };
     let nat = GuestNetwork::Nat { bridge: "berth0".to_owned(), gateway: "10.77.0.1/24".parse().unwrap() };
     vec![
         Case {
@@ -66,9 +113,37 @@ fn cases() -> Vec<Case> {
             cache: Cache::Writeback,
         },
         Case {
+            golden: "kvm-routed",
+            domain_type: DomainType::Kvm,
+            spec: spec(),
+            network: GuestNetwork::Routed,
+            cache: Cache::None,
+        },
+        Case {
             golden: "qemu-user",
             domain_type: DomainType::Qemu,
             spec: spec(),
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "kvm-built",
+            domain_type: DomainType::Kvm,
+            spec: built,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "kvm-rescued",
+            domain_type: DomainType::Kvm,
+            spec: rescued,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
+            golden: "kvm-room-and-limits",
+            domain_type: DomainType::Kvm,
+            spec: limited,
             network: GuestNetwork::User,
             cache: Cache::None,
         },
@@ -82,6 +157,23 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// A file and a block device for the spec's volumes.
+fn volumes(spec: &VmSpec) -> Vec<Placed> {
+    let places = [
+        (3, Source::File("/var/lib/berth-agent/volumes/5/volume.qcow2".into()), VolumeFormat::Qcow2),
+        (4, Source::Block("/dev/vg0/berth-volume-6".into()), VolumeFormat::Raw),
+    ];
+    let placed = spec.volumes.iter().zip(places).map(|(attachment, (unit, source, format))| Placed {
+        volume: attachment.volume,
+        unit,
+        source,
+        format,
+        read_only: attachment.read_only,
+        cache: Cache::None,
+    });
+    placed.collect()
+}
+
 fn xml_of(case: &Case) -> String {
     xml(&Plan {
         id: VmId(7),
@@ -92,6 +184,9 @@ fn xml_of(case: &Case) -> String {
         folder: &Folder::at(PathBuf::from("/var/lib/berth-agent/vms/7")),
         network: &case.network,
         cache: case.cache,
+        names: (case.domain_type != DomainType::Test).then_some(&names()),
+        iso: case.spec.iso.as_ref().map(|_| Path::new("/images/an.iso")),
+        volumes: &volumes(&case.spec),
     })
 }
 
@@ -102,6 +197,21 @@ fn golden(case: &Case) -> PathBuf {
 /// `UPDATE_GOLDEN=1` writes the files anew, to be read before they are committed.
 #[test]
 fn domains_are_as_the_golden_files_say() {
+    let _proof = crate::proof::pure(&[
+        "vm.put",
+        "vm.resize",
+        "vm.limits",
+        "vm.autostart",
+        "vm.boot_order",
+        "vm.firmware",
+        "vm.hardware",
+        "vm.iso_attach",
+        "vm.iso_eject",
+        "vm.rename",
+        "vm.rescue_on",
+        "vm.rescue_off",
+        "volume.attach",
+    ]);
     for case in cases() {
         let (path, xml) = (golden(&case), xml_of(&case));
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
@@ -124,6 +234,7 @@ fn libvirts_schema_takes_every_golden_file() {
 
 #[test]
 fn the_whole_spec_comes_back_from_the_metadata() {
+    let _proof = crate::proof::pure(&["vm.get", "vm.list"]);
     for case in cases() {
         let xml = xml_of(&case);
         let from = xml.find("<berth:vm").unwrap();

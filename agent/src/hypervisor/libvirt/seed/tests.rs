@@ -15,12 +15,15 @@ fn spec() -> VmSpec {
                 gateway: gateway.map(|gateway| gateway.parse().unwrap()),
             })
             .collect(),
+        ..Nic::default()
     };
     VmSpec {
         vcpus: 1,
         memory: ByteSize::mib(128),
         disk: ByteSize::gib(1),
         image: VmImage { sha256: "0123456789abcdef".repeat(4) },
+        disk_mode: Default::default(),
+        volumes: Vec::new(),
         nics: vec![
             nic(
                 "52:54:00:12:34:56",
@@ -43,6 +46,7 @@ fn spec() -> VmSpec {
             name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         power: WantedPower::On,
+        ..VmSpec::default()
     }
 }
 
@@ -87,6 +91,7 @@ public-keys:
 
 #[test]
 fn the_customers_user_data_is_passed_on_as_it_is_beside_ours() {
+    let _proof = crate::proof::pure(&["vm.put"]);
     let mut spec = spec();
     let ours = file(&Seed::new(VmId(7), &spec), "user-data");
     let theirs = "#!/bin/sh\r\necho '<&>' é \u{1}\n\n";

@@ -1,0 +1,266 @@
+//! From a request's schema to a command's arguments, and back to the request.
+//!
+//! | field | argument |
+//! | --- | --- |
+//! | text, number, word | `--field VALUE` |
+//! | size in bytes | `--field 2GiB`, or a number |
+//! | yes or no | `--field`, or `--field false` |
+//! | list of those | `--field A --field B` |
+//! | secret (`format: password`) | `--field-file FILE`, `-` for standard input: arguments are seen by all |
+//! | anything larger | `--field JSON` |
+//!
+//! A request that cannot do without something larger takes a file, too, which holds all of it; the
+//! arguments lie over it.
+
+use std::collections::BTreeMap;
+
+use berth_model::ByteSize;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, value_parser};
+use serde_json::{Map, Value, json};
+
+use super::{CliError, run};
+
+/// How a field is given on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Shape {
+    Text,
+    Secret,
+    Words(Vec<String>),
+    Integer,
+    Size,
+    Switch,
+    List(Box<Shape>),
+    Json,
+}
+
+/// A field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Field {
+    name: String,
+    help: String,
+    shape: Shape,
+    is_required: bool,
+}
+
+/// The arguments of a request.
+#[derive(Debug, Clone, Default)]
+pub struct Words {
+    fields: Vec<Field>,
+    takes_file: bool,
+}
+
+impl Words {
+    /// Reads a schema; `schemas` holds what it refers to.
+    pub fn new(schema: Option<&Value>, schemas: &BTreeMap<String, Value>) -> Self {
+        let Some(schema) = schema else { return Self::default() };
+        let schema = resolve(schema, schemas);
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let fields: Vec<Field> = schema["properties"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, field)| Field {
+                name: name.clone(),
+                help: help(field, schemas),
+                shape: shape(field, schemas),
+                is_required: required.contains(&name.as_str()),
+            })
+            .collect();
+        let takes_file = fields.iter().any(|field| field.is_required && field.shape == Shape::Json);
+        Self { fields, takes_file }
+    }
+
+    /// The arguments.
+    pub fn args(&self) -> Vec<Arg> {
+        let file = self.takes_file.then(|| {
+            Arg::new("FILE").required(true).help("The request in JSON; - reads it from standard input")
+        });
+        file.into_iter().chain(self.fields.iter().map(|field| field.arg(self.takes_file))).collect()
+    }
+
+    /// The request.
+    pub fn request(&self, words: &ArgMatches) -> Result<Value, CliError> {
+        let mut request = Map::new();
+        if self.takes_file
+            && let Some(file) = words.get_one::<String>("FILE")
+        {
+            // Sent as it is, so that the agent names what is wrong with it.
+            let text = run::read_text_or_stdin(file.as_ref())?;
+            request = serde_json::from_str(&text)
+                .map_err(|e| CliError::Usage(format!("{file} is not a JSON object: {e}.")))?;
+        }
+        for field in &self.fields {
+            if let Some(value) = field.value(words)? {
+                request.insert(field.name.clone(), value);
+            }
+        }
+        Ok(Value::Object(request))
+    }
+}
+
+impl Field {
+    fn flag(&self) -> String {
+        let name = self.name.replace('_', "-");
+        if self.shape == Shape::Secret { name + "-file" } else { name }
+    }
+
+    fn arg(&self, has_file: bool) -> Arg {
+        let arg = Arg::new(self.name.clone()).long(self.flag()).help(self.help.clone());
+        let arg = arg.required(self.is_required && !has_file);
+        self.shape.of(arg)
+    }
+
+    fn value(&self, words: &ArgMatches) -> Result<Option<Value>, CliError> {
+        let wrong = |text: &str| CliError::Usage(format!("--{}: “{text}” is not JSON.", self.flag()));
+        let parse = |shape: &Shape, text: &String| match shape {
+            Shape::Json => serde_json::from_str(text).map_err(|_| wrong(text)),
+            Shape::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong(text)),
+            Shape::Size => size(text).map(|size| json!(size)).map_err(CliError::Usage),
+            Shape::Switch => Ok(Value::Bool(text == "true")),
+            Shape::Secret => run::read_text_or_stdin(text.as_ref()).map(|text| Value::from(text.trim_end())),
+            _ => Ok(Value::String(text.clone())),
+        };
+        let Some(mut given) = words.get_many::<String>(&self.name) else { return Ok(None) };
+        match &self.shape {
+            Shape::List(of) => {
+                given.map(|text| parse(of, text)).collect::<Result<Vec<_>, _>>().map(|v| Some(v.into()))
+            }
+            shape => given.next().map(|text| parse(shape, text)).transpose(),
+        }
+    }
+}
+
+impl Shape {
+    fn of(&self, arg: Arg) -> Arg {
+        match self {
+            Self::Text => arg.value_name("TEXT"),
+            Self::Secret => arg.value_name("FILE"),
+            Self::Words(words) => arg.value_parser(PossibleValuesParser::new(words.clone())),
+            Self::Integer => arg.value_name("N").allow_negative_numbers(true),
+            Self::Size => arg.value_name("SIZE"),
+            Self::Switch => arg
+                .value_name("BOOL")
+                .num_args(0..=1)
+                .default_missing_value("true")
+                .value_parser(PossibleValuesParser::new(["true", "false"])),
+            Self::List(of) => of.of(arg).action(ArgAction::Append),
+            Self::Json => arg.value_name("JSON").value_parser(value_parser!(String)),
+        }
+    }
+}
+
+/// What a schema says in the end: references followed, `null` taken out of a choice.
+fn resolve(schema: &Value, schemas: &BTreeMap<String, Value>) -> Value {
+    if let Some(name) = reference(schema) {
+        return schemas.get(name).map_or(Value::Null, |schema| resolve(schema, schemas));
+    }
+    let choices = ["oneOf", "anyOf", "allOf"].iter().find_map(|key| schema[key].as_array());
+    let real: Vec<&Value> =
+        choices.into_iter().flatten().filter(|choice| choice["type"] != json!("null")).collect();
+    match real.as_slice() {
+        [one] => resolve(one, schemas),
+        _ => schema.clone(),
+    }
+}
+
+fn reference(schema: &Value) -> Option<&str> {
+    schema["$ref"].as_str()?.rsplit('/').next()
+}
+
+fn is_size(schema: &Value) -> bool {
+    let choices = ["oneOf", "anyOf", "allOf"].iter().find_map(|key| schema[key].as_array());
+    reference(schema) == Some("ByteSize") || choices.into_iter().flatten().any(is_size)
+}
+
+fn shape(schema: &Value, schemas: &BTreeMap<String, Value>) -> Shape {
+    if is_size(schema) {
+        return Shape::Size;
+    }
+    let schema = resolve(schema, schemas);
+    if let Some(words) = schema["enum"].as_array() {
+        return Shape::Words(words.iter().filter_map(Value::as_str).map(str::to_owned).collect());
+    }
+    let kinds = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),
+        kind => kind.as_str(),
+    };
+    match kinds {
+        Some("string") if schema["format"] == "password" => Shape::Secret,
+        Some("string") => Shape::Text,
+        Some("integer") => Shape::Integer,
+        Some("boolean") => Shape::Switch,
+        Some("array") => match shape(&schema["items"], schemas) {
+            Shape::Json | Shape::List(_) => Shape::Json,
+            of => Shape::List(Box::new(of)),
+        },
+        _ => Shape::Json,
+    }
+}
+
+fn help(schema: &Value, schemas: &BTreeMap<String, Value>) -> String {
+    let own = schema["description"].as_str().map(str::to_owned);
+    let text = own.or_else(|| resolve(schema, schemas)["description"].as_str().map(str::to_owned));
+    text.unwrap_or_default().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}
+
+/// `2GiB`, `512 MiB`, `1000`.
+fn size(text: &str) -> Result<ByteSize, String> {
+    let digits = text.trim().bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.trim().split_at(digits);
+    let shift = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => 64,
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(1_u64.checked_shl(shift)?));
+    bytes.map(ByteSize).ok_or_else(|| format!("“{text}” is not a size, like 512MiB or 20GiB."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        assert_eq!(size("2GiB"), Ok(ByteSize::gib(2)));
+        assert_eq!(size("512 MiB"), Ok(ByteSize::mib(512)));
+        assert_eq!(size("1000"), Ok(ByteSize(1000)));
+        for bad in ["", "GiB", "2XB", "-1", "99999999999TiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_field_becomes_an_argument_and_comes_back() {
+        let schemas = BTreeMap::from([
+            ("ByteSize".to_owned(), json!({"type": "integer"})),
+            ("Kind".to_owned(), json!({"type": "string", "enum": ["full", "thin"]})),
+        ]);
+        let schema = json!({"type": "object", "required": ["size"], "properties": {
+            "size": {"$ref": "#/components/schemas/ByteSize", "description": "How large."},
+            "kind": {"oneOf": [{"type": "null"}, {"$ref": "#/components/schemas/Kind"}]},
+            "is_thin": {"type": "boolean"},
+            "count": {"type": ["integer", "null"]},
+            "names": {"type": "array", "items": {"type": "string"}},
+            "key": {"type": ["string", "null"], "format": "password"},
+            "more": {"type": "object"},
+        }});
+        let words = Words::new(Some(&schema), &schemas);
+        let command = clap::Command::new("t").no_binary_name(true).args(words.args());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a secret\n").unwrap();
+        let given =
+            "--size 1GiB --kind thin --is-thin --count 3 --names a --names b --more {\"x\":1} --key-file";
+        let given = given.split(' ').chain(file.path().to_str());
+        let matches = command.clone().try_get_matches_from(given).unwrap();
+        let expected = json!({"size": 1_u64 << 30, "kind": "thin", "is_thin": true, "count": 3, "names": ["a", "b"], "more": {"x": 1}, "key": "a secret"});
+        assert_eq!(words.request(&matches).unwrap(), expected);
+        assert!(command.clone().try_get_matches_from(["--kind", "thin"]).is_err(), "the size is required");
+        assert!(command.try_get_matches_from(["--size", "1", "--kind", "odd"]).is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! `image`.
+
+use berth_model::agent::function::image;
+use berth_model::agent::{ImageFileList, Nothing};
+
+use super::{Functions, no_faults};
+use crate::api::Api;
+use crate::error::Refusal;
+use crate::images::fetch_faults;
+
+pub(super) fn tie(functions: &mut Functions) {
+    functions.read::<image::List>(|api, (), _| {
+        let (vms, volumes) = users(api)?;
+        Ok(ImageFileList { images: api.images.list(&vms, &volumes)? })
+    });
+    functions.read::<image::Get>(|api, sha256, _| {
+        let (vms, volumes) = users(api)?;
+        let image = api.images.list(&vms, &volumes)?.into_iter().find(|image| image.sha256 == sha256.0);
+        image.ok_or_else(|| {
+            let message = format!("The image {sha256} is not on this node.");
+            Refusal::new(berth_model::ErrorCode::NotFound, message)
+        })
+    });
+    functions.change::<image::Fetch>(fetch_faults, |api, cx, checksum, wanted| {
+        api.images.fetch(cx, checksum, &wanted)
+    });
+    functions.change::<image::Convert>(no_faults, |api, cx, sha256, _| api.images.convert(cx, &sha256.0));
+    functions.change::<image::Verify>(no_faults, |api, cx, sha256, _| api.images.verify(cx, &sha256.0));
+    functions.change::<image::FromDisk>(no_faults, |api, cx, vm, _| {
+        api.images.make(cx, |to| api.work.hypervisor().disk_export(cx, *vm, to))
+    });
+    functions.change::<image::Delete>(no_faults, |api, _, sha256, _| {
+        api.images.delete(&sha256.0, || users(api))?;
+        Ok(Nothing {})
+    });
+}
+
+/// Who may stand on images.
+fn users(api: &Api) -> Result<(Vec<berth_model::agent::Vm>, Vec<berth_model::agent::Volume>), Refusal> {
+    let hypervisor = api.work.hypervisor();
+    Ok((hypervisor.list()?, hypervisor.storage().volumes()?))
+}

@@ -1,0 +1,170 @@
+//! A folder with a file for each volume: `{path}/volumes/{id}/volume.qcow2`, or `.raw`.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use berth_model::ByteSize;
+use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
+
+use super::pool::{Data, From, Pool, Source, Space};
+use crate::faults;
+use crate::hypervisor::HypervisorError;
+use crate::program::Program;
+use crate::runs::Cx;
+
+/// QEMU runs as another user, and must pass through; who may list is the agent alone.
+const MODE: u32 = 0o711;
+
+/// A folder as a pool.
+#[derive(Debug)]
+pub struct Directory {
+    name: Name,
+    volumes: PathBuf,
+}
+
+impl Directory {
+    /// The pool in `path`, which is made if it is not there.
+    pub fn open(name: Name, path: &Path) -> Result<Self, HypervisorError> {
+        let volumes = path.join("volumes");
+        make_folder(&volumes)?;
+        // libvirt opens what we name, from its own working directory.
+        Ok(Self { name, volumes: volumes.canonicalize()? })
+    }
+
+    fn folder(&self, data: &Data) -> PathBuf {
+        self.volumes.join(data.id.to_string())
+    }
+
+    fn file(&self, data: &Data) -> PathBuf {
+        self.folder(data).join(format!("volume.{}", word(data.format)))
+    }
+
+    fn fill(&self, cx: &Cx, data: &Data, from: Option<&From>, new: &Path) -> Result<(), HypervisorError> {
+        let (size, format) = (data.size.bytes().to_string(), word(data.format));
+        let Some(From { file, mode }) = from else {
+            return qemu_img(
+                ["create", "-q", "-f", format].map(OsStr::new),
+                [new.as_os_str(), size.as_ref()],
+            );
+        };
+        match mode {
+            CloneMode::Backing => qemu_img(
+                ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"].map(OsStr::new),
+                [file.as_os_str(), new.as_os_str(), size.as_ref()],
+            ),
+            CloneMode::Copy => {
+                cx.phase("Copy the image", data.size.bytes());
+                Program::qemu_img(["convert", "-p", "-f", "qcow2", "-O", format])
+                    .args([file.as_os_str(), new.as_os_str()])
+                    .run_in(cx)?;
+                let args = ["resize", "-q", "-f", format].map(OsStr::new);
+                qemu_img(args, [new.as_os_str(), size.as_ref()])
+            }
+        }
+    }
+}
+
+impl Pool for Directory {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn kind(&self) -> PoolKind {
+        PoolKind::Directory
+    }
+
+    fn formats(&self) -> &'static [VolumeFormat] {
+        &[VolumeFormat::Qcow2, VolumeFormat::Raw]
+    }
+
+    fn can_stand_on_image(&self) -> bool {
+        true
+    }
+
+    fn space(&self) -> Result<Space, HypervisorError> {
+        let stat = rustix::fs::statvfs(&self.volumes).map_err(std::io::Error::from)?;
+        let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(stat.f_frsize));
+        Ok(Space { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    }
+
+    fn create(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError> {
+        let file = self.file(data);
+        if file.try_exists()? {
+            return Ok(());
+        }
+        make_folder(&self.folder(data))?;
+        let new = file.with_extension("new");
+        let made = self.fill(cx, data, from, &new).and_then(|()| {
+            faults::point("volume.after_fill")?;
+            File::open(&new)?.sync_all()?;
+            fs::rename(&new, &file)?;
+            File::open(self.folder(data))?.sync_all()?;
+            Ok(())
+        });
+        if made.is_err() {
+            gone(fs::remove_file(&new))?;
+        }
+        made
+    }
+
+    fn grow(&self, data: &Data) -> Result<(), HypervisorError> {
+        let size = data.size.bytes().to_string();
+        let args = ["resize", "-q", "-f", word(data.format)].map(OsStr::new);
+        qemu_img(args, [self.file(data).as_os_str(), size.as_ref()])
+    }
+
+    fn remove(&self, data: &Data) -> Result<(), HypervisorError> {
+        let file = self.file(data);
+        for file in [file.with_extension("new"), file] {
+            gone(fs::remove_file(file))?;
+        }
+        // The folder stays while the volume's record is in it.
+        match fs::remove_dir(self.folder(data)) {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(e.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn allocated(&self, data: &Data) -> Result<Option<ByteSize>, HypervisorError> {
+        match fs::metadata(self.file(data)) {
+            Ok(meta) => Ok(Some(ByteSize(meta.blocks() * 512))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn source(&self, data: &Data) -> Source {
+        Source::File(self.file(data))
+    }
+}
+
+fn word(format: VolumeFormat) -> &'static str {
+    match format {
+        VolumeFormat::Qcow2 => "qcow2",
+        VolumeFormat::Raw => "raw",
+    }
+}
+
+fn qemu_img<'a>(
+    args: impl IntoIterator<Item = &'a OsStr>,
+    more: impl IntoIterator<Item = &'a OsStr>,
+) -> Result<(), HypervisorError> {
+    Program::qemu_img(args).args(more).run().map(drop)
+}
+
+fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a folder that QEMU can pass through; fine if it is there.
+pub(super) fn make_folder(folder: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(MODE).create(folder)
+}

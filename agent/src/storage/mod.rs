@@ -1,0 +1,543 @@
+//! Pools and the volumes in them.
+//!
+//! ```text
+//! create: record ─► data ─► record says whole        attach: record says whose ─► domain
+//! delete: record says not whole ─► data ─► record    detach: domain ─► record says nobody's
+//! ```
+//!
+//! What a volume is stands in its record, `{data_dir}/volumes/{id}/volume.json`; what is on it stands in
+//! its pool. The record comes first and goes last, so whoever lists records finds all volumes, also
+//! half-made ones. A volume's record says which VM has it, so two VMs can never have one volume, and it
+//! is written before the VM's definition names the volume and after it does so no more.
+
+mod directory;
+mod lvm;
+pub mod pool;
+mod records;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_model::agent::function::TargetValue as _;
+use berth_model::agent::{
+    CloneMode, Name, Pool as PoolInfo, Volume, VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat,
+};
+use berth_model::{ByteSize, FieldError, VmId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use self::directory::Directory;
+use self::lvm::LvmThin;
+use self::pool::{Data, From, Pool, Simulated, Source};
+use self::records::Records;
+use crate::config::{PoolPlace, PoolSection, StorageSection};
+use crate::hypervisor::HypervisorError;
+use crate::runs::Cx;
+use crate::{faults, qcow2, spec};
+
+/// The pool that is always there.
+pub const DEFAULT_POOL: &str = "default";
+
+/// Sizes of the disks beside the volumes in the pool `default`: promised, and taken up now.
+type OtherDisks = dyn Fn() -> std::io::Result<(u64, u64)> + Send + Sync;
+
+/// All pools and volumes of a node.
+pub struct Storage {
+    pools: Vec<Box<dyn Pool>>,
+    records: Records,
+    images: Option<PathBuf>,
+    promise_percent: u64,
+    reserve: ByteSize,
+    other_disks: Box<OtherDisks>,
+    /// Whoever decides by what is promised, or by who has a volume, holds this until it is written down.
+    deciding: Mutex<()>,
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").field("pools", &self.pools).finish_non_exhaustive()
+    }
+}
+
+/// All there is to know of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pool: Name,
+    format: VolumeFormat,
+    size: ByteSize,
+    #[serde(default)]
+    from: Option<ClonedFrom>,
+    #[serde(default)]
+    attached_to: Option<VmId>,
+    whole: bool,
+}
+
+/// The image a volume was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ClonedFrom {
+    image: String,
+    mode: CloneMode,
+}
+
+impl Record {
+    fn data(&self, id: VolumeId) -> Data {
+        Data { id, format: self.format, size: self.size }
+    }
+
+    /// Is it what somebody asks for? It may have grown since.
+    fn is_as(&self, wanted: &Self) -> bool {
+        self.pool == wanted.pool
+            && self.format == wanted.format
+            && self.from == wanted.from
+            && self.size >= wanted.size
+    }
+}
+
+impl Storage {
+    /// The storage of a real node. `other_disks` tells of what else lies in the pool `default`.
+    pub fn open(
+        section: &StorageSection,
+        pools: &[PoolSection],
+        data_dir: &Path,
+        images: &Path,
+        other_disks: Box<OtherDisks>,
+    ) -> Result<Self, HypervisorError> {
+        let mut all: Vec<Box<dyn Pool>> = vec![Box::new(Directory::open(default_pool(), data_dir)?)];
+        for pool in pools {
+            all.push(match &pool.place {
+                PoolPlace::Directory { path } => Box::new(Directory::open(pool.name.clone(), path)?),
+                PoolPlace::LvmThin { group, thin_pool } => {
+                    Box::new(LvmThin::new(pool.name.clone(), group, thin_pool))
+                }
+            });
+        }
+        Ok(Self {
+            pools: all,
+            records: Records::in_folder(&data_dir.join("volumes"))?,
+            images: Some(images.to_owned()),
+            promise_percent: section.promise_percent,
+            reserve: ByteSize::mib(section.reserve_mib),
+            other_disks,
+            deciding: Mutex::default(),
+        })
+    }
+
+    /// A storage that stores nothing; its records are kept in `folder`, or in memory.
+    pub fn simulated(folder: Option<&Path>, images: Option<&Path>) -> Result<Self, HypervisorError> {
+        Ok(Self {
+            pools: vec![Box::new(Simulated::new(default_pool()))],
+            records: match folder {
+                Some(folder) => Records::in_folder(&folder.join("volumes"))?,
+                None => Records::in_memory(),
+            },
+            images: images.map(Path::to_owned),
+            promise_percent: 0,
+            reserve: ByteSize(0),
+            other_disks: Box::new(|| Ok((0, 0))),
+            deciding: Mutex::default(),
+        })
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> Result<Vec<PoolInfo>, HypervisorError> {
+        self.pools.iter().map(|pool| self.info(pool.as_ref())).collect()
+    }
+
+    /// One pool.
+    pub fn pool_info(&self, name: &Name) -> Result<PoolInfo, HypervisorError> {
+        let pool = self.pools.iter().find(|pool| pool.name() == name);
+        let pool =
+            pool.ok_or_else(|| HypervisorError::Unknown(format!("There is no pool {name} on this node.")))?;
+        self.info(pool.as_ref())
+    }
+
+    fn info(&self, pool: &dyn Pool) -> Result<PoolInfo, HypervisorError> {
+        let space = pool.space()?;
+        let records: Vec<_> =
+            self.records.all()?.into_iter().filter(|(_, r)| r.pool == *pool.name()).collect();
+        let mut allocated = 0;
+        for (id, record) in &records {
+            allocated += pool.allocated(&record.data(*id))?.unwrap_or_default().bytes();
+        }
+        let mut promised = records.iter().map(|(_, record)| record.size.bytes()).sum();
+        if pool.name().as_str() == DEFAULT_POOL {
+            let (more_promised, more_allocated) = (self.other_disks)()?;
+            promised += more_promised;
+            allocated += more_allocated;
+        }
+        Ok(PoolInfo {
+            name: pool.name().clone(),
+            kind: pool.kind(),
+            size: space.size,
+            free: space.free,
+            allocated: ByteSize(allocated),
+            promised: ByteSize(promised),
+            promise_max: promise_max(space.size, self.promise_percent),
+            volumes: records.len() as u64,
+        })
+    }
+
+    /// Refuses `more` bytes of promises in the pool `default`, for a VM's own disk.
+    pub fn check_room_for_disk(&self, more: ByteSize) -> Result<(), HypervisorError> {
+        if more.bytes() == 0 {
+            return Ok(());
+        }
+        self.check_room(self.pools[0].as_ref(), more, ByteSize(0))
+    }
+
+    /// Refuses before the pool is full: `more` is promised in addition, and `now` is written at once.
+    fn check_room(&self, pool: &dyn Pool, more: ByteSize, now: ByteSize) -> Result<(), HypervisorError> {
+        room(&self.info(pool)?, more, now, self.reserve)
+    }
+
+    /// All volumes, by number.
+    pub fn volumes(&self) -> Result<Vec<Volume>, HypervisorError> {
+        self.records.all()?.iter().map(|(id, record)| self.show(*id, record)).collect()
+    }
+
+    /// One volume.
+    pub fn volume(&self, id: VolumeId) -> Result<Volume, HypervisorError> {
+        self.show(id, &self.record(id)?)
+    }
+
+    fn record(&self, id: VolumeId) -> Result<Record, HypervisorError> {
+        self.records.get(id)?.ok_or_else(|| unknown(id))
+    }
+
+    fn show(&self, id: VolumeId, record: &Record) -> Result<Volume, HypervisorError> {
+        let pool = self.pool(&record.pool)?;
+        Ok(Volume {
+            id,
+            pool: record.pool.clone(),
+            format: record.format,
+            size: record.size,
+            allocated: pool.allocated(&record.data(id))?.unwrap_or_default(),
+            image: record.from.as_ref().map(|from| from.image.clone()),
+            stands_on_image: record.from.as_ref().is_some_and(|from| from.mode == CloneMode::Backing),
+            serial: serial(id),
+            attached_to: record.attached_to,
+            whole: record.whole,
+        })
+    }
+
+    fn pool(&self, name: &Name) -> Result<&dyn Pool, HypervisorError> {
+        let pool = self.pools.iter().find(|pool| pool.name() == name).map(AsRef::as_ref);
+        pool.ok_or_else(|| invalid("pool", format!("There is no pool {name} on this node.")))
+    }
+
+    /// Makes an empty volume.
+    pub fn create(&self, id: VolumeId, wanted: &VolumeCreate) -> Result<Volume, HypervisorError> {
+        first(volume_faults(wanted.size))?;
+        let name = wanted.pool.clone().unwrap_or_else(default_pool);
+        let pool = self.pool(&name)?;
+        let format = pool_format(pool, wanted.format, None)?;
+        let record =
+            Record { pool: name, format, size: wanted.size, from: None, attached_to: None, whole: false };
+        self.make(&Cx::unwatched(), id, pool, record)
+    }
+
+    /// Makes a volume from an image.
+    pub fn clone_from_image(
+        &self,
+        cx: &Cx,
+        id: VolumeId,
+        wanted: &VolumeClone,
+    ) -> Result<Volume, HypervisorError> {
+        first(clone_faults(wanted))?;
+        let name = wanted.pool.clone().unwrap_or_else(default_pool);
+        let pool = self.pool(&name)?;
+        let mode = if pool.can_stand_on_image() { wanted.mode } else { CloneMode::Copy };
+        let format = pool_format(pool, wanted.format, Some(mode))?;
+        let from = Some(ClonedFrom { image: wanted.image.clone(), mode });
+        let record = Record { pool: name, format, size: wanted.size, from, attached_to: None, whole: false };
+        self.make(cx, id, pool, record)
+    }
+
+    fn make(
+        &self,
+        cx: &Cx,
+        id: VolumeId,
+        pool: &dyn Pool,
+        record: Record,
+    ) -> Result<Volume, HypervisorError> {
+        let from = self.source_of(&record)?;
+        let data = record.data(id);
+        let is_new = {
+            let _deciding = self.decide();
+            match self.records.get(id)? {
+                Some(known) if !known.is_as(&record) => {
+                    return Err(HypervisorError::Conflict(format!(
+                        "Volume {id} is there already, and is another one: {} in the pool {}.",
+                        known.size, known.pool
+                    )));
+                }
+                Some(known) if known.whole => return self.show(id, &known),
+                known => {
+                    let now = from.as_ref().filter(|from| from.mode == CloneMode::Copy);
+                    let now = now.map_or(0, |from| from.file_bytes());
+                    self.check_room(
+                        pool,
+                        if known.is_some() { ByteSize(0) } else { record.size },
+                        ByteSize(now),
+                    )?;
+                    self.records.put(id, &record)?;
+                    known.is_none()
+                }
+            }
+        };
+        faults::point("volume.after_record")?;
+        if let Err(e) = pool.create(cx, &data, from.as_ref()) {
+            // What a caller was refused is not there; what was cut off before stays to be found.
+            if is_new {
+                pool.remove(&data)?;
+                self.records.remove(id)?;
+            }
+            return Err(e);
+        }
+        faults::point("volume.after_data")?;
+        let record = Record { whole: true, ..record };
+        self.records.put(id, &record)?;
+        self.show(id, &record)
+    }
+
+    fn source_of(&self, record: &Record) -> Result<Option<From>, HypervisorError> {
+        let Some(cloned) = &record.from else { return Ok(None) };
+        let Some(images) = &self.images else {
+            return Ok(Some(From { file: PathBuf::new(), mode: cloned.mode }));
+        };
+        let sha256 = &cloned.image;
+        let images = images.canonicalize().unwrap_or_else(|_| images.clone());
+        let file = images.join(format!("{sha256}.qcow2"));
+        let lacking = |why: &str| HypervisorError::Lacking(format!("The image {sha256} {why}"));
+        let head = std::fs::File::open(&file).and_then(qcow2::read_head).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => lacking("is not on this node."),
+            _ => lacking(&format!("cannot be read: {e}")),
+        })?;
+        let size = qcow2::disk_size(&head).map_err(|e| lacking(&format!("cannot be used: {e}")))?;
+        if record.size < size {
+            return Err(invalid("size", format!("The image needs a volume of at least {size}.")));
+        }
+        Ok(Some(From { file, mode: cloned.mode }))
+    }
+
+    /// Grows a volume. `grow_live` grows it in the VM that has it, and says whether that runs with it.
+    pub fn resize(
+        &self,
+        id: VolumeId,
+        size: ByteSize,
+        grow_live: impl FnOnce(VmId) -> Result<bool, HypervisorError>,
+    ) -> Result<Volume, HypervisorError> {
+        first(volume_faults(size))?;
+        let record = self.whole(id)?;
+        if size < record.size {
+            let message = format!("The volume has {} already, and never shrinks.", record.size);
+            return Err(invalid("size", message));
+        }
+        let pool = self.pool(&record.pool)?;
+        {
+            let _deciding = self.decide();
+            self.check_room(pool, ByteSize(size.bytes() - record.size.bytes()), ByteSize(0))?;
+            // Promised from now on; growing it to what is written down is what is done again after a cut.
+            self.records.put(id, &Record { size, ..self.whole(id)? })?;
+        }
+        faults::point("volume.after_promise")?;
+        let data = Data { id, format: record.format, size };
+        let grown = match record.attached_to {
+            Some(vm) => grow_live(vm)?,
+            None => false,
+        };
+        if !grown {
+            pool.grow(&data)?;
+        }
+        self.volume(id)
+    }
+
+    /// Leaves nothing of a volume; fine if there is none.
+    pub fn delete(&self, id: VolumeId) -> Result<(), HypervisorError> {
+        let record = {
+            let _deciding = self.decide();
+            let Some(record) = self.records.get(id)? else { return Ok(()) };
+            if let Some(vm) = record.attached_to {
+                return Err(HypervisorError::Conflict(format!("VM {vm} has volume {id}; detach it first.")));
+            }
+            let record = Record { whole: false, ..record };
+            self.records.put(id, &record)?;
+            record
+        };
+        faults::point("volume.after_doom")?;
+        self.pool(&record.pool)?.remove(&record.data(id))?;
+        faults::point("volume.after_removal")?;
+        self.records.remove(id)
+    }
+
+    /// Refuses volumes that `vm` cannot have, without touching anything.
+    pub fn check_claims(&self, vm: VmId, wanted: &[VolumeAttachment]) -> Result<(), HypervisorError> {
+        wanted.iter().try_for_each(|attachment| self.claimable(vm, attachment.volume).map(drop))
+    }
+
+    fn claimable(&self, vm: VmId, id: VolumeId) -> Result<Record, HypervisorError> {
+        let record = self.records.get(id)?;
+        let record = record
+            .ok_or_else(|| HypervisorError::Lacking(format!("There is no volume {id} on this node.")))?;
+        if !record.whole {
+            return Err(half_made(id));
+        }
+        match record.attached_to {
+            Some(other) if other != vm => {
+                Err(HypervisorError::Conflict(format!("VM {other} has volume {id}; detach it there first.")))
+            }
+            _ => Ok(record),
+        }
+    }
+
+    /// Gives volumes to `vm`, all or none, and says where each lies.
+    pub fn claim(
+        &self,
+        vm: VmId,
+        wanted: &[VolumeAttachment],
+    ) -> Result<BTreeMap<VolumeId, (Source, VolumeFormat)>, HypervisorError> {
+        let _deciding = self.decide();
+        let mut sources = BTreeMap::new();
+        let mut records = Vec::new();
+        for VolumeAttachment { volume: id, .. } in wanted {
+            let record = self.claimable(vm, *id)?;
+            let source = self.pool(&record.pool)?.source(&record.data(*id));
+            sources.insert(*id, (source, record.format));
+            records.push((*id, record));
+        }
+        for (id, record) in records {
+            if record.attached_to.is_none() {
+                self.records.put(id, &Record { attached_to: Some(vm), ..record })?;
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Takes from `vm` what it has and is not `kept`.
+    pub fn release(&self, vm: VmId, kept: &[VolumeAttachment]) -> Result<(), HypervisorError> {
+        let _deciding = self.decide();
+        let is_kept = |id: &VolumeId| kept.iter().any(|attachment| attachment.volume == *id);
+        for (id, record) in self.records.all()? {
+            if record.attached_to == Some(vm) && !is_kept(&id) {
+                self.records.put(id, &Record { attached_to: None, ..record })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(&self, id: VolumeId) -> Result<Record, HypervisorError> {
+        let record = self.record(id)?;
+        if record.whole { Ok(record) } else { Err(half_made(id)) }
+    }
+
+    fn decide(&self) -> MutexGuard<'_, ()> {
+        self.deciding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A storage, shared.
+pub type Shared = Arc<Storage>;
+
+/// A volume's serial number in a guest: at most 20 characters.
+pub fn serial(id: VolumeId) -> String {
+    format!("volume-{id}")
+}
+
+/// The volume of a serial number.
+pub fn volume_of_serial(serial: &str) -> Option<VolumeId> {
+    VolumeId::read(serial.strip_prefix("volume-")?)
+}
+
+/// What is wrong with a volume's size.
+pub fn volume_faults(size: ByteSize) -> Vec<FieldError> {
+    let fine = (spec::DISK_MIN..=spec::DISK_MAX).contains(&size) && size.bytes().is_multiple_of(512);
+    let message = "A volume is a multiple of 512 bytes, from 1 MiB to 64 TiB.";
+    if fine { Vec::new() } else { vec![fault("size", message)] }
+}
+
+/// What is wrong with the wish for a clone.
+pub fn clone_faults(wanted: &VolumeClone) -> Vec<FieldError> {
+    let mut faults = volume_faults(wanted.size);
+    if !spec::is_sha256(&wanted.image) {
+        faults.push(fault("image", spec::SHA256_RULE));
+    }
+    if wanted.mode == CloneMode::Backing && wanted.format == Some(VolumeFormat::Raw) {
+        faults
+            .push(fault("format", "A volume that stands on an image is a qcow2 file; take a copy for raw."));
+    }
+    faults
+}
+
+fn pool_format(
+    pool: &dyn Pool,
+    wanted: Option<VolumeFormat>,
+    clone: Option<CloneMode>,
+) -> Result<VolumeFormat, HypervisorError> {
+    let format = wanted.unwrap_or_else(|| pool.formats()[0]);
+    if !pool.formats().contains(&format) {
+        return Err(invalid("format", format!("The pool {} holds raw volumes only.", pool.name())));
+    }
+    if clone == Some(CloneMode::Backing) && format == VolumeFormat::Raw {
+        let message = "A volume that stands on an image is a qcow2 file; take a copy for raw.";
+        return Err(invalid("format", message.to_owned()));
+    }
+    Ok(format)
+}
+
+/// How far promises may go; no limit without a percentage.
+fn promise_max(size: ByteSize, percent: u64) -> Option<ByteSize> {
+    let max = u128::from(size.bytes()) * u128::from(percent) / 100;
+    (percent > 0).then(|| ByteSize(u64::try_from(max).unwrap_or(u64::MAX)))
+}
+
+fn room(pool: &PoolInfo, more: ByteSize, now: ByteSize, reserve: ByteSize) -> Result<(), HypervisorError> {
+    let name = &pool.name;
+    let promised = pool.promised.bytes().saturating_add(more.bytes());
+    if more.bytes() > 0
+        && let Some(max) = pool.promise_max.filter(|max| promised > max.bytes())
+    {
+        return Err(HypervisorError::Lacking(format!(
+            "The pool {name} has promised {} MiB and may promise {} MiB; {} MiB more are too much.",
+            pool.promised.as_mib(),
+            max.as_mib(),
+            more.as_mib()
+        )));
+    }
+    // A small volume needs no more than itself.
+    let needed = now.bytes().saturating_add(reserve.bytes().min(more.bytes()));
+    if pool.free.bytes() < needed {
+        return Err(HypervisorError::Lacking(format!(
+            "The pool {name} is nearly full: {} MiB are free, and {} MiB must be.",
+            pool.free.as_mib(),
+            ByteSize(needed).as_mib()
+        )));
+    }
+    Ok(())
+}
+
+fn default_pool() -> Name {
+    Name::new(DEFAULT_POOL).expect("it keeps the rule")
+}
+
+fn unknown(id: VolumeId) -> HypervisorError {
+    HypervisorError::Unknown(format!("There is no volume {id} on this node."))
+}
+
+fn half_made(id: VolumeId) -> HypervisorError {
+    HypervisorError::Conflict(format!("Volume {id} is half-made; make it again, or delete it."))
+}
+
+fn fault(name: &str, message: &str) -> FieldError {
+    FieldError { name: name.to_owned(), messages: vec![message.to_owned()] }
+}
+
+fn invalid(name: &str, message: String) -> HypervisorError {
+    HypervisorError::Invalid(FieldError { name: name.to_owned(), messages: vec![message] })
+}
+
+fn first(faults: Vec<FieldError>) -> Result<(), HypervisorError> {
+    faults.into_iter().next().map_or(Ok(()), |fault| Err(HypervisorError::Invalid(fault)))
+}
+
+#[cfg(test)]
+mod tests;

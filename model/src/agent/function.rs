@@ -1,0 +1,801 @@
+//! What a function of the agent is, and the list of all of them.
+//!
+//! A function is a request and its answer: a name (`vm.resize`), a method and a path, what it works on
+//! (the path's names, its [`Target`]), what is asked (the body) and what is answered. The agent's
+//! routes, its command line, its OpenAPI document, its README and the control plane's client are all
+//! made from this list, so a function that is not in it cannot be reached in any way.
+
+use serde::{Deserialize, Serialize};
+
+use super::run::RunId;
+use super::*;
+use crate::{PrivateNetworkId, VmId, VolumeId};
+
+/// A body or an answer.
+#[cfg(not(feature = "openapi"))]
+pub trait Shape: Serialize + serde::de::DeserializeOwned + Send + 'static {}
+#[cfg(not(feature = "openapi"))]
+impl<T: Serialize + serde::de::DeserializeOwned + Send + 'static> Shape for T {}
+
+/// A body or an answer, with its schema.
+#[cfg(feature = "openapi")]
+pub trait Shape: Serialize + serde::de::DeserializeOwned + Send + utoipa::ToSchema + 'static {}
+#[cfg(feature = "openapi")]
+impl<T: Serialize + serde::de::DeserializeOwned + Send + utoipa::ToSchema + 'static> Shape for T {}
+
+/// No body, or no answer: `204 No Content`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// How a function is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Brings something to what the body says.
+    Put,
+    /// Does something.
+    Post,
+    /// Leaves nothing of something.
+    Delete,
+}
+
+impl Method {
+    /// HTTP's word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Post => "POST",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// What a function works on: the values of the names in its path, in order.
+pub trait Target: Clone + Send + 'static {
+    /// As they stand in the path.
+    fn values(&self) -> Vec<String>;
+    /// Back from the path. The error is the number of the value that is wrong, and what it must be.
+    fn parse(values: &[String]) -> Result<Self, (usize, &'static str)>;
+}
+
+impl Target for () {
+    fn values(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn parse(_: &[String]) -> Result<Self, (usize, &'static str)> {
+        Ok(())
+    }
+}
+
+impl<T: TargetValue> Target for T {
+    fn values(&self) -> Vec<String> {
+        vec![self.to_string()]
+    }
+    fn parse(values: &[String]) -> Result<Self, (usize, &'static str)> {
+        values.first().and_then(|text| T::read(text)).ok_or((0, T::RULE))
+    }
+}
+
+impl<A: TargetValue, B: TargetValue> Target for (A, B) {
+    fn values(&self) -> Vec<String> {
+        vec![self.0.to_string(), self.1.to_string()]
+    }
+    fn parse(values: &[String]) -> Result<Self, (usize, &'static str)> {
+        let a = values.first().and_then(|text| A::read(text)).ok_or((0, A::RULE))?;
+        let b = values.get(1).and_then(|text| B::read(text)).ok_or((1, B::RULE))?;
+        Ok((a, b))
+    }
+}
+
+/// One value of a path.
+pub trait TargetValue: Clone + core::fmt::Display + Send + 'static {
+    /// What it must be, a sentence.
+    const RULE: &'static str;
+    /// Back from text.
+    fn read(text: &str) -> Option<Self>;
+}
+
+impl TargetValue for VmId {
+    const RULE: &'static str = "A VM's number is a whole one from 1.";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|id: &Self| id.0 > 0 && id.to_string() == text)
+    }
+}
+
+impl TargetValue for VolumeId {
+    const RULE: &'static str = "A volume's number is a whole one from 1 to 999999999999.";
+    fn read(text: &str) -> Option<Self> {
+        // Twelve digits: a serial number of a disk in a guest has at most 20 characters.
+        text.parse().ok().filter(|id: &Self| id.0 > 0 && text.len() <= 12 && id.to_string() == text)
+    }
+}
+
+impl TargetValue for RunId {
+    const RULE: &'static str = "A run's number is a whole one from 1.";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|id: &Self| id.0 > 0 && id.to_string() == text)
+    }
+}
+
+impl TargetValue for PrivateNetworkId {
+    const RULE: &'static str = "A private network's number is a whole one from 1 to 16777215.";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|id: &Self| (1..1 << 24).contains(&id.0) && id.to_string() == text)
+    }
+}
+
+/// A MAC address of a network card, `52:54:00:aa:bb:cc`, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(String);
+
+impl Mac {
+    /// Takes an address that keeps the rule.
+    pub fn new(text: &str) -> Option<Self> {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let pairs: Vec<&[u8]> = text.split(':').map(str::as_bytes).collect();
+        let fine = pairs.len() == 6
+            && pairs.iter().all(|pair| matches!(pair, [a, b] if lower_hex(*a) && lower_hex(*b)))
+            && u8::from_str_radix(&text[..2], 16).is_ok_and(|first| first & 1 == 0);
+        fine.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl core::fmt::Display for Mac {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Mac {
+    const RULE: &'static str =
+        "A MAC address looks like 52:54:00:aa:bb:cc, in lower case, and is not a multicast one.";
+    fn read(text: &str) -> Option<Self> {
+        Self::new(text)
+    }
+}
+
+/// An image or an ISO: the SHA-256 of its file, 64 digits of `0-9a-f`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha256(pub String);
+
+impl core::fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Sha256 {
+    const RULE: &'static str = "An image is named by its SHA-256: 64 digits of 0-9 and a-f, lower case.";
+    fn read(text: &str) -> Option<Self> {
+        let fine = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        fine.then(|| Self(text.to_owned()))
+    }
+}
+
+/// A checksum of a file: SHA-256 with 64 digits of `0-9a-f`, or SHA-512 with 128.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Checksum(pub String);
+
+impl core::fmt::Display for Checksum {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Checksum {
+    const RULE: &'static str =
+        "A checksum is a SHA-256 (64 digits of 0-9 and a-f, lower case) or a SHA-512 (128 of them).";
+    fn read(text: &str) -> Option<Self> {
+        let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        (hex && matches!(text.len(), 64 | 128)).then(|| Self(text.to_owned()))
+    }
+}
+
+/// A name that the caller chose: of a pool, a snapshot, a backup. It becomes a part of file names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(try_from = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// What it must be, a sentence.
+    pub const RULE: &'static str =
+        "A name has 1 to 48 letters, digits, hyphens and underscores, and begins with a letter or a digit.";
+
+    /// Takes a name that keeps the rule.
+    pub fn new(text: &str) -> Option<Self> {
+        let fine = (1..=48).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && text.as_bytes()[0].is_ascii_alphanumeric();
+        fine.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text).ok_or(Self::RULE)
+    }
+}
+
+impl core::fmt::Display for Name {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TargetValue for Name {
+    const RULE: &'static str = Self::RULE;
+    fn read(text: &str) -> Option<Self> {
+        Self::new(text)
+    }
+}
+
+/// How a function works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Looks, and changes nothing. Not logged.
+    Read,
+    /// Changes something, within two minutes.
+    Change,
+    /// Changes something and may take hours: tells how far it is, and can be cancelled.
+    Long,
+}
+
+/// A function of the agent.
+pub trait Function: 'static {
+    /// `vm.resize`: what it is for, and the verb.
+    const NAME: &'static str;
+    /// Its documentation, a line each; the first is its summary.
+    const DOC: &'static [&'static str];
+    /// How it works.
+    const KIND: Kind;
+    /// How it is asked for.
+    const METHOD: Method;
+    /// Where: `/v1/vms/{vm}/resize`.
+    const PATH: &'static str;
+    /// What it works on.
+    type Target: Target;
+    /// What is asked.
+    type Request: Shape;
+    /// What is answered.
+    type Answer: Shape;
+
+    /// One line for lists.
+    fn summary() -> &'static str {
+        Self::DOC.first().map_or("", |line| line.trim())
+    }
+
+    /// The path for a target.
+    fn path(target: &Self::Target) -> String {
+        fill(Self::PATH, &target.values())
+    }
+}
+
+/// Puts values into a path's names.
+fn fill(path: &str, values: &[String]) -> String {
+    let mut values = values.iter();
+    let part = |part: &str| match part.starts_with('{') {
+        true => values.next().cloned().unwrap_or_default(),
+        false => part.to_owned(),
+    };
+    path.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
+/// Does something with each function of a list, of which it knows the type.
+pub trait Visitor {
+    /// The next function.
+    fn visit<F: Function>(&mut self);
+}
+
+macro_rules! functions {
+    ($(
+        $(#[doc = $room_doc:literal])+
+        mod $room:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $name:ident = $word:literal $kind:ident $method:ident $path:literal
+                    ($target:ty) $request:ty => $answer:ty;
+            )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $room_doc])+
+            pub mod $room {
+                #[allow(clippy::wildcard_imports, unused_imports, reason = "the table's own words")]
+                use super::*;
+                $(
+                    $(#[doc = $doc])+
+                    #[derive(Debug, Clone, Copy)]
+                    pub enum $name {}
+                    impl Function for $name {
+                        const NAME: &'static str = concat!(stringify!($room), ".", $word);
+                        const DOC: &'static [&'static str] = &[$($doc),+];
+                        const KIND: Kind = Kind::$kind;
+                        const METHOD: Method = Method::$method;
+                        const PATH: &'static str = $path;
+                        type Target = $target;
+                        type Request = $request;
+                        type Answer = $answer;
+                    }
+                )+
+            }
+        )+
+
+        /// Visits all functions, in the order of the list.
+        pub fn visit_all(visitor: &mut impl Visitor) {
+            $($(visitor.visit::<$room::$name>();)+)+
+        }
+    };
+}
+
+functions! {
+    /// The node itself.
+    mod node {
+        /// Show what the node is and whether it can work.
+        ///
+        /// Answered from what was seen last, so it answers also while the hypervisor hangs.
+        Get = "get" Read Get "/v1/node" (()) Nothing => Node;
+        /// Look after everything that the node needs, a sentence each.
+        ///
+        /// What is not `ok` and is `needed` makes the node unhealthy, too.
+        Check = "check" Read Get "/v1/node/check" (()) Nothing => NodeChecks;
+        /// Show what the node has, and how much of it is promised to VMs.
+        Capacity = "capacity" Read Get "/v1/node/capacity" (()) Nothing => super::Capacity;
+        /// Close the node for new VMs, or open it again.
+        ///
+        /// VMs that are there go on and can be changed. It holds until it is told otherwise, over restarts, too.
+        Maintenance = "maintenance" Change Put "/v1/node/maintenance" (()) MaintenanceRequest => Node;
+        /// Find what crashes long ago left behind, and remove it only when told.
+        ///
+        /// What was touched in the last ten minutes is left out: it may be in the making. `conflict` is not
+        /// answered: what cannot be removed is listed with the reason.
+        Orphans = "orphans" Change Post "/v1/node/orphans" (()) OrphansRequest => OrphanList;
+        /// Replace the agent by another version, and go back by itself if that does not work.
+        ///
+        /// Answered once the file is fetched and checked; then the agent tries the new version in its own
+        /// place, and keeps it if it is healthy in time. VMs keep running. `node.update_status` tells the end.
+        Update = "update" Long Post "/v1/node/update" (()) UpdateRequest => super::UpdateStatus;
+        /// Show how the last update of the agent went; `not_found` when there was none.
+        UpdateStatus = "update_status" Read Get "/v1/node/update" (()) Nothing => super::UpdateStatus;
+    }
+
+    /// Virtual machines.
+    mod vm {
+        /// List all VMs, also half-made ones.
+        List = "list" Read Get "/v1/vms" (()) Nothing => VmList;
+        /// Show one VM.
+        ///
+        /// `not_found` when nothing of it is there.
+        Get = "get" Read Get "/v1/vms/{vm}" (VmId) Nothing => Vm;
+        /// Bring a VM to what a specification says, made anew if need be.
+        ///
+        /// What a running guest allows is changed at once; the rest waits for its next start, and the answer
+        /// names it in `pending`. Told twice, it ends the same.
+        Put = "put" Change Put "/v1/vms/{vm}" (VmId) VmSpec => Vm;
+        /// Delete a VM; its disk goes with it, is wiped, or is kept.
+        ///
+        /// A kept disk becomes a whole one without an image, which `kept.list` shows; `conflict` when its name
+        /// is taken. Wiping overwrites what the disk's file holds; what the node's own storage copied elsewhere
+        /// it does not reach. Fine when there is no VM; cut off, it is told again.
+        Delete = "delete" Long Delete "/v1/vms/{vm}" (VmId) VmDelete => Nothing;
+        /// Start a VM, from its saved memory if there is any; fine when it runs.
+        Start = "start" Change Post "/v1/vms/{vm}/start" (VmId) Nothing => Vm;
+        /// Ask a VM's system to stop, by the guest agent or else by the power button.
+        ///
+        /// Answered once it is asked; with `wait_s`, once it is off: the guest agent is asked, then the power
+        /// button pressed, and after that time the plug is pulled. Cancelled, it waits no longer and pulls
+        /// nothing. Fine when it is off.
+        Shutdown = "shutdown" Long Post "/v1/vms/{vm}/shutdown" (VmId) VmShutdown => Vm;
+        /// Ask a VM's system to reboot.
+        ///
+        /// Answered once it is asked; told twice, it reboots twice. `conflict` when it is off.
+        Reboot = "reboot" Change Post "/v1/vms/{vm}/reboot" (VmId) Nothing => Vm;
+        /// Press a VM's reset button.
+        ///
+        /// Told twice, it is pressed twice. `conflict` when it is off.
+        Reset = "reset" Change Post "/v1/vms/{vm}/reset" (VmId) Nothing => Vm;
+        /// Pull a VM's plug; fine when it is off.
+        PowerOff = "power_off" Change Post "/v1/vms/{vm}/power_off" (VmId) Nothing => Vm;
+        /// Hold a VM's CPUs where they are; fine when they are held.
+        ///
+        /// `conflict` when it is off.
+        Pause = "pause" Change Post "/v1/vms/{vm}/pause" (VmId) Nothing => Vm;
+        /// Let a held VM go on; fine when it runs.
+        ///
+        /// `conflict` when it is off.
+        Resume = "resume" Change Post "/v1/vms/{vm}/resume" (VmId) Nothing => Vm;
+        /// Write a VM's memory to disk and switch it off; its next start goes on from there.
+        ///
+        /// The answer's `saved` says that there is such memory. Cancelled, the VM runs on. Fine when it is off.
+        Save = "save" Long Post "/v1/vms/{vm}/save" (VmId) Nothing => Vm;
+        /// Make a VM's disk anew from an image; number, cards, addresses and sizes stay.
+        ///
+        /// All that was on its disk is gone, and so are a saved memory and a rescue. The VM is switched off for
+        /// it; ask it to shut down before if its programs should end in order. Told twice, it is made anew
+        /// twice. `resource_unavailable` when the image is not on the node.
+        Rebuild = "rebuild" Long Post "/v1/vms/{vm}/rebuild" (VmId) VmRebuild => Vm;
+        /// Boot a VM from a rescue image, with its own disk as the second one.
+        ///
+        /// The answer has the rescue system's root password, and no other answer ever will: told twice, it
+        /// boots once more with another password. The VM is switched off for it. It boots by BIOS, whatever the
+        /// VM's own firmware is, with the VM's own addresses, and stays in rescue over reboots.
+        RescueOn = "rescue_on" Change Post "/v1/vms/{vm}/rescue_on" (VmId) VmRescue => Rescued;
+        /// Boot a VM from its own disk again.
+        ///
+        /// What was written to the rescue system itself is gone. Afterwards the VM runs; fine when it is in no
+        /// rescue.
+        RescueOff = "rescue_off" Change Post "/v1/vms/{vm}/rescue_off" (VmId) Nothing => Vm;
+        /// Give a VM another host name, another title, or both.
+        ///
+        /// The title changes at once; the host name is told to its system at its next start, and the answer
+        /// says so in `pending`. Told twice, it ends the same.
+        Rename = "rename" Change Post "/v1/vms/{vm}/rename" (VmId) VmRename => Vm;
+        /// Let a VM start with its node, or no longer.
+        ///
+        /// Not for a VM that may be started on another node while this one is away. Told twice, it ends the same.
+        Autostart = "autostart" Change Post "/v1/vms/{vm}/autostart" (VmId) VmAutostart => Vm;
+        /// Set where a VM looks for a system: disk, ISO, network.
+        ///
+        /// Holds from the next start on, and the answer says so in `pending`. Told twice, it ends the same.
+        BootOrder = "boot_order" Change Post "/v1/vms/{vm}/boot_order" (VmId) VmBootOrder => Vm;
+        /// Set a VM's firmware: BIOS or UEFI.
+        ///
+        /// Holds from the next start on, and the answer says so in `pending`. A system that was installed for
+        /// the other may not boot. Told twice, it ends the same.
+        Firmware = "firmware" Change Post "/v1/vms/{vm}/firmware" (VmId) FirmwareChange => Vm;
+        /// Set a VM's machine type, processor, random-number device, watchdog and TPM.
+        ///
+        /// What is not named stays. Holds from the next start on, and the answer names it in `pending`.
+        /// `invalid_input` for a machine or processor that the node does not have. Told twice, it ends the same.
+        Hardware = "hardware" Change Post "/v1/vms/{vm}/hardware" (VmId) HardwareChange => Vm;
+        /// Put an ISO into a VM's CD drive, in place of one that is there; to boot from it, too.
+        ///
+        /// At once, also while it runs. `resource_unavailable` when the ISO is not on the node. Told twice, it
+        /// ends the same.
+        IsoAttach = "iso_attach" Change Post "/v1/vms/{vm}/iso_attach" (VmId) VmIso => Vm;
+        /// Empty a VM's CD drive, even if its system holds it shut.
+        ///
+        /// At once, also while it runs. Fine when it is empty.
+        IsoEject = "iso_eject" Change Post "/v1/vms/{vm}/iso_eject" (VmId) Nothing => Vm;
+        /// Show what a VM's screen shows, as a PNG.
+        ///
+        /// `conflict` when it is off.
+        Screenshot = "screenshot" Read Get "/v1/vms/{vm}/screenshot" (VmId) Nothing => super::Screenshot;
+        /// Press keys of a VM's keyboard together, like ctrl, alt and delete.
+        ///
+        /// At once, also while another function works on the VM. Told twice, they are pressed twice.
+        /// `conflict` when it is off.
+        SendKeys = "send_keys" Change Post "/v1/vms/{vm}/send_keys" (VmId) super::SendKeys => Nothing;
+        /// Change a VM's virtual CPUs, memory or disk.
+        ///
+        /// At once where the running guest allows: virtual CPUs up to `vcpus_max`, memory up to
+        /// `memory_max`, a larger disk with the file system on it. The rest waits for the next start, and the
+        /// answer names it in `pending`. A disk never shrinks. Told twice, it ends the same.
+        Resize = "resize" Change Post "/v1/vms/{vm}/resize" (VmId) VmResize => Vm;
+        /// Limit what a VM may use of the node's CPUs and disks.
+        ///
+        /// At once, also while it runs. What is not given is not limited. Told twice, it ends the same.
+        Limits = "limits" Change Put "/v1/vms/{vm}/limits" (VmId) VmLimits => Vm;
+    }
+
+    /// Disks that were kept when their VM was deleted.
+    mod kept {
+        /// List the kept disks.
+        List = "list" Read Get "/v1/kept" (()) Nothing => KeptDiskList;
+        /// Delete a kept disk.
+        ///
+        /// Fine when there is none of that name.
+        Delete = "delete" Change Delete "/v1/kept/{name}" (Name) Nothing => Nothing;
+    }
+
+    /// What goes on inside a guest, through its guest agent.
+    mod guest {
+        /// Show a guest's system, users, file systems and interfaces.
+        ///
+        /// As the guest says it. `unavailable` within 9 s when its guest agent does not answer.
+        Info = "info" Read Get "/v1/vms/{vm}/guest" (VmId) Nothing => GuestInfo;
+        /// Set a user's password, given as a hash.
+        ///
+        /// Told twice, it ends the same.
+        SetPassword = "set_password" Change Post "/v1/vms/{vm}/guest/password" (VmId) GuestPassword => Nothing;
+        /// Set the SSH keys that let a user in; all others go.
+        ///
+        /// `resource_unavailable` when the guest agent is too old for it. Told twice, it ends the same.
+        SetSshKeys = "set_ssh_keys" Change Post "/v1/vms/{vm}/guest/ssh_keys" (VmId) GuestSshKeys => Nothing;
+        /// Set a guest's host name.
+        ///
+        /// At once where the guest allows, and at its next boots; the answer says which. The VM's
+        /// specification has the new name, too. Told twice, it ends the same.
+        SetHostname = "set_hostname" Change Post "/v1/vms/{vm}/guest/hostname" (VmId) GuestHostname => HostnameSet;
+        /// Freeze a guest's file systems: nothing is written until they are thawed.
+        ///
+        /// After `limit_s` seconds the agent thaws them by itself. Told twice, the limit begins anew.
+        Freeze = "freeze" Change Post "/v1/vms/{vm}/guest/freeze" (VmId) GuestFreeze => Frozen;
+        /// Thaw a guest's file systems; fine when none is frozen.
+        Thaw = "thaw" Change Post "/v1/vms/{vm}/guest/thaw" (VmId) Nothing => Thawed;
+        /// Give what a guest's file systems do not use back to the node.
+        Trim = "trim" Change Post "/v1/vms/{vm}/guest/trim" (VmId) Nothing => Trimmed;
+        /// Set a guest's clock to the node's.
+        SyncTime = "sync_time" Change Post "/v1/vms/{vm}/guest/sync_time" (VmId) Nothing => TimeSynced;
+    }
+
+    /// Counters of VMs.
+    mod samples {
+        /// Read the counters of running VMs: CPU, memory, disks, network cards.
+        ///
+        /// A VM that is named and does not run is left out. The same for Prometheus: `GET /metrics`.
+        Get = "get" Read Post "/v1/samples" (()) SamplesRequest => SampleList;
+    }
+
+    /// Consoles of VMs.
+    mod console {
+        /// Make a ticket that opens one console of a VM once, within seconds.
+        ///
+        /// At most 1024 are kept; the agent forgets them when it restarts.
+        Ticket = "ticket" Read Post "/v1/vms/{vm}/console/ticket" (VmId) ConsoleTicketRequest => ConsoleTicket;
+        /// Show the last lines that a VM wrote to its serial port.
+        ///
+        /// The log is a ring: of each VM the last 8 MiB or so are kept, over restarts, too.
+        Log = "log" Read Post "/v1/vms/{vm}/console/log" (VmId) ConsoleLogRequest => ConsoleLog;
+    }
+
+    /// Image files.
+    mod image {
+        /// List all image files, with the VMs and volumes that stand on them.
+        List = "list" Read Get "/v1/images" (()) Nothing => ImageFileList;
+        /// Show one image file, with the VMs and volumes that stand on it.
+        Get = "get" Read Get "/v1/images/{sha256}" (Sha256) Nothing => ImageFile;
+        /// Fetch an image or an ISO from a URL, checked against its SHA-256 or SHA-512.
+        ///
+        /// A fetch that was cut off goes on where it was when it is told again, also by an agent that was killed;
+        /// what nobody asked for in a day is removed. When the file is on the node, nothing is fetched. A file
+        /// with another checksum, another format, a claim to stand on another file, or more bytes than allowed is
+        /// refused, and nothing of it is left. Addresses of private networks are refused unless the agent's
+        /// configuration allows them. `unavailable` when the other side is silent or cut the connection too often.
+        Fetch = "fetch" Long Post "/v1/images/fetch/{checksum}" (Checksum) ImageFetch => ImageFile;
+        /// Convert a raw, vmdk, vdi or qcow2 file to an image that VMs are made from.
+        ///
+        /// The answer is the new file, compressed, named by its own checksum; the old one stays. Told again, it
+        /// ends with the same file.
+        Convert = "convert" Long Post "/v1/images/{sha256}/convert" (Sha256) Nothing => ImageFile;
+        /// Read an image back: its checksum, and whether its inner tables are sound.
+        Verify = "verify" Long Post "/v1/images/{sha256}/verify" (Sha256) Nothing => ImageVerdict;
+        /// Make an image from a VM's disk as it is now, compressed, without its snapshots.
+        ///
+        /// A running guest goes on; its file systems are frozen for a moment if its agent answers. The answer
+        /// names the image by its checksum. Told again, another image is made from what the disk is then.
+        FromDisk = "from_disk" Long Post "/v1/vms/{vm}/image" (VmId) Nothing => ImageFile;
+        /// Delete an image file.
+        ///
+        /// Fine when there is none; `conflict` while a disk or a volume stands on it.
+        Delete = "delete" Change Delete "/v1/images/{sha256}" (Sha256) Nothing => Nothing;
+    }
+
+    /// Backups of VMs' disks.
+    mod backup {
+        /// Back up a VM's disk, running or off: what changed, or all of it.
+        ///
+        /// Incremental when the last backup in this store is whole and the disk's changes since are known, and
+        /// else full; the answer says why. Compressed, checksummed, and sealed with the key. A running guest is
+        /// frozen for a moment when its agent answers. Volumes beside the disk are not in it. Told twice with
+        /// one name, it ends the same; cut off, nothing is left that counts. `resource_unavailable` when the
+        /// store or the node is full, `unavailable` when the store does not answer.
+        Create = "create" Long Put "/v1/vms/{vm}/backups/{backup}" ((VmId, Name)) BackupCreate => Backup;
+        /// List backups, with what is known to be wrong with them.
+        ///
+        /// Needs no key. Sizes in bytes.
+        List = "list" Read Post "/v1/backups/list" (()) BackupWhere => BackupList;
+        /// Read a backup back, with all it builds on, and compare its checksums and seals.
+        ///
+        /// What is found damaged is noted beside the backup: the next one is then full by itself, until a
+        /// verification finds nothing. `conflict` that names the damaged piece; `invalid_input` when the key is
+        /// another one.
+        Verify = "verify" Long Post "/v1/backups/{backup}/verify" (Name) BackupVerify => BackupVerified;
+        /// Restore a backup to the disk of a VM that is off, or to the disk of a new VM.
+        ///
+        /// The disk is replaced in one step, when all of it is written; the next backup is a full one. A new VM
+        /// is half-made then: `vm.put` with the answer's image finishes it. Told twice, it ends the same.
+        /// `conflict` while the VM is on; `resource_unavailable` when its image is not on the node.
+        Restore = "restore" Long Post "/v1/vms/{vm}/restore_backup" (VmId) BackupRestore => RestoredDisk;
+        /// Delete the backups of a VM that no rule keeps and no kept one builds on.
+        ///
+        /// Pieces of backups that were cut off go, too.
+        Prune = "prune" Long Post "/v1/vms/{vm}/prune_backups" (VmId) BackupPrune => BackupPruned;
+        /// Delete a backup.
+        ///
+        /// Fine when there is none; `conflict` while others build on it, unless they may go, too.
+        Delete = "delete" Long Post "/v1/vms/{vm}/backups/{backup}/delete" ((VmId, Name)) BackupDelete => BackupPruned;
+    }
+
+    /// Network cards.
+    mod nic {
+        /// Plug a network card into a VM, or bring it to what the request says.
+        ///
+        /// A running guest gets it at once. Told twice, it ends the same; the MAC address says which card.
+        Attach = "attach" Change Post "/v1/vms/{vm}/nics" (VmId) Nic => Vm;
+        /// Take a network card out of a VM; fine when it has none of this MAC address.
+        ///
+        /// A running guest that does not let go within 20 seconds keeps it until its next start: `conflict`.
+        Detach = "detach" Change Delete "/v1/vms/{vm}/nics/{mac}" ((VmId, Mac)) Nothing => Vm;
+    }
+
+    /// Firewalls of network cards.
+    mod firewall {
+        /// Set what may come in and go out of a network card.
+        ///
+        /// All rules change at once: no packet meets half of them, or none. Connections that stand go on.
+        /// Told twice, it ends the same. `not_found` when the VM has no such card.
+        Set = "set" Change Put "/v1/vms/{vm}/nics/{mac}/firewall" ((VmId, Mac)) Firewall => Vm;
+        /// Take the firewall of a network card away: everything may come in and go out.
+        Remove = "remove" Change Delete "/v1/vms/{vm}/nics/{mac}/firewall" ((VmId, Mac)) Nothing => Vm;
+    }
+
+    /// The guests' network.
+    mod network {
+        /// Show what the node does for its guests' network cards, and what is left over.
+        Get = "get" Read Get "/v1/network" (()) Nothing => NetworkState;
+        /// Bring this node's part of a private network to what the request says.
+        ///
+        /// Told whenever a card is plugged into it anywhere, or goes. Told twice, it ends the same.
+        Put = "put" Change Put "/v1/networks/{network}" (PrivateNetworkId) PrivateNetwork => Nothing;
+        /// Take a private network off the node; fine when it is not there.
+        ///
+        /// `conflict` while a card of a VM is plugged into it.
+        Delete = "delete" Change Delete "/v1/networks/{network}" (PrivateNetworkId) Nothing => Nothing;
+    }
+
+    /// Traffic.
+    mod traffic {
+        /// Show how many bytes each address has sent and received since it was first used.
+        ///
+        /// Only grows, over restarts of guest, agent and node. What a firewall dropped is not counted.
+        Get = "get" Read Get "/v1/traffic" (()) Nothing => TrafficList;
+    }
+
+    /// Places for volumes.
+    mod pool {
+        /// List all pools, with what they hold and what they promised.
+        List = "list" Read Get "/v1/pools" (()) Nothing => PoolList;
+        /// Show one pool, with what it holds and what it promised.
+        Get = "get" Read Get "/v1/pools/{pool}" (Name) Nothing => Pool;
+    }
+
+    /// Volumes: disks that live longer than the VMs they are attached to.
+    mod volume {
+        /// List all volumes, also half-made ones.
+        List = "list" Read Get "/v1/volumes" (()) Nothing => VolumeList;
+        /// Show one volume.
+        Get = "get" Read Get "/v1/volumes/{volume}" (VolumeId) Nothing => Volume;
+        /// Make an empty volume.
+        ///
+        /// Fine when it is there with this size, pool and format; `conflict` when it is there with others.
+        /// `resource_unavailable` when the pool is full, or would promise more than it may.
+        Create = "create" Change Put "/v1/volumes/{volume}" (VolumeId) VolumeCreate => Volume;
+        /// Make a volume from an image, standing on its file or with a copy of it.
+        ///
+        /// Fine when it is there and was made so; `conflict` when it is there otherwise.
+        /// `resource_unavailable` when the image is not on the node, or the pool is full.
+        CloneFromImage = "clone_from_image" Long Post "/v1/volumes/{volume}/clone" (VolumeId) VolumeClone => Volume;
+        /// Give a volume to a VM, at once also when it runs.
+        ///
+        /// Fine when the VM has it; `conflict` while another VM does. It becomes a part of the VM's specification.
+        Attach = "attach" Change Put "/v1/vms/{vm}/volumes/{volume}" ((VmId, VolumeId)) VolumeAttach => Vm;
+        /// Take a volume from a VM, at once also when it runs.
+        ///
+        /// Fine when the VM does not have it; `conflict` when the running guest does not let go of it.
+        Detach = "detach" Change Delete "/v1/vms/{vm}/volumes/{volume}" ((VmId, VolumeId)) Nothing => Vm;
+        /// Grow a volume, at once also in a running guest.
+        ///
+        /// Fine when it has this size; it never shrinks.
+        Resize = "resize" Change Post "/v1/volumes/{volume}/resize" (VolumeId) VolumeResize => Volume;
+        /// Delete a volume and what is on it.
+        ///
+        /// Fine when there is none; `conflict` while a VM has it.
+        Delete = "delete" Change Delete "/v1/volumes/{volume}" (VolumeId) Nothing => Nothing;
+    }
+
+    /// Snapshots of VMs' own disks.
+    mod snapshot {
+        /// List the snapshots of a VM's disk.
+        List = "list" Read Get "/v1/vms/{vm}/snapshots" (VmId) Nothing => SnapshotList;
+        /// Take a snapshot of a VM's disk; a running guest goes on.
+        ///
+        /// Its file systems are frozen for a moment if its agent answers within three seconds; the answer says
+        /// whether they were. Fine when there is one of this name: that is answered as it is. Volumes are not in it.
+        Create = "create" Change Put "/v1/vms/{vm}/snapshots/{snapshot}" ((VmId, Name)) Nothing => Snapshot;
+        /// Bring a VM's disk back to a snapshot; what was written since is lost.
+        ///
+        /// A running VM is powered off for it and started again. The snapshot stays, and so do newer ones. Told
+        /// twice, it ends the same.
+        Revert = "revert" Change Post "/v1/vms/{vm}/snapshots/{snapshot}/revert" ((VmId, Name)) Nothing => Vm;
+        /// Delete a snapshot; what the disk holds stays, and a running guest goes on.
+        ///
+        /// Fine when there is none.
+        Delete = "delete" Change Delete "/v1/vms/{vm}/snapshots/{snapshot}" ((VmId, Name)) Nothing => Nothing;
+    }
+
+    /// The log of functions.
+    mod run {
+        /// List what is being done and what was done last, newest first.
+        List = "list" Read Get "/v1/runs" (()) Nothing => RunList;
+        /// Show one run.
+        Get = "get" Read Get "/v1/runs/{run}" (RunId) Nothing => Run;
+        /// Cancel a long function that is under way.
+        ///
+        /// It stops at the next point where nothing is left behind. Fine when it has ended.
+        Cancel = "cancel" Change Post "/v1/runs/{run}/cancel" (RunId) Nothing => Run;
+    }
+
+    /// The agent's certificate.
+    mod certificate {
+        /// Make a new key on the node, and ask for its certificate.
+        Request = "request" Change Post "/v1/certificate/request" (()) Nothing => CertificateRequest;
+        /// Take the certificate for the key last requested; used from the next connection on.
+        Put = "put" Change Put "/v1/certificate" (()) Certificate => Nothing;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Vec<(&'static str, &'static str, &'static str, String)>);
+
+    impl Visitor for Seen {
+        fn visit<F: Function>(&mut self) {
+            self.0.push((F::NAME, F::METHOD.word(), F::PATH, F::summary().to_owned()));
+        }
+    }
+
+    fn all() -> Seen {
+        let mut seen = Seen::default();
+        visit_all(&mut seen);
+        seen
+    }
+
+    #[test]
+    fn names_and_routes_are_unique_and_summaries_are_sentences() {
+        let seen = all().0;
+        for (n, (name, method, path, summary)) in seen.iter().enumerate() {
+            assert!(seen[..n].iter().all(|other| other.0 != *name), "{name} twice");
+            assert!(seen[..n].iter().all(|other| (other.1, other.2) != (*method, *path)), "{path} twice");
+            assert!(summary.ends_with('.') && summary.len() < 90, "{name}: {summary}");
+            assert!(path.starts_with("/v1/"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_filled_and_read_back() {
+        assert_eq!(vm::Start::path(&VmId(7)), "/v1/vms/7/start");
+        assert_eq!(<VmId as Target>::parse(&["7".to_owned()]), Ok(VmId(7)));
+        for bad in ["0", "-1", "07", "x", ""] {
+            assert_eq!(<VmId as Target>::parse(&[bad.to_owned()]), Err((0, VmId::RULE)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_safe_in_a_path() {
+        for bad in ["", "-a", "a/b", "..", "a b", "ä", &"a".repeat(49)] {
+            assert_eq!(Name::new(bad), None, "{bad}");
+        }
+        assert!(Name::new("daily-2026_11").is_some());
+    }
+}
