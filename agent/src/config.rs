@@ -24,7 +24,9 @@
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
 //!
 //! Pools beside `default`, which is `data_dir`, stand in the file alone: `[[pools]]` with a `name` and a `kind`,
-//! which is `directory` with a `path`, or `lvm_thin` with a `group` and a `thin_pool`.
+//! which is `directory` with a `path`, `lvm_thin` with a `group` and a `thin_pool`, or `ceph_rbd` with `monitors`
+//! (addresses, each with a port or without), a `pool`, a `user` (its name without `client.`) and its `keyring`, a
+//! file that only root may read. The user needs `mon 'profile rbd' osd 'profile rbd pool=POOL'`.
 //!
 //! `agent.example.toml` shows the file. An unknown key, or a value that makes no sense, is refused with its name.
 
@@ -259,19 +261,61 @@ pub enum PoolPlace {
         /// Its name in the group.
         thin_pool: String,
     },
+    /// A pool of Ceph.
+    CephRbd(CephPool),
+}
+
+/// A pool of Ceph, and who may use it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CephPool {
+    /// The cluster's monitors: `192.0.2.1`, `192.0.2.1:3300`, `[2001:db8::1]:3300`, or names.
+    pub monitors: Vec<String>,
+    /// The pool's name in the cluster.
+    pub pool: String,
+    /// The user, without `client.`.
+    pub user: String,
+    /// The file with the user's key, as `ceph auth get` writes it.
+    pub keyring: PathBuf,
+}
+
+/// Most monitors of a cluster.
+const MONITORS_MAX: usize = 16;
+
+impl CephPool {
+    fn is_fine(&self) -> bool {
+        let monitor = |text: &str| {
+            (1..=255).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+                && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'[')
+        };
+        // It stands in Ceph's configuration, where these mean something.
+        let plain = |path: &Path| {
+            path.to_str()
+                .is_some_and(|path| path.bytes().all(|b| b.is_ascii_graphic() && !b"#;,\"'\\=$".contains(&b)))
+        };
+        (1..=MONITORS_MAX).contains(&self.monitors.len())
+            && self.monitors.iter().all(|text| monitor(text))
+            && is_word(&self.pool)
+            && is_word(&self.user)
+            && self.keyring.is_absolute()
+            && plain(&self.keyring)
+    }
+}
+
+/// As LVM and Ceph name things; a hyphen at the beginning would be an option.
+fn is_word(text: &str) -> bool {
+    (1..=100).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+.".contains(&b))
+        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
 impl PoolPlace {
     fn is_fine(&self) -> bool {
-        // As LVM names things; a hyphen at the beginning would be an option.
-        let word = |text: &str| {
-            (1..=100).contains(&text.len())
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_+.".contains(&b))
-                && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        };
         match self {
             Self::Directory { path } => path.is_absolute(),
-            Self::LvmThin { group, thin_pool } => word(group) && word(thin_pool),
+            Self::LvmThin { group, thin_pool } => is_word(group) && is_word(thin_pool),
+            Self::CephRbd(ceph) => ceph.is_fine(),
         }
     }
 }
@@ -453,7 +497,7 @@ impl Config {
             (
                 "pools",
                 self.pools.iter().all(|pool| pool.place.is_fine()),
-                "folders with a path from the root, or names of LVM",
+                "folders with a path from the root, names of LVM, or monitors and names of Ceph with a keyring's path",
             ),
             (
                 "pools",
@@ -576,6 +620,14 @@ mod tests {
             ("[[pools]]\nname = \"a\"\nkind = \"directory\"\npath = \"here\"", "pools:"),
             ("[[pools]]\nname = \"default\"\nkind = \"directory\"\npath = \"/a\"", "pools:"),
             ("[[pools]]\nname = \"a\"\nkind = \"lvm_thin\"\ngroup = \"-x\"\nthin_pool = \"t\"", "pools:"),
+            (
+                "[[pools]]\nname = \"a\"\nkind = \"ceph_rbd\"\nmonitors = []\npool = \"p\"\nuser = \"u\"\nkeyring = \"/k\"",
+                "pools:",
+            ),
+            (
+                "[[pools]]\nname = \"a\"\nkind = \"ceph_rbd\"\nmonitors = [\"m\"]\npool = \"p/q\"\nuser = \"u\"\nkeyring = \"/k\"",
+                "pools:",
+            ),
             ("[[pools]]\nname = \"a/b\"\nkind = \"directory\"\npath = \"/a\"", "pools[0]"),
         ];
         for (file, named) in cases {

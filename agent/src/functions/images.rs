@@ -1,7 +1,7 @@
 //! `image`.
 
 use berth_model::agent::function::image;
-use berth_model::agent::{ImageFileList, Nothing};
+use berth_model::agent::{CloneMode, ImageFileList, Nothing, VmSpec};
 
 use super::{Functions, no_faults};
 use crate::api::Api;
@@ -31,6 +31,10 @@ pub(super) fn tie(functions: &mut Functions) {
     });
     functions.change::<image::Delete>(no_faults, |api, _, sha256, _| {
         api.images.delete(&sha256.0, || users(api))?;
+        // Pools with copies of their own; what cannot be dropped now, `node.orphans` finds.
+        if let Err(e) = api.work.hypervisor().storage().forget_image(&sha256.0) {
+            tracing::warn!(error = %e, image = %sha256, "a pool keeps its copy of a deleted image");
+        }
         Ok(Nothing {})
     });
 }
@@ -38,5 +42,12 @@ pub(super) fn tie(functions: &mut Functions) {
 /// Who may stand on images.
 fn users(api: &Api) -> Result<(Vec<berth_model::agent::Vm>, Vec<berth_model::agent::Volume>), Refusal> {
     let hypervisor = api.work.hypervisor();
-    Ok((hypervisor.list()?, hypervisor.storage().volumes()?))
+    let (mut vms, storage) = (hypervisor.list()?, hypervisor.storage());
+    // In a pool that has its own copies of images a disk needs no file.
+    let on_copies =
+        |spec: &&mut VmSpec| spec.disk_pool.as_ref().is_some_and(|pool| storage.keeps_images(pool));
+    vms.iter_mut().filter_map(|vm| vm.spec.as_mut()).filter(on_copies).for_each(|spec| {
+        spec.disk_mode = CloneMode::Copy;
+    });
+    Ok((vms, storage.volumes()?))
 }

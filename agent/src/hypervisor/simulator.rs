@@ -223,6 +223,7 @@ impl Hypervisor for Simulator {
         self.check_private(spec)?;
         self.check_parts(spec)?;
         self.storage.check_claims(id, &spec.volumes)?;
+        self.storage.check_disk(id, spec)?;
         let before = self.record(id)?;
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;

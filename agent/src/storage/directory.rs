@@ -1,4 +1,5 @@
-//! A folder with a file for each volume: `{path}/volumes/{id}/volume.qcow2`, or `.raw`.
+//! A folder with a file for each volume: `{path}/volumes/{id}/volume.qcow2`, or `.raw`; VMs' own disks stand
+//! under `{path}/disks`.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use berth_model::ByteSize;
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 
-use super::pool::{Data, From, Pool, Source, Space};
+use super::pool::{Data, From, Item, Pool, Source, Space};
 use crate::faults;
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
@@ -22,20 +23,22 @@ const MODE: u32 = 0o711;
 #[derive(Debug)]
 pub struct Directory {
     name: Name,
-    volumes: PathBuf,
+    path: PathBuf,
 }
 
 impl Directory {
     /// The pool in `path`, which is made if it is not there.
     pub fn open(name: Name, path: &Path) -> Result<Self, HypervisorError> {
-        let volumes = path.join("volumes");
-        make_folder(&volumes)?;
+        make_folder(&path.join("volumes"))?;
         // libvirt opens what we name, from its own working directory.
-        Ok(Self { name, volumes: volumes.canonicalize()? })
+        Ok(Self { name, path: path.canonicalize()? })
     }
 
     fn folder(&self, data: &Data) -> PathBuf {
-        self.volumes.join(data.id.to_string())
+        match data.item {
+            Item::Volume(id) => self.path.join("volumes").join(id.to_string()),
+            Item::Disk(id) => self.path.join("disks").join(id.to_string()),
+        }
     }
 
     fn file(&self, data: &Data) -> PathBuf {
@@ -80,12 +83,12 @@ impl Pool for Directory {
         &[VolumeFormat::Qcow2, VolumeFormat::Raw]
     }
 
-    fn can_stand_on_image(&self) -> bool {
-        true
+    fn can_stand_on_image(&self, format: VolumeFormat) -> bool {
+        format == VolumeFormat::Qcow2
     }
 
     fn space(&self) -> Result<Space, HypervisorError> {
-        let stat = rustix::fs::statvfs(&self.volumes).map_err(std::io::Error::from)?;
+        let stat = rustix::fs::statvfs(&self.path).map_err(std::io::Error::from)?;
         let bytes = |blocks: u64| ByteSize(blocks.saturating_mul(stat.f_frsize));
         Ok(Space { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
     }

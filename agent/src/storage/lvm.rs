@@ -1,4 +1,5 @@
-//! A thin pool of LVM: each volume is a thin logical volume `berth-volume-5` of its group, raw.
+//! A thin pool of LVM: each volume is a thin logical volume `berth-volume-5` of its group, raw; a VM's own disk
+//! is `berth-vm-7`.
 //!
 //! LVM's own tools do the work; here is what they are asked, and how their answers are read.
 
@@ -40,7 +41,7 @@ impl LvmThin {
     }
 
     fn volume(data: &Data) -> String {
-        format!("berth-volume-{}", data.id)
+        format!("berth-{}", data.item)
     }
 
     fn path(&self, volume: &str) -> PathBuf {
@@ -114,7 +115,7 @@ impl Pool for LvmThin {
         &[VolumeFormat::Raw]
     }
 
-    fn can_stand_on_image(&self) -> bool {
+    fn can_stand_on_image(&self, _: VolumeFormat) -> bool {
         false
     }
 
@@ -215,6 +216,7 @@ mod tests {
     use berth_model::agent::CloneMode;
     use proptest::prelude::*;
 
+    use super::super::pool::Item;
     use super::*;
 
     fn pool() -> LvmThin {
@@ -222,7 +224,7 @@ mod tests {
     }
 
     fn data() -> Data {
-        Data { id: VolumeId(5), format: VolumeFormat::Raw, size: ByteSize::gib(1) }
+        Data { item: Item::Volume(VolumeId(5)), format: VolumeFormat::Raw, size: ByteSize::gib(1) }
     }
 
     #[test]

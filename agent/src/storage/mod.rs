@@ -1,4 +1,4 @@
-//! Pools and the volumes in them.
+//! Pools, and the volumes and disks in them.
 //!
 //! ```text
 //! create: record ─► data ─► record says whole        attach: record says whose ─► domain
@@ -9,10 +9,16 @@
 //! its pool. The record comes first and goes last, so whoever lists records finds all volumes, also
 //! half-made ones. A volume's record says which VM has it, so two VMs can never have one volume, and it
 //! is written before the VM's definition names the volume and after it does so no more.
+//!
+//! A VM's own disk that lies in another pool than `default` is kept in the same way, with its record in the VM's
+//! folder ([`disks`]).
 
+mod checks;
 mod directory;
+pub mod disks;
 mod lvm;
 pub mod pool;
+mod rbd;
 mod records;
 
 use std::collections::BTreeMap;
@@ -28,12 +34,18 @@ use serde::{Deserialize, Serialize};
 
 use self::directory::Directory;
 use self::lvm::LvmThin;
-use self::pool::{Data, From, Pool, Simulated, Source};
+use self::pool::{Data, From, Item, Pool, Simulated, Source, Sums};
+use self::rbd::Rbd;
 use self::records::Records;
 use crate::config::{PoolPlace, PoolSection, StorageSection};
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
 use crate::{faults, qcow2, spec};
+
+/// What records of volumes are called.
+const VOLUME: &str = "volume";
+/// What records of VMs' disks are called.
+const DISK: &str = "disk";
 
 /// The pool that is always there.
 pub const DEFAULT_POOL: &str = "default";
@@ -44,7 +56,8 @@ type OtherDisks = dyn Fn() -> std::io::Result<(u64, u64)> + Send + Sync;
 /// All pools and volumes of a node.
 pub struct Storage {
     pools: Vec<Box<dyn Pool>>,
-    records: Records,
+    records: Records<VolumeId>,
+    disks: Records<VmId>,
     images: Option<PathBuf>,
     promise_percent: u64,
     reserve: ByteSize,
@@ -59,7 +72,7 @@ impl std::fmt::Debug for Storage {
     }
 }
 
-/// All there is to know of a volume.
+/// All there is to know of a volume, or of a VM's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pool: Name,
@@ -80,8 +93,8 @@ struct ClonedFrom {
 }
 
 impl Record {
-    fn data(&self, id: VolumeId) -> Data {
-        Data { id, format: self.format, size: self.size }
+    fn data(&self, item: Item) -> Data {
+        Data { item, format: self.format, size: self.size }
     }
 
     /// Is it what somebody asks for? It may have grown since.
@@ -109,11 +122,15 @@ impl Storage {
                 PoolPlace::LvmThin { group, thin_pool } => {
                     Box::new(LvmThin::new(pool.name.clone(), group, thin_pool))
                 }
+                PoolPlace::CephRbd(ceph) => {
+                    Box::new(Rbd::open(pool.name.clone(), ceph, &data_dir.join("pools"))?)
+                }
             });
         }
         Ok(Self {
             pools: all,
-            records: Records::in_folder(&data_dir.join("volumes"))?,
+            records: Records::in_folder(data_dir.join("volumes"), VOLUME)?,
+            disks: Records::in_folder(data_dir.join("vms"), DISK)?,
             images: Some(images.to_owned()),
             promise_percent: section.promise_percent,
             reserve: ByteSize::mib(section.reserve_mib),
@@ -127,7 +144,11 @@ impl Storage {
         Ok(Self {
             pools: vec![Box::new(Simulated::new(default_pool()))],
             records: match folder {
-                Some(folder) => Records::in_folder(&folder.join("volumes"))?,
+                Some(folder) => Records::in_folder(folder.join("volumes"), VOLUME)?,
+                None => Records::in_memory(),
+            },
+            disks: match folder {
+                Some(folder) => Records::in_folder(folder.join("disks"), DISK)?,
                 None => Records::in_memory(),
             },
             images: images.map(Path::to_owned),
@@ -138,9 +159,28 @@ impl Storage {
         })
     }
 
-    /// All pools.
+    /// All pools; of one that does not answer, why.
     pub fn pools(&self) -> Result<Vec<PoolInfo>, HypervisorError> {
-        self.pools.iter().map(|pool| self.info(pool.as_ref())).collect()
+        let shown = |pool: &Box<dyn Pool>| {
+            self.info(pool.as_ref()).or_else(|e| self.silent(pool.as_ref(), &e.to_string()))
+        };
+        self.pools.iter().map(shown).collect()
+    }
+
+    /// A pool of which nothing is known but why.
+    fn silent(&self, pool: &dyn Pool, problem: &str) -> Result<PoolInfo, HypervisorError> {
+        let none = ByteSize(0);
+        Ok(PoolInfo {
+            name: pool.name().clone(),
+            kind: pool.kind(),
+            size: none,
+            free: none,
+            allocated: none,
+            promised: none,
+            promise_max: None,
+            volumes: self.own(pool)?.len() as u64,
+            problem: Some(problem.to_owned()),
+        })
     }
 
     /// One pool.
@@ -153,13 +193,10 @@ impl Storage {
 
     fn info(&self, pool: &dyn Pool) -> Result<PoolInfo, HypervisorError> {
         let space = pool.space()?;
-        let records: Vec<_> =
-            self.records.all()?.into_iter().filter(|(_, r)| r.pool == *pool.name()).collect();
-        let mut allocated = 0;
-        for (id, record) in &records {
-            allocated += pool.allocated(&record.data(*id))?.unwrap_or_default().bytes();
-        }
-        let mut promised = records.iter().map(|(_, record)| record.size.bytes()).sum();
+        let mut own = self.own(pool)?;
+        let volumes = own.len() as u64;
+        own.extend(self.own_disks(pool)?);
+        let Sums { mut promised, mut allocated } = pool.sums(&own)?;
         if pool.name().as_str() == DEFAULT_POOL {
             let (more_promised, more_allocated) = (self.other_disks)()?;
             promised += more_promised;
@@ -173,8 +210,15 @@ impl Storage {
             allocated: ByteSize(allocated),
             promised: ByteSize(promised),
             promise_max: promise_max(space.size, self.promise_percent),
-            volumes: records.len() as u64,
+            volumes,
+            problem: None,
         })
+    }
+
+    /// This node's volumes in a pool.
+    fn own(&self, pool: &dyn Pool) -> Result<Vec<Data>, HypervisorError> {
+        let all = self.records.all()?.into_iter().filter(|(_, record)| record.pool == *pool.name());
+        Ok(all.map(|(id, record)| record.data(Item::Volume(id))).collect())
     }
 
     /// Refuses `more` bytes of promises in the pool `default`, for a VM's own disk.
@@ -211,9 +255,10 @@ impl Storage {
             pool: record.pool.clone(),
             format: record.format,
             size: record.size,
-            allocated: pool.allocated(&record.data(id))?.unwrap_or_default(),
+            allocated: pool.allocated(&record.data(Item::Volume(id)))?.unwrap_or_default(),
             image: record.from.as_ref().map(|from| from.image.clone()),
-            stands_on_image: record.from.as_ref().is_some_and(|from| from.mode == CloneMode::Backing),
+            stands_on_image: !pool.keeps_images()
+                && record.from.as_ref().is_some_and(|from| from.mode == CloneMode::Backing),
             serial: serial(id),
             attached_to: record.attached_to,
             whole: record.whole,
@@ -233,7 +278,8 @@ impl Storage {
         let format = pool_format(pool, wanted.format, None)?;
         let record =
             Record { pool: name, format, size: wanted.size, from: None, attached_to: None, whole: false };
-        self.make(&Cx::unwatched(), id, pool, record)
+        let record = self.make(&Cx::unwatched(), Item::Volume(id), pool, record)?;
+        self.show(id, &record)
     }
 
     /// Makes a volume from an image.
@@ -246,32 +292,50 @@ impl Storage {
         first(clone_faults(wanted))?;
         let name = wanted.pool.clone().unwrap_or_else(default_pool);
         let pool = self.pool(&name)?;
-        let mode = if pool.can_stand_on_image() { wanted.mode } else { CloneMode::Copy };
+        let mode = mode_in(pool, wanted.mode);
         let format = pool_format(pool, wanted.format, Some(mode))?;
         let from = Some(ClonedFrom { image: wanted.image.clone(), mode });
         let record = Record { pool: name, format, size: wanted.size, from, attached_to: None, whole: false };
-        self.make(cx, id, pool, record)
+        let record = self.make(cx, Item::Volume(id), pool, record)?;
+        self.show(id, &record)
     }
 
-    fn make(
-        &self,
-        cx: &Cx,
-        id: VolumeId,
-        pool: &dyn Pool,
-        record: Record,
-    ) -> Result<Volume, HypervisorError> {
+    fn read(&self, item: Item) -> Result<Option<Record>, HypervisorError> {
+        match item {
+            Item::Volume(id) => self.records.get(id),
+            Item::Disk(id) => self.disks.get(id),
+        }
+    }
+
+    fn write(&self, item: Item, record: &Record) -> Result<(), HypervisorError> {
+        match item {
+            Item::Volume(id) => self.records.put(id, record),
+            Item::Disk(id) => self.disks.put(id, record),
+        }
+    }
+
+    fn erase(&self, item: Item) -> Result<(), HypervisorError> {
+        match item {
+            Item::Volume(id) => self.records.remove(id),
+            Item::Disk(id) => self.disks.remove(id),
+        }
+    }
+
+    fn make(&self, cx: &Cx, item: Item, pool: &dyn Pool, record: Record) -> Result<Record, HypervisorError> {
         let from = self.source_of(&record)?;
-        let data = record.data(id);
+        let data = record.data(item);
         let is_new = {
             let _deciding = self.decide();
-            match self.records.get(id)? {
+            match self.read(item)? {
                 Some(known) if !known.is_as(&record) => {
                     return Err(HypervisorError::Conflict(format!(
-                        "Volume {id} is there already, and is another one: {} in the pool {}.",
-                        known.size, known.pool
+                        "{} is there already, and is another one: {} in the pool {}.",
+                        called(item),
+                        known.size,
+                        known.pool
                     )));
                 }
-                Some(known) if known.whole => return self.show(id, &known),
+                Some(known) if known.whole => return Ok(known),
                 known => {
                     let now = from.as_ref().filter(|from| from.mode == CloneMode::Copy);
                     let now = now.map_or(0, |from| from.file_bytes());
@@ -280,7 +344,7 @@ impl Storage {
                         if known.is_some() { ByteSize(0) } else { record.size },
                         ByteSize(now),
                     )?;
-                    self.records.put(id, &record)?;
+                    self.write(item, &record)?;
                     known.is_none()
                 }
             }
@@ -290,14 +354,14 @@ impl Storage {
             // What a caller was refused is not there; what was cut off before stays to be found.
             if is_new {
                 pool.remove(&data)?;
-                self.records.remove(id)?;
+                self.erase(item)?;
             }
             return Err(e);
         }
         faults::point("volume.after_data")?;
         let record = Record { whole: true, ..record };
-        self.records.put(id, &record)?;
-        self.show(id, &record)
+        self.write(item, &record)?;
+        Ok(record)
     }
 
     fn source_of(&self, record: &Record) -> Result<Option<From>, HypervisorError> {
@@ -333,23 +397,32 @@ impl Storage {
             let message = format!("The volume has {} already, and never shrinks.", record.size);
             return Err(invalid("size", message));
         }
+        self.grow(Item::Volume(id), record, size, grow_live)?;
+        self.volume(id)
+    }
+
+    fn grow(
+        &self,
+        item: Item,
+        record: Record,
+        size: ByteSize,
+        grow_live: impl FnOnce(VmId) -> Result<bool, HypervisorError>,
+    ) -> Result<(), HypervisorError> {
         let pool = self.pool(&record.pool)?;
         {
             let _deciding = self.decide();
             self.check_room(pool, ByteSize(size.bytes() - record.size.bytes()), ByteSize(0))?;
             // Promised from now on; growing it to what is written down is what is done again after a cut.
-            self.records.put(id, &Record { size, ..self.whole(id)? })?;
+            let record = self.read(item)?.unwrap_or(record.clone());
+            self.write(item, &Record { size, ..record })?;
         }
         faults::point("volume.after_promise")?;
-        let data = Data { id, format: record.format, size };
+        let data = Data { item, format: record.format, size };
         let grown = match record.attached_to {
             Some(vm) => grow_live(vm)?,
             None => false,
         };
-        if !grown {
-            pool.grow(&data)?;
-        }
-        self.volume(id)
+        if grown { Ok(()) } else { pool.grow(&data) }
     }
 
     /// Leaves nothing of a volume; fine if there is none.
@@ -360,14 +433,23 @@ impl Storage {
             if let Some(vm) = record.attached_to {
                 return Err(HypervisorError::Conflict(format!("VM {vm} has volume {id}; detach it first.")));
             }
-            let record = Record { whole: false, ..record };
-            self.records.put(id, &record)?;
-            record
+            self.doom(Item::Volume(id), record)?
         };
+        self.remove(Item::Volume(id), &record)
+    }
+
+    /// From here on it is no whole one any more.
+    fn doom(&self, item: Item, record: Record) -> Result<Record, HypervisorError> {
+        let record = Record { whole: false, ..record };
+        self.write(item, &record)?;
+        Ok(record)
+    }
+
+    fn remove(&self, item: Item, record: &Record) -> Result<(), HypervisorError> {
         faults::point("volume.after_doom")?;
-        self.pool(&record.pool)?.remove(&record.data(id))?;
+        self.pool(&record.pool)?.remove(&record.data(item))?;
         faults::point("volume.after_removal")?;
-        self.records.remove(id)
+        self.erase(item)
     }
 
     /// Refuses volumes that `vm` cannot have, without touching anything.
@@ -401,7 +483,7 @@ impl Storage {
         let mut records = Vec::new();
         for VolumeAttachment { volume: id, .. } in wanted {
             let record = self.claimable(vm, *id)?;
-            let source = self.pool(&record.pool)?.source(&record.data(*id));
+            let source = self.pool(&record.pool)?.source(&record.data(Item::Volume(*id)));
             sources.insert(*id, (source, record.format));
             records.push((*id, record));
         }
@@ -461,11 +543,20 @@ pub fn clone_faults(wanted: &VolumeClone) -> Vec<FieldError> {
     if !spec::is_sha256(&wanted.image) {
         faults.push(fault("image", spec::SHA256_RULE));
     }
-    if wanted.mode == CloneMode::Backing && wanted.format == Some(VolumeFormat::Raw) {
-        faults
-            .push(fault("format", "A volume that stands on an image is a qcow2 file; take a copy for raw."));
-    }
     faults
+}
+
+/// How a pool makes what is wanted from an image: a copy where nothing can stand on one.
+fn mode_in(pool: &dyn Pool, wanted: CloneMode) -> CloneMode {
+    let can = pool.formats().iter().any(|format| pool.can_stand_on_image(*format));
+    if can { wanted } else { CloneMode::Copy }
+}
+
+fn called(item: Item) -> String {
+    match item {
+        Item::Volume(id) => format!("Volume {id}"),
+        Item::Disk(id) => format!("The disk of VM {id}"),
+    }
 }
 
 fn pool_format(
@@ -477,7 +568,7 @@ fn pool_format(
     if !pool.formats().contains(&format) {
         return Err(invalid("format", format!("The pool {} holds raw volumes only.", pool.name())));
     }
-    if clone == Some(CloneMode::Backing) && format == VolumeFormat::Raw {
+    if clone == Some(CloneMode::Backing) && !pool.can_stand_on_image(format) {
         let message = "A volume that stands on an image is a qcow2 file; take a copy for raw.";
         return Err(invalid("format", message.to_owned()));
     }

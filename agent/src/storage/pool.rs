@@ -1,10 +1,10 @@
 //! What a pool must do, and the simulator's, which stores nothing.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display};
 use std::path::PathBuf;
 
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
-use berth_model::{ByteSize, VolumeId};
+use berth_model::{ByteSize, VmId, VolumeId};
 
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
@@ -18,11 +18,29 @@ pub struct Space {
     pub free: ByteSize,
 }
 
-/// What of a volume a pool knows.
+/// What lies in pools. Its text is a part of names there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// A volume.
+    Volume(VolumeId),
+    /// A VM's own disk.
+    Disk(VmId),
+}
+
+impl Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(id) => write!(f, "volume-{id}"),
+            Self::Disk(id) => write!(f, "vm-{id}"),
+        }
+    }
+}
+
+/// What of a volume or a disk a pool knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Data {
     /// Which.
-    pub id: VolumeId,
+    pub item: Item,
     /// How it lies there.
     pub format: VolumeFormat,
     /// Its size for the guest.
@@ -53,6 +71,38 @@ pub enum Source {
     File(PathBuf),
     /// A block device.
     Block(PathBuf),
+    /// An image in Ceph.
+    Rbd(RbdSource),
+}
+
+/// An image in Ceph, and how QEMU comes to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbdSource {
+    /// Hosts, and ports where they are not the usual ones.
+    pub monitors: Vec<(String, Option<u16>)>,
+    /// `POOL/IMAGE`.
+    pub image: String,
+    /// Who asks.
+    pub user: String,
+    /// The UUID under which libvirt knows the user's key.
+    pub key: String,
+}
+
+/// A key that libvirt must know before a guest can come to its disks.
+pub struct Key {
+    /// Its UUID, the same for all pools of this user.
+    pub uuid: String,
+    /// The key itself.
+    pub value: Vec<u8>,
+}
+
+/// What a pool has promised and what of that is taken up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sums {
+    /// Sizes of volumes and disks, in bytes.
+    pub promised: u64,
+    /// What they take up, in bytes.
+    pub allocated: u64,
 }
 
 /// A place for volumes. Every function ends the same when it is told twice or was cut off.
@@ -63,8 +113,12 @@ pub trait Pool: Send + Sync + Debug {
     fn kind(&self) -> PoolKind;
     /// The forms it knows, its usual one first.
     fn formats(&self) -> &'static [VolumeFormat];
-    /// Can a volume stand on an image's file?
-    fn can_stand_on_image(&self) -> bool;
+    /// Can a volume of this form stand on an image?
+    fn can_stand_on_image(&self, format: VolumeFormat) -> bool;
+    /// Has it its own copies of images, so that their files on the node may go?
+    fn keeps_images(&self) -> bool {
+        false
+    }
     /// How much room there is.
     fn space(&self) -> Result<Space, HypervisorError>;
     /// Makes a volume's data; fine if it is there. What fails leaves nothing.
@@ -77,6 +131,27 @@ pub trait Pool: Send + Sync + Debug {
     fn allocated(&self, data: &Data) -> Result<Option<ByteSize>, HypervisorError>;
     /// Where QEMU finds it.
     fn source(&self, data: &Data) -> Source;
+    /// The sums of what lies in it; `own` is what this node knows of.
+    fn sums(&self, own: &[Data]) -> Result<Sums, HypervisorError> {
+        let mut sums = Sums::default();
+        for data in own {
+            sums.promised += data.size.bytes();
+            sums.allocated += self.allocated(data)?.unwrap_or_default().bytes();
+        }
+        Ok(sums)
+    }
+    /// The key that guests need to come to their disks.
+    fn key(&self) -> Result<Option<Key>, HypervisorError> {
+        Ok(None)
+    }
+    /// Its own copies of images that nothing stands on: their SHA-256.
+    fn unused_images(&self) -> Result<Vec<String>, HypervisorError> {
+        Ok(Vec::new())
+    }
+    /// Drops its own copy of an image, if it has one and nothing stands on it.
+    fn forget_image(&self, _sha256: &str) -> Result<(), HypervisorError> {
+        Ok(())
+    }
 }
 
 /// The simulator's pool.
@@ -100,8 +175,8 @@ impl Pool for Simulated {
     fn formats(&self) -> &'static [VolumeFormat] {
         &[VolumeFormat::Qcow2, VolumeFormat::Raw]
     }
-    fn can_stand_on_image(&self) -> bool {
-        true
+    fn can_stand_on_image(&self, format: VolumeFormat) -> bool {
+        format == VolumeFormat::Qcow2
     }
     fn space(&self) -> Result<Space, HypervisorError> {
         // As much as any installation asks of it.
@@ -120,6 +195,6 @@ impl Pool for Simulated {
         Ok(Some(ByteSize(0)))
     }
     fn source(&self, data: &Data) -> Source {
-        Source::File(PathBuf::from(format!("/simulated/{}", data.id)))
+        Source::File(PathBuf::from(format!("/simulated/{}", data.item)))
     }
 }

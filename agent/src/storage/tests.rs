@@ -12,6 +12,7 @@ fn info(size: u64, free: u64, promised: u64, percent: u64) -> PoolInfo {
         promised: ByteSize::gib(promised),
         promise_max: promise_max(ByteSize::gib(size), percent),
         volumes: 1,
+        problem: None,
     }
 }
 
@@ -127,7 +128,7 @@ fn a_clone_stands_on_its_image_or_holds_a_copy() {
         assert_eq!(made.stands_on_image, mode == CloneMode::Backing);
         assert_eq!(made.allocated > ByteSize::mib(4), mode == CloneMode::Copy, "{made:?}");
         let Source::File(file) =
-            storage.pools[0].source(&storage.record(VolumeId(n)).unwrap().data(VolumeId(n)))
+            storage.pools[0].source(&storage.record(VolumeId(n)).unwrap().data(Item::Volume(VolumeId(n))))
         else {
             panic!()
         };

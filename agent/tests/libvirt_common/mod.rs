@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use berth_agent::config::{Accelerator, StorageSection};
+use berth_agent::config::{Accelerator, PoolSection, StorageSection};
 use berth_agent::hypervisor::Hypervisor;
 use berth_agent::hypervisor::libvirt::probe::ProbeFiles;
 use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
@@ -46,8 +46,13 @@ impl Node {
 
     /// On QEMU, with the tiny image.
     pub fn tiny(network: GuestNetwork) -> Self {
+        Self::tiny_with(network, vec![])
+    }
+
+    /// The same, with pools beside `default`.
+    pub fn tiny_with(network: GuestNetwork, pools: Vec<PoolSection>) -> Self {
         let image = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
-        let node = Self::new(QEMU, network, Accelerator::Qemu);
+        let node = Self::with_pools(QEMU, network, Accelerator::Qemu, pools);
         node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
         let here = image_path(&node.config, TINY);
         std::fs::copy(image, &here).unwrap();
@@ -57,6 +62,15 @@ impl Node {
 
     /// On a libvirt at `uri`.
     pub fn new(uri: &str, network: GuestNetwork, accelerator: Accelerator) -> Self {
+        Self::with_pools(uri, network, accelerator, vec![])
+    }
+
+    fn with_pools(
+        uri: &str,
+        network: GuestNetwork,
+        accelerator: Accelerator,
+        pools: Vec<PoolSection>,
+    ) -> Self {
         let home = tempfile::Builder::new().prefix("berth-libvirt-").tempdir_in("/var/tmp").unwrap();
         // QEMU runs as another user.
         std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
@@ -74,7 +88,7 @@ impl Node {
             probe_initrd: None,
             network,
             storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
-            pools: vec![],
+            pools,
         };
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);
         Self { libvirt: Libvirt::open(config.clone()).unwrap(), config, home }

@@ -14,11 +14,13 @@ pub enum PoolKind {
     Directory,
     /// A thin pool of LVM with a logical volume for each volume.
     LvmThin,
+    /// A pool of Ceph with an RBD image for each volume. Nodes share it.
+    CephRbd,
     /// The simulator's: nothing is stored.
     Simulator,
 }
 
-/// A place for volumes. The pool `default` holds VMs' own disks, too.
+/// A place for volumes, and for VMs' own disks, which lie in `default` if nothing is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pool {
@@ -30,14 +32,18 @@ pub struct Pool {
     pub size: ByteSize,
     /// Room that is not used by anything, in bytes.
     pub free: ByteSize,
-    /// What volumes and disks take up now, in bytes.
+    /// What volumes and disks take up now, in bytes; of a pool that nodes share, all nodes' together.
     pub allocated: ByteSize,
-    /// What volumes and disks may grow to: the sum of their sizes, in bytes.
+    /// What volumes and disks may grow to: the sum of their sizes, in bytes; of a pool that nodes share, all
+    /// nodes' together.
     pub promised: ByteSize,
     /// How far `promised` may go, in bytes; `None` where no limit is set.
     pub promise_max: Option<ByteSize>,
-    /// Volumes in it.
+    /// This node's volumes in it.
     pub volumes: u64,
+    /// Why nothing is known of its room, a sentence: then the sizes are 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// `pool.list`.
@@ -106,7 +112,7 @@ pub struct VolumeClone {
     /// The pool it lies in; `default` if not said.
     #[serde(default)]
     pub pool: Option<Name>,
-    /// How it lies there; the pool's usual form if not said. On an image it can only be `qcow2`.
+    /// How it lies there; the pool's usual form if not said. On an image's file it can only be `qcow2`.
     #[serde(default)]
     pub format: Option<VolumeFormat>,
     /// On the image, or a copy of it; where the pool knows no thin clones, a copy.
@@ -161,7 +167,7 @@ pub struct Volume {
     pub allocated: ByteSize,
     /// The image it was made from: its SHA-256.
     pub image: Option<String>,
-    /// Does it stand on that image, so that the image must stay?
+    /// Does it stand on that image's file, so that the image must stay? Not in a pool that has its own.
     pub stands_on_image: bool,
     /// Its serial number in a guest, the same on every VM: `volume-5`, there found as
     /// `/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_volume-5`.

@@ -217,12 +217,17 @@ pub fn sizes(folders: &Folders) -> std::io::Result<(u64, u64)> {
     Ok((promised, allocated))
 }
 
+/// Grows the disk of a VM that runs.
+pub fn grow_live(domain: &Domain, size: ByteSize) -> Result<(), HypervisorError> {
+    domain
+        .block_resize("vda", size.bytes(), virt::sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+        .map_err(|e| super::ops::refused("grow the disk", &e))
+}
+
 /// Grows the disk `path` of a VM to `size`; through QEMU when it runs, which holds the file.
 pub fn grow(path: &Path, running: Option<&Domain>, size: ByteSize) -> Result<(), HypervisorError> {
     if let Some(domain) = running {
-        return domain
-            .block_resize("vda", size.bytes(), virt::sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES)
-            .map_err(|e| super::ops::refused("grow the disk", &e));
+        return grow_live(domain, size);
     }
     let size = size.bytes().to_string();
     let args = ["resize", "-q", "-f", "qcow2"].map(AsRef::as_ref);

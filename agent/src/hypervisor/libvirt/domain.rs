@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use berth_model::agent::{DomainType, Nic, VmSpec};
+use berth_model::agent::{DomainType, Nic, VmSpec, VolumeFormat};
 use berth_model::{ByteSize, VmId};
 use serde::Serialize;
 
@@ -15,9 +15,11 @@ use super::hardware;
 use super::names;
 use super::network::GuestNetwork;
 use super::sizes::{CpuTune, IoTune, Vcpu, Vcpus};
+use super::source::DiskSource;
 use super::volumes::{self, Placed};
 use super::xml;
 use crate::network::{Names, PRIVATE_MTU};
+use crate::storage::pool;
 
 /// The namespace of our metadata.
 pub const METADATA_URI: &str = "urn:berth:vm:1";
@@ -50,6 +52,19 @@ pub struct Plan<'a> {
     pub iso: Option<&'a Path>,
     /// Its volumes.
     pub volumes: &'a [Placed],
+    /// Where its disk lies; nothing for the file in its folder.
+    pub disk: Option<&'a PoolDisk>,
+}
+
+/// A disk in a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolDisk {
+    /// Where it lies.
+    pub source: pool::Source,
+    /// How it lies there.
+    pub format: VolumeFormat,
+    /// How it is cached.
+    pub cache: Cache,
 }
 
 /// The definition.
@@ -131,30 +146,39 @@ pub fn bridge_of(nic: &Nic, plan: &Plan<'_>) -> Option<String> {
 /// Its own disk and seed; in rescue, the rescue system's, with its own disk between them.
 fn disks(plan: &Plan<'_>) -> Vec<Disk> {
     let Plan { spec, folder, .. } = *plan;
+    let driver = |format, cache: Cache| Driver {
+        name: "qemu",
+        format: volumes::word(format),
+        cache: Some(cache.name()),
+        io: cache.io(),
+        // What the guest trims is given back to the node.
+        discard: Some("unmap"),
+    };
     let disk = |dev, path: &Path| Disk {
-        driver: Driver {
-            name: "qemu",
-            format: "qcow2",
-            cache: Some(plan.cache.name()),
-            io: plan.cache.io(),
-            // What the guest trims is given back to the node.
-            discard: Some("unmap"),
-        },
-        source: Some(File { file: xml::path(path) }),
+        driver: driver(VolumeFormat::Qcow2, plan.cache),
+        source: Some(DiskSource::file(path)),
         iotune: IoTune::of(&spec.limits),
         ..Disk::virtio(dev)
     };
+    let own_disk = |dev| match plan.disk {
+        None => disk(dev, &folder.disk()),
+        Some(PoolDisk { source, format, cache }) => {
+            let (kind, source) = DiskSource::of(source);
+            let (driver, source, iotune) = (driver(*format, *cache), Some(source), IoTune::of(&spec.limits));
+            Disk { kind, driver, source, iotune, ..Disk::virtio(dev) }
+        }
+    };
     // A disk, not a CD drive: a guest without a driver for SATA reads it too.
     let seed = |dev, path: &Path| Disk {
-        source: Some(File { file: xml::path(path) }),
+        source: Some(DiskSource::file(path)),
         readonly: Some(Empty {}),
         ..Disk::virtio(dev)
     };
     let mut disks = match spec.rescue {
-        None => vec![disk("vda", &folder.disk()), seed("vdb", &folder.seed())],
+        None => vec![own_disk("vda"), seed("vdb", &folder.seed())],
         Some(_) => vec![
             disk("vda", &folder.rescue_disk()),
-            disk("vdb", &folder.disk()),
+            own_disk("vdb"),
             // Behind all names that volumes may have.
             seed("vdz", &folder.rescue_seed()),
         ],
@@ -167,7 +191,7 @@ fn disks(plan: &Plan<'_>) -> Vec<Disk> {
 fn cd_drive(machine: &str, iso: Option<&Path>) -> Disk {
     Disk {
         device: "cdrom",
-        source: iso.map(|iso| File { file: xml::path(iso) }),
+        source: iso.map(DiskSource::file),
         target: hardware::cd_target(machine),
         readonly: Some(Empty {}),
         ..Disk::virtio("")
@@ -288,7 +312,7 @@ struct Disk {
     device: &'static str,
     driver: Driver,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<File>,
+    source: Option<DiskSource>,
     target: hardware::Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
@@ -323,12 +347,6 @@ struct Driver {
     io: Option<&'static str>,
     #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
     discard: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-struct File {
-    #[serde(rename = "@file")]
-    file: String,
 }
 
 #[derive(Serialize)]

@@ -207,9 +207,12 @@ impl Machines for Libvirt {
         };
         spec::check(&spec)?;
         let image = self.images.find(&spec.image.sha256, spec.disk)?;
+        let in_pool = self.storage.disk_pool(id)?.is_some();
         self.iso(&spec)?;
         hardware::check(&self.connection.get()?, self.domain_type(&self.connection.get()?), &spec.hardware)?;
-        disk::check_room(&self.config.data_dir, spec.disk)?;
+        if !in_pool {
+            disk::check_room(&self.config.data_dir, spec.disk)?;
+        }
         cx.check()?;
         cx.phase("Switch the VM off", 0);
         Self::end_run(&domain)?;
@@ -217,7 +220,12 @@ impl Machines for Libvirt {
         cx.phase("Make the disk", 0);
         let folder = self.folders.of(id);
         folder.create().map_err(on_disk)?;
-        folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))?;
+        if in_pool {
+            // The put below makes it anew.
+            self.storage.remove_disk(id)?;
+        } else {
+            folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))?;
+        }
         // It remembers where the old system was found.
         gone(std::fs::remove_file(folder.nvram())).map_err(on_disk)?;
         faults::point("rebuild.after_disk")?;
@@ -252,6 +260,11 @@ impl Machines for Libvirt {
         let domain = self.domain(&self.connection.get()?, id)?;
         let folder = self.folders.of(id);
         let name = kept_name(id, how);
+        match how.disks {
+            DisksAfter::Remove => {}
+            DisksAfter::Wipe => self.storage.needs_own_file(id, "wiping works")?,
+            DisksAfter::Keep => self.storage.needs_own_file(id, "keeping works")?,
+        }
         if how.disks == DisksAfter::Keep {
             self.kept.has(&name, id, &folder.disk())?;
         }

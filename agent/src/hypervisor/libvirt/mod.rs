@@ -18,7 +18,8 @@
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
 //! - the packages `qemu-utils`, `util-linux` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools`
-//!   for a TPM, and `lvm2` where a pool is one of LVM.
+//!   for a TPM, `lvm2` where a pool is one of LVM, and
+//!   `ceph-common` and `qemu-block-extra` where one is Ceph's.
 //!
 //! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
 //! own network, nothing filters.
@@ -46,9 +47,11 @@ mod orphans;
 pub mod probe;
 mod rescue;
 mod restore;
+mod secrets;
 mod seed;
 mod sizes;
 mod snapshots;
+mod source;
 mod tool;
 mod volumes;
 mod wipe;
@@ -74,6 +77,7 @@ use virt::sys;
 
 use self::connection::Connection;
 use self::disk::{Cache, Images, Overlay};
+use self::domain::PoolDisk;
 use self::events::Hub;
 use self::folder::{Folder, Folders};
 use self::names::Prefix;
@@ -93,7 +97,7 @@ use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
-use crate::storage::Storage;
+use crate::storage::{Storage, disks};
 use crate::{clock, faults, spec};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
@@ -256,10 +260,14 @@ impl Libvirt {
     /// Brings the disk to the spec, after looking whether it can be brought there.
     fn put_disk(
         &self,
+        id: VmId,
         folder: &Folder,
         spec: &VmSpec,
         running: Option<&Domain>,
     ) -> Result<(), HypervisorError> {
+        if disks::pool_of(spec).is_some() {
+            return self.put_pool_disk(id, spec, running);
+        }
         match Overlay::read(&folder.disk())? {
             None => {
                 let image = self.images.find(&spec.image.sha256, spec.disk)?;
@@ -271,16 +279,39 @@ impl Libvirt {
                     CloneMode::Copy => disk::copy(new, &image, spec.disk),
                 })
             }
-            Some(overlay) if overlay.size < spec.disk && rescue::runs(running)? => {
-                let message = "The VM is in rescue; its disk grows when that is over.";
-                Err(HypervisorError::Conflict(message.to_owned()))
-            }
+            Some(overlay) if overlay.size < spec.disk && rescue::runs(running)? => Err(in_rescue()),
             Some(overlay) if overlay.size < spec.disk => {
                 running.map_or(Ok(()), sizes::note_growth)?;
                 disk::grow(&folder.disk(), running, spec.disk)
             }
             Some(_) => Ok(()),
         }
+    }
+
+    fn put_pool_disk(
+        &self,
+        id: VmId,
+        spec: &VmSpec,
+        running: Option<&Domain>,
+    ) -> Result<(), HypervisorError> {
+        self.storage.put_disk(&Cx::unwatched(), id, spec, |grows| match running {
+            // The test driver runs nothing: nobody has the disk open.
+            None => Ok(false),
+            Some(_) if self.is_test_driver() => Ok(false),
+            Some(_) if rescue::runs(running)? => {
+                if grows {
+                    Err(in_rescue())
+                } else {
+                    Ok(true)
+                }
+            }
+            Some(domain) => {
+                if grows {
+                    sizes::note_growth(domain)?;
+                }
+                disk::grow_live(domain, spec.disk).map(|()| true)
+            }
+        })
     }
 
     /// All that can be refused is refused here, before anything is touched.
@@ -294,6 +325,14 @@ impl Libvirt {
         self.iso(spec)?;
         self.check_rescue(spec)?;
         self.storage.check_claims(id, &spec.volumes)?;
+        self.storage.check_disk(id, spec)?;
+        if disks::pool_of(spec).is_some() {
+            if Overlay::read(&folder.disk())?.is_some() {
+                let message = "The disk lies in the pool default, and stays there; delete the VM first.";
+                return Err(HypervisorError::Conflict(message.to_owned()));
+            }
+            return Ok(());
+        }
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -303,6 +342,13 @@ impl Libvirt {
         };
         disk::check_room(&self.config.data_dir, ByteSize(more))?;
         self.storage.check_room_for_disk(ByteSize(more))
+    }
+
+    /// The VM's disk, if it lies in a pool.
+    fn pool_disk(&self, id: VmId) -> Result<Option<PoolDisk>, HypervisorError> {
+        let Some((source, format)) = self.storage.disk_source(id)? else { return Ok(None) };
+        let cache = source::cache(&source)?;
+        Ok(Some(PoolDisk { source, format, cache }))
     }
 
     /// Gives the VM its volumes, each in the place it had.
@@ -325,6 +371,7 @@ impl Libvirt {
     }
 
     fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
+        self.put_keys(connect, id)?;
         {
             let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
             self.config
@@ -395,6 +442,10 @@ impl Libvirt {
     }
 }
 
+fn in_rescue() -> HypervisorError {
+    HypervisorError::Conflict("The VM is in rescue; its disk grows when that is over.".to_owned())
+}
+
 /// The spec that stands in a domain: as it is defined, or as it runs.
 fn spec_in(id: VmId, domain: &Domain, of: u32) -> Result<Option<VmSpec>, HypervisorError> {
     let Some(text) = metadata(domain, domain::METADATA_URI, of)? else { return Ok(None) };
@@ -462,12 +513,14 @@ impl Hypervisor for Libvirt {
 
         folder.create().map_err(on_disk)?;
         faults::point("put.after_folder")?;
-        self.put_disk(&folder, spec, running)?;
+        self.put_disk(id, &folder, spec, running)?;
         faults::point("put.after_disk")?;
         Seed::new(id, spec).put(&folder)?;
         self.put_rescue(id, &folder, spec, running.is_some())?;
         faults::point("put.after_seed")?;
         let volumes = self.claim_volumes(id, spec, before.as_ref())?;
+        let pool_disk = self.pool_disk(id)?;
+        self.put_keys(&connect, id)?;
         faults::point("put.after_volumes")?;
         let nics_before = self.nics_of(before.as_ref())?;
         let plan = domain::Plan {
@@ -482,6 +535,7 @@ impl Hypervisor for Libvirt {
             names: self.plane.as_ref().map(|plane| plane.names()),
             iso: iso.as_deref(),
             volumes: &volumes,
+            disk: pool_disk.as_ref(),
         };
         let domain =
             connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
@@ -527,6 +581,7 @@ impl Hypervisor for Libvirt {
         if folder.exists().map_err(on_disk)? {
             self.finish_wipe(id, &Cx::unwatched())?;
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
+            self.storage.remove_disk(id)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
             faults::point("delete.after_folder")?;
@@ -563,10 +618,12 @@ impl Hypervisor for Libvirt {
     }
 
     fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
+        self.storage.needs_own_file(id, "backups are taken")?;
         backup::begin(self, id, wish)
     }
 
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
+        self.storage.needs_own_file(id, "backups are restored")?;
         restore::begin(self, id, restoring)
     }
 
@@ -595,6 +652,7 @@ impl Hypervisor for Libvirt {
         checks.extend(self.config.network.check());
         let (ok, sentence) = consoles::ring_check();
         checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
+        checks.extend(self.storage.checks());
         checks
     }
 
@@ -629,22 +687,29 @@ impl Hypervisor for Libvirt {
     }
 
     fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
+        if self.storage.disk_pool(id)?.is_some() {
+            return Ok(Vec::new());
+        }
         self.list_snapshots(id)
     }
 
     fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
+        self.storage.needs_own_file(id, "snapshots are taken")?;
         self.take_snapshot(id, name)
     }
 
     fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
+        self.storage.needs_own_file(id, "there are snapshots")?;
         self.revert_to(id, name)
     }
 
     fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
+        self.storage.needs_own_file(id, "there are snapshots")?;
         self.drop_snapshot(id, name)
     }
 
     fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
+        self.storage.needs_own_file(id, "images are made")?;
         self.export_disk(cx, id, to)
     }
 

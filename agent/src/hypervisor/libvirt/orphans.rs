@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use berth_model::VmId;
+use berth_model::agent::Name;
 
 use super::folder::gone;
 use super::names::{Prefix, vm_id};
@@ -27,7 +28,7 @@ impl Known {
 type Finder = for<'a> fn(&'a Libvirt, &Known) -> Result<Vec<Found<'a>>, HypervisorError>;
 
 /// Who finds what; each kind of leftover is one of them.
-const FINDERS: [Finder; 5] = [folders, domains, unfinished, files_by_domain, interfaces];
+const FINDERS: [Finder; 6] = [folders, domains, unfinished, files_by_domain, interfaces, copies_of_images];
 
 /// Where libvirt keeps a file for each domain: what it is, the folder, and what follows the domain's name.
 const FILES_BY_DOMAIN: [(&str, &str, &str); 3] = [
@@ -61,6 +62,23 @@ fn interfaces<'a>(libvirt: &'a Libvirt, _: &Known) -> Result<Vec<Found<'a>>, Hyp
         Found::new("interface", name, why, move || plane.remove_orphan(&interface))
     };
     Ok(plane.state()?.orphans.into_iter().map(found).collect())
+}
+
+/// Pools' own copies of images whose file is not on the node.
+fn copies_of_images<'a>(libvirt: &'a Libvirt, _: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
+    let storage = libvirt.storage();
+    // A pool that does not answer is the self-check's business.
+    let unused = storage.unused_images().unwrap_or_else(|e| {
+        tracing::warn!(error = %e, "pools' copies of images could not be looked at");
+        Vec::new()
+    });
+    let why = "No disk stands on it, and the image is not on this node.";
+    let is_file = |sha256: &str| libvirt.config.images_dir.join(format!("{sha256}.qcow2")).exists();
+    let unused = unused.into_iter().filter(|(_, sha256)| !is_file(sha256));
+    let found = |(pool, sha256): (Name, String)| {
+        Found::new("copy of an image", format!("{pool}/{sha256}"), why, move || storage.forget_image(&sha256))
+    };
+    Ok(unused.map(found).collect())
 }
 
 /// VMs whose making or deleting was cut off and never told again.

@@ -2,7 +2,6 @@
 //! no slot for each. A guest knows a volume by its serial number, the same on every VM.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_model::agent::{VmSpec, VolumeFormat};
@@ -14,6 +13,7 @@ use virt::sys;
 
 use super::disk::Cache;
 use super::ops::refused;
+use super::source::{self, DiskSource};
 use super::xml;
 use crate::hypervisor::HypervisorError;
 use crate::storage::pool::Source;
@@ -67,10 +67,7 @@ pub fn place(
         let unit = unit.ok_or_else(|| {
             HypervisorError::Conflict("The VM has no place for another volume; detach one first.".to_owned())
         })?;
-        let cache = match source {
-            Source::File(file) => Cache::of(file.parent().unwrap_or(Path::new("/")))?,
-            Source::Block(_) => Cache::None,
-        };
+        let cache = source::cache(source)?;
         let (source, read_only) = (source.clone(), attachment.read_only);
         placed.push(Placed { volume: attachment.volume, unit, source, format: *format, read_only, cache });
     }
@@ -171,6 +168,14 @@ pub fn found(domain: &str) -> BTreeMap<VolumeId, Found> {
     }
 }
 
+/// QEMU's word for a form.
+pub fn word(format: VolumeFormat) -> &'static str {
+    match format {
+        VolumeFormat::Qcow2 => "qcow2",
+        VolumeFormat::Raw => "raw",
+    }
+}
+
 /// The controller of volumes: there from the start, so that the first one finds it.
 #[derive(Debug, Serialize)]
 pub struct Controller {
@@ -221,14 +226,6 @@ struct Driver {
 }
 
 #[derive(Debug, Serialize)]
-struct DiskSource {
-    #[serde(rename = "@file", skip_serializing_if = "Option::is_none")]
-    file: Option<String>,
-    #[serde(rename = "@dev", skip_serializing_if = "Option::is_none")]
-    dev: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
 struct Target {
     #[serde(rename = "@dev")]
     dev: String,
@@ -256,19 +253,13 @@ struct Address {
 impl Disk {
     /// The element.
     pub fn of(placed: &Placed) -> Self {
-        let (kind, source) = match &placed.source {
-            Source::File(path) => ("file", DiskSource { file: Some(xml::path(path)), dev: None }),
-            Source::Block(path) => ("block", DiskSource { file: None, dev: Some(xml::path(path)) }),
-        };
+        let (kind, source) = DiskSource::of(&placed.source);
         Self {
             kind,
             device: "disk",
             driver: Driver {
                 name: "qemu",
-                format: match placed.format {
-                    VolumeFormat::Qcow2 => "qcow2",
-                    VolumeFormat::Raw => "raw",
-                },
+                format: word(placed.format),
                 cache: placed.cache.name(),
                 io: placed.cache.io(),
                 // What the guest trims is given back to the pool.

@@ -2,14 +2,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_model::agent::{
-    BootDevice, Firmware, Hardware, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed, VolumeAttachment,
-    VolumeFormat, WantedPower, Watchdog,
+    BootDevice, Firmware, Hardware, Name, Nic, NicAddress, Rescue, VmImage, VmLimits, VmSeed,
+    VolumeAttachment, VolumeFormat, WantedPower, Watchdog,
 };
 use berth_model::{ByteSize, PrivateNetworkId, VolumeId};
 
 use super::*;
 use crate::hypervisor::libvirt::names::Prefix;
-use crate::storage::pool::Source;
+use crate::storage::pool::{RbdSource, Source};
 
 fn spec() -> VmSpec {
     VmSpec {
@@ -86,6 +86,11 @@ fn cases() -> Vec<Case> {
     rescued.hardware.machine = "pc".to_owned();
     rescued.hardware.cpu = "host_passthrough".to_owned();
     rescued.rescue = Some(Rescue { image: "ef".repeat(32), root_password_hash: "$6$salt$hash".to_owned() });
+    let mut in_ceph = spec();
+    in_ceph.disk_pool = Name::new("ceph");
+    in_ceph.volumes =
+        [5, 6, 8].map(|id| VolumeAttachment { volume: VolumeId(id), read_only: false }).to_vec();
+    in_ceph.limits.disk_read_iops = Some(1000);
     let mut limited = spec();
     limited.vcpus_max = Some(6);
     limited.memory_max = Some(ByteSize::gib(16));
@@ -148,6 +153,13 @@ fn cases() -> Vec<Case> {
             cache: Cache::None,
         },
         Case {
+            golden: "kvm-ceph",
+            domain_type: DomainType::Kvm,
+            spec: in_ceph,
+            network: GuestNetwork::User,
+            cache: Cache::None,
+        },
+        Case {
             golden: "test-no-card",
             domain_type: DomainType::Test,
             spec: bare,
@@ -162,6 +174,7 @@ fn volumes(spec: &VmSpec) -> Vec<Placed> {
     let places = [
         (3, Source::File("/var/lib/berth-agent/volumes/5/volume.qcow2".into()), VolumeFormat::Qcow2),
         (4, Source::Block("/dev/vg0/berth-volume-6".into()), VolumeFormat::Raw),
+        (5, rbd("berth-volume-8"), VolumeFormat::Raw),
     ];
     let placed = spec.volumes.iter().zip(places).map(|(attachment, (unit, source, format))| Placed {
         volume: attachment.volume,
@@ -174,7 +187,21 @@ fn volumes(spec: &VmSpec) -> Vec<Placed> {
     placed.collect()
 }
 
+fn rbd(image: &str) -> Source {
+    Source::Rbd(RbdSource {
+        monitors: vec![("192.0.2.1".to_owned(), Some(3300)), ("2001:db8::1".to_owned(), None)],
+        image: format!("vms/{image}"),
+        user: "berth".to_owned(),
+        key: "6f2d1b1e-5c1f-4a5e-9d64-0d0b7c3a1e2f".to_owned(),
+    })
+}
+
 fn xml_of(case: &Case) -> String {
+    let pool_disk = case.spec.disk_pool.as_ref().map(|_| PoolDisk {
+        source: rbd("berth-vm-7"),
+        format: VolumeFormat::Raw,
+        cache: Cache::Writeback,
+    });
     xml(&Plan {
         id: VmId(7),
         prefix: &Prefix::new("berth-").unwrap(),
@@ -187,6 +214,7 @@ fn xml_of(case: &Case) -> String {
         names: (case.domain_type != DomainType::Test).then_some(&names()),
         iso: case.spec.iso.as_ref().map(|_| Path::new("/images/an.iso")),
         volumes: &volumes(&case.spec),
+        disk: pool_disk.as_ref(),
     })
 }
 

@@ -1,0 +1,251 @@
+//! Disks and volumes in Ceph: a real cluster of one node, and a guest that boots from it.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod ceph;
+mod libvirt_common;
+
+use berth_agent::backups::disk::{Restoring, Wish};
+use berth_agent::config::StorageSection;
+use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
+use berth_agent::hypervisor::{Hypervisor, HypervisorError, Machines};
+use berth_agent::runs::Cx;
+use berth_agent::{faults, orphans, proof};
+use berth_model::agent::{
+    CloneMode, DisksAfter, Name, Nic, NodeCheck, PowerVerb, VmDelete, VmRebuild, VmSpec, VolumeAttachment,
+    VolumeClone, VolumeCreate, WantedPower,
+};
+use berth_model::{ByteSize, VmId, VolumeId};
+use ceph::Ceph;
+use libvirt_common::guest::inside;
+use libvirt_common::{Node, TINY, image_path, spec, wait_for};
+use virt::connect::Connect;
+
+const ONE: VmId = VmId(7);
+const DATA: VolumeId = VolumeId(5);
+const CLONE: VolumeId = VolumeId(6);
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn guest(disk: ByteSize, volumes: &[VolumeId]) -> VmSpec {
+    let attachment = |volume: &VolumeId| VolumeAttachment { volume: *volume, read_only: false };
+    VmSpec {
+        disk,
+        disk_pool: Some(name("ceph")),
+        nics: vec![Nic { mac: "52:54:00:be:60:01".to_owned(), ..Nic::default() }],
+        volumes: volumes.iter().map(attachment).collect(),
+        ..spec(TINY)
+    }
+}
+
+/// Waits until the guest says `wanted`.
+fn until(node: &Node, script: &str, wanted: &str) {
+    wait_for(&format!("{wanted:?} of {script}"), || (inside(node, ONE, script) == wanted).then_some(()));
+}
+
+/// What finds a volume in the guest by its serial number: `$disk`.
+fn find(volume: VolumeId) -> String {
+    format!(
+        "modprobe -a virtio_scsi sd_mod; disk=; for d in /sys/block/sd*; do \
+         grep -aq 'volume-{volume}$' $d/device/vpd_pg80 && disk=${{d##*/}}; done;"
+    )
+}
+
+/// libvirt's keeping of the key, which the agent leaves for VMs that start with the node.
+struct KeptKey(String);
+
+impl Drop for KeptKey {
+    fn drop(&mut self) {
+        let connect = Connect::open(Some(libvirt_common::QEMU)).unwrap();
+        let _ = connect.lookup_secret_by_uuid_string(&self.0).and_then(|secret| secret.undefine());
+    }
+}
+
+/// Command lines of all programs.
+fn command_lines() -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).collect()
+}
+
+fn refuses_what_needs_a_file(node: &Node) {
+    let libvirt = &node.libvirt;
+    let cx = Cx::unwatched();
+    let refused = |what: &str, done: Result<(), HypervisorError>| match done {
+        Err(HypervisorError::Conflict(why)) => {
+            assert!(why.contains("lies in the pool ceph"), "{what}: {why}")
+        }
+        other => panic!("{what}: {other:?}"),
+    };
+    refused("snapshot", libvirt.snapshot_create(ONE, &name("a")).map(drop));
+    refused("revert", libvirt.snapshot_revert(ONE, &name("a")).map(drop));
+    refused("no snapshot", libvirt.snapshot_delete(ONE, &name("a")));
+    assert!(libvirt.snapshots(ONE).unwrap().is_empty());
+    let wish = Wish { mark: "berth-a", since: &[] };
+    refused("backup", libvirt.backup_begin(ONE, &wish).map(drop));
+    let restoring = Restoring { image: TINY.to_owned(), size: ByteSize::mib(256) };
+    refused("restore", libvirt.restore_begin(ONE, &restoring).map(drop));
+    let to = node.home().join("export.qcow2");
+    refused("image", libvirt.disk_export(&cx, ONE, &to));
+    assert!(!to.exists());
+    for disks in [DisksAfter::Keep, DisksAfter::Wipe] {
+        refused("delete", libvirt.remove(ONE, &VmDelete { disks, ..VmDelete::default() }, &cx));
+    }
+    let moved = VmSpec { disk_pool: None, ..guest(ByteSize::mib(384), &[]) };
+    assert!(matches!(libvirt.put(ONE, &moved), Err(HypervisorError::Conflict(_))));
+}
+
+#[test]
+fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
+    let _proof = proof::guest(&[
+        "vm.put",
+        "vm.rebuild",
+        "vm.resize",
+        "vm.delete",
+        "volume.create",
+        "volume.clone_from_image",
+        "volume.attach",
+        "volume.detach",
+        "volume.resize",
+        "volume.delete",
+        "pool.get",
+        "pool.list",
+        "node.check",
+        "node.orphans",
+    ]);
+    let mut ceph = Ceph::start();
+    let node = Node::tiny_with(GuestNetwork::User, vec![ceph.pool()]);
+    let libvirt = &node.libvirt;
+    let storage = libvirt.storage();
+    let in_ceph = |size| VolumeCreate { size, pool: Some(name("ceph")), format: None };
+
+    // Made from an image, cut off on the way, and told again.
+    let (small, large) = (ByteSize::mib(256), ByteSize::mib(384));
+    for point in ["volume.after_record", "volume.after_fill", "volume.after_data", "put.after_disk"] {
+        let cut = faults::with(&format!("{point}=error"), || libvirt.put(ONE, &guest(small, &[])));
+        assert!(cut.is_err(), "{point}");
+    }
+    let made = libvirt.put(ONE, &guest(small, &[])).unwrap();
+    let _key = KeptKey(storage.keys_of(ONE).unwrap()[0].uuid.clone());
+    assert_eq!(ceph.images(), [format!("berth-image-{TINY}"), "berth-vm-7".to_owned()]);
+    let key = ceph.key();
+    let shown = |line: &Vec<u8>| line.windows(key.len()).any(|part| part == key.as_bytes());
+    assert!(!command_lines().iter().any(shown), "the key stands on a command line");
+
+    // Plugged in while it boots: an empty volume and one with an image in it.
+    storage.create(DATA, &in_ceph(ByteSize::mib(64))).unwrap();
+    let clone = VolumeClone {
+        image: TINY.to_owned(),
+        size: ByteSize::mib(128),
+        pool: Some(name("ceph")),
+        format: None,
+        mode: CloneMode::Backing,
+    };
+    assert!(!storage.clone_from_image(&Cx::unwatched(), CLONE, &clone).unwrap().stands_on_image);
+    node.wait_for_boot(ONE, 1);
+    libvirt.put(ONE, &guest(small, &[DATA, CLONE])).unwrap();
+    until(&node, &format!("{} cat /sys/block/$disk/size", find(DATA)), "131072");
+    inside(&node, ONE, "echo cargo >/root/word; sync");
+    inside(&node, ONE, &format!("{} echo freight | dd of=/dev/$disk bs=512 seek=9 conv=fsync", find(DATA)));
+    let look = format!(
+        "{} mkdir -p /tmp/m && mount -t ext4 -o ro /dev/$disk /tmp/m && ls /tmp/m/boot/vmlinuz && umount /tmp/m",
+        find(CLONE)
+    );
+    assert_eq!(inside(&node, ONE, &look), "/tmp/m/boot/vmlinuz");
+
+    // Both grow under the guest.
+    assert_eq!(libvirt.volume_resize(DATA, ByteSize::mib(96)).unwrap().size, ByteSize::mib(96));
+    until(&node, &format!("{} cat /sys/block/$disk/size", find(DATA)), "196608");
+    libvirt.put(ONE, &guest(large, &[DATA])).unwrap();
+    until(&node, "cat /sys/block/vda/size", "786432");
+    assert!(storage.delete(DATA).unwrap_err().to_string().contains("VM 7 has volume 5"));
+    until(&node, &format!("{} echo \"found $disk\"", find(CLONE)), "found");
+    storage.delete(CLONE).unwrap();
+
+    refuses_what_needs_a_file(&node);
+    assert_eq!(libvirt.get(ONE).unwrap().started, made.started, "nothing was touched");
+
+    // What it wrote is there after a power cut, and gone after a rebuild.
+    libvirt.power(ONE, PowerVerb::PowerOff).unwrap();
+    libvirt.power(ONE, PowerVerb::Start).unwrap();
+    node.wait_for_boot(ONE, 2);
+    assert_eq!(inside(&node, ONE, "cat /root/word"), "cargo");
+    let pool = storage.pool_info(&name("ceph")).unwrap();
+    assert_eq!((pool.promised, pool.volumes), (ByteSize::mib(384 + 96), 1));
+    let rebuild = VmRebuild { image: TINY.to_owned(), seed: None, power: WantedPower::On };
+    let cut = faults::with("rebuild.after_disk=error", || libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()));
+    assert!(cut.is_err());
+    libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()).unwrap();
+    node.wait_for_boot(ONE, 3);
+    assert_eq!(inside(&node, ONE, "ls /root/word 2>/dev/null || cat /sys/block/vda/size"), "786432");
+    let volume = format!("{} dd if=/dev/$disk bs=512 skip=9 count=1 2>/dev/null | head -c 7", find(DATA));
+    assert_eq!(inside(&node, ONE, &volume), "freight");
+    wait_for("the pool's figures", || {
+        (storage.pool_info(&name("ceph")).unwrap().allocated > ByteSize::mib(15)).then_some(())
+    });
+
+    // The VM goes, and its volume stays.
+    let cut = faults::with("volume.after_doom=error", || libvirt.delete(ONE));
+    assert!(cut.is_err());
+    libvirt.delete(ONE).unwrap();
+    node.assert_nothing_left(ONE);
+    assert_eq!(ceph.images(), [format!("berth-image-{TINY}"), "berth-volume-5".to_owned()]);
+    assert_eq!(storage.volume(DATA).unwrap().attached_to, None);
+
+    refuses_before_the_pool_is_full(&ceph, &node);
+
+    // An image's copy is an orphan when nothing stands on it and the image is gone.
+    storage.delete(DATA).unwrap();
+    let copies = || {
+        let found = orphans::list(libvirt.orphans().unwrap(), false).orphans;
+        found.into_iter().filter(|orphan| orphan.kind == "copy of an image").collect::<Vec<_>>()
+    };
+    assert!(copies().is_empty());
+    std::fs::remove_file(image_path(&node.config, TINY)).unwrap();
+    assert_eq!(copies()[0].name, format!("ceph/{TINY}"));
+    orphans::list(libvirt.orphans().unwrap(), true);
+    assert!(ceph.images().is_empty() && copies().is_empty());
+
+    // A cluster that is down is told, and hides no other pool.
+    ceph.kill();
+    let pools = storage.pools().unwrap();
+    assert!(pools[0].problem.is_none() && pools[1].problem.is_some(), "{pools:?}");
+    let silent = checked(libvirt, "pool ceph");
+    assert!(!silent.ok && silent.needed && silent.sentence.contains("does not answer"), "{silent:?}");
+}
+
+fn checked(libvirt: &Libvirt, name: &str) -> NodeCheck {
+    libvirt.checks().into_iter().find(|check| check.check == name).unwrap()
+}
+
+fn refuses_before_the_pool_is_full(ceph: &Ceph, node: &Node) {
+    let section = StorageSection { promise_percent: 100, reserve_mib: 64 };
+    let strict = Libvirt::open(LibvirtConfig { storage: section, ..node.config.clone() }).unwrap();
+    let quota = |mib: u64| {
+        let bytes = ByteSize::mib(mib).bytes().to_string();
+        ceph.ask(&["osd", "pool", "set-quota", "vms", "max_bytes", &bytes]);
+        wait_for("the quota", || {
+            let pool = strict.storage().pool_info(&name("ceph")).unwrap();
+            (pool.size == ByteSize::mib(mib)).then_some(pool)
+        })
+    };
+    let more = VolumeCreate { size: ByteSize::mib(256), pool: Some(name("ceph")), format: None };
+    let make = || strict.storage().create(VolumeId(9), &more);
+    quota(320);
+    let promised = make().unwrap_err();
+    assert!(matches!(promised, HypervisorError::Lacking(_)) && promised.to_string().contains("may promise"));
+    let full = strict.put(VmId(8), &VmSpec { power: WantedPower::Off, ..guest(ByteSize::mib(256), &[]) });
+    assert!(matches!(full, Err(HypervisorError::Lacking(_))));
+    assert!(matches!(strict.get(VmId(8)), Err(HypervisorError::NotFound(_))), "nothing was begun");
+    let strict_but_for_promises = StorageSection { promise_percent: 0, ..section };
+    let roomy =
+        Libvirt::open(LibvirtConfig { storage: strict_but_for_promises, ..node.config.clone() }).unwrap();
+    assert!(checked(&roomy, "pool ceph").ok);
+    quota(64);
+    let full = roomy.storage().create(VolumeId(9), &more).unwrap_err();
+    assert!(full.to_string().contains("nearly full"), "{full}");
+    assert!(matches!(roomy.storage().volume(VolumeId(9)), Err(HypervisorError::Unknown(_))));
+    let check = checked(&roomy, "pool ceph");
+    assert!(!check.ok && check.sentence.contains("nearly full"), "{check:?}");
+}
