@@ -210,6 +210,14 @@ impl Images {
                 found.push(Found::new("unfinished image", name, why, move || Ok(fs::remove_file(&path)?)));
             }
         }
+        for entry in fs::read_dir(quarantine::folder(&self.folder))? {
+            let path = entry?.path();
+            if is_old(&path) {
+                let name = path.to_string_lossy().into_owned();
+                let why = "A fetch, a conversion or a copy was cut off; a fetch told again goes on from it.";
+                found.push(Found::new("quarantined file", name, why, move || Ok(fs::remove_file(&path)?)));
+            }
+        }
         Ok(found)
     }
 

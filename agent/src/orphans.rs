@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use berth_model::VmId;
 use berth_model::agent::{Orphan, OrphanList};
 
 use crate::clock;
@@ -17,6 +18,7 @@ type Remove<'a> = Box<dyn FnOnce() -> Result<(), HypervisorError> + 'a>;
 pub struct Found<'a> {
     orphan: Orphan,
     remove: Remove<'a>,
+    vm: Option<VmId>,
 }
 
 impl<'a> Found<'a> {
@@ -28,13 +30,25 @@ impl<'a> Found<'a> {
         remove: impl FnOnce() -> Result<(), HypervisorError> + 'a,
     ) -> Self {
         let (kind, why) = (kind.to_owned(), why.to_owned());
-        Self { orphan: Orphan { kind, name, why, removed: false, kept: None }, remove: Box::new(remove) }
+        let orphan = Orphan { kind, name, why, removed: false, kept: None };
+        Self { orphan, remove: Box::new(remove), vm: None }
+    }
+
+    /// It is left over only if no function works on this VM.
+    #[must_use]
+    pub fn of(self, vm: VmId) -> Self {
+        Self { vm: Some(vm), ..self }
+    }
+
+    /// The VM on which no function must work.
+    pub fn vm(&self) -> Option<VmId> {
+        self.vm
     }
 }
 
 /// Names all that was found, and removes it if told.
 pub fn list(found: Vec<Found<'_>>, remove: bool) -> OrphanList {
-    let settle = |Found { mut orphan, remove: with }: Found<'_>| {
+    let settle = |Found { mut orphan, remove: with, .. }: Found<'_>| {
         if remove {
             match with() {
                 Ok(()) => orphan.removed = true,

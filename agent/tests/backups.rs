@@ -105,7 +105,7 @@ impl Ground {
     }
 
     fn list(&self) -> Vec<Backup> {
-        backups::list(&BackupWhere { store: self.store.clone(), vm: None }).unwrap().backups
+        backups::list(&BackupWhere { store: self.store.clone(), vm: None, from: None }).unwrap().backups
     }
 
     fn names(&self) -> Vec<String> {
@@ -494,6 +494,24 @@ fn a_bucket_is_as_good_as_a_directory() {
     assert_eq!(ground.create("b").unwrap().builds_on, Some(name("a")));
     let kept = ground.keep("b");
     assert_eq!(ground.verify("b").unwrap(), ["a", "b"]);
+    // A list that takes too long ends after a VM, and goes on there.
+    let other = VmSpec { power: WantedPower::Off, nics: vec![], ..spec(EMPTY_IMAGE) };
+    ground.node.libvirt.put(VmId(6), &other).unwrap();
+    let made =
+        backups::create(&ground.node.libvirt, &Cx::unwatched(), VmId(6), &name("other"), &ground.request());
+    made.unwrap();
+    let page = |from| {
+        let request = BackupWhere { store: ground.store.clone(), vm: None, from };
+        let list = backups::list_within(&request, Duration::ZERO).unwrap();
+        (list.backups.iter().map(|b| (b.vm, b.name.to_string())).collect::<Vec<_>>(), list.next)
+    };
+    let (first, next) = page(None);
+    assert_eq!((first, next), (vec![(VmId(6), "other".to_owned())], Some(ID)));
+    let (rest, end) = page(next);
+    assert_eq!((rest.len(), end), (2, None));
+    assert_eq!(ground.list().len(), 3, "in time, all at once");
+    let request = BackupDelete { store: ground.store.clone(), with_dependents: true };
+    backups::delete(VmId(6), &name("other"), &request, &Cx::unwatched()).unwrap();
     ground.restore(VmId(8), "b").unwrap();
     assert_same(&ground.disk(VmId(8)), &kept);
     assert_eq!(ground.names(), ["a", "b"]);
@@ -538,7 +556,7 @@ fn the_simulator_keeps_the_promises_of_backups() {
     let delete = BackupDelete { store: store.clone(), with_dependents: true };
     assert_eq!(backups::delete(ID, &name("b"), &delete, &cx).unwrap().gone.len(), 2);
     assert!(create("d").unwrap().full_because.is_some());
-    assert_eq!(backups::list(&BackupWhere { store, vm: Some(ID) }).unwrap().backups.len(), 2);
+    assert_eq!(backups::list(&BackupWhere { store, vm: Some(ID), from: None }).unwrap().backups.len(), 2);
     let missing = backups::create(&simulator, &cx, VmId(9), &name("a"), &request).unwrap_err();
     assert_eq!(missing.0.code, ErrorCode::NotFound);
 }

@@ -6,13 +6,13 @@ mod libvirt_common;
 
 use berth_agent::backups::disk::Wish;
 use berth_agent::error::Refusal;
-use berth_agent::hypervisor::Hypervisor;
 use berth_agent::hypervisor::libvirt::GuestNetwork;
+use berth_agent::hypervisor::{Hypervisor, Machines};
 use berth_agent::runs::Cx;
-use berth_agent::{backups, faults, proof};
+use berth_agent::{backups, faults, orphans, proof};
 use berth_model::agent::{
     Backup, BackupCreate, BackupDelete, BackupKeep, BackupKey, BackupKind, BackupPrune, BackupRestore,
-    BackupStore, BackupVerify, BackupWhere, Name, PowerVerb, VmSpec, VmState, WantedPower,
+    BackupStore, BackupVerify, BackupWhere, Name, Orphan, PowerVerb, VmRebuild, VmSpec, VmState, WantedPower,
 };
 use berth_model::{ByteSize, ErrorCode, VmId};
 use libvirt_common::{Node, QEMU, TINY, run, spec, text, wait_for};
@@ -32,6 +32,14 @@ struct Ground {
 }
 
 impl Ground {
+    fn new() -> Self {
+        let home = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = BackupStore::Directory { path: text(&home.path().join("store")).to_owned() };
+        let request =
+            BackupCreate { store, key: BackupKey("5c".repeat(32)), full: false, incrementals_max: None };
+        Self { node: Node::tiny(GuestNetwork::User), request, _home: home }
+    }
+
     fn create(&self, backup: &str) -> Result<Backup, Refusal> {
         backups::create(&self.node.libvirt, &Cx::unwatched(), ID, &name(backup), &self.request)
     }
@@ -115,12 +123,9 @@ fn a_guest_finds_what_it_wrote_before_each_backup() {
         "backup.restore",
         "backup.prune",
         "backup.delete",
+        "node.orphans",
     ]);
-    let home = tempfile::tempdir_in("/var/tmp").unwrap();
-    let store = BackupStore::Directory { path: text(&home.path().join("store")).to_owned() };
-    let request =
-        BackupCreate { store, key: BackupKey("5c".repeat(32)), full: false, incrementals_max: None };
-    let ground = Ground { node: Node::tiny(GuestNetwork::User), request, _home: home };
+    let ground = Ground::new();
     let libvirt = &ground.node.libvirt;
     ground.boot(ID);
 
@@ -144,6 +149,11 @@ fn a_guest_finds_what_it_wrote_before_each_backup() {
     let dead = libvirt.backup_begin(ID, &Wish { since: &[], mark: "berth-dead" }).unwrap();
     std::mem::forget(dead);
     assert_eq!(ground.checkpoints(), 2);
+    let lent = |orphan: &Orphan| orphan.kind == "lent disk" && orphan.name == ground.domain(ID);
+    let orphans = |remove| orphans::list(libvirt.orphans().unwrap(), remove).orphans;
+    assert!(orphans(false).iter().any(lent), "its disk is lent to nobody");
+    assert!(orphans(true).iter().any(|orphan| lent(orphan) && orphan.removed));
+    assert!(!orphans(false).iter().any(lent));
     let two = ground.create("two").unwrap();
     assert_eq!((two.kind, two.builds_on.clone()), (BackupKind::Incremental, Some(name("one"))), "{two:?}");
     assert!(two.read < one.read && two.read >= ByteSize::mib(3), "{two:?} {one:?}");
@@ -189,9 +199,32 @@ fn a_guest_finds_what_it_wrote_before_each_backup() {
     assert_eq!(gone, [name("two"), name("one")]);
     let delete = BackupDelete { store: store.clone(), with_dependents: false };
     backups::delete(ID, &name("four"), &delete, &Cx::unwatched()).unwrap();
-    let left = backups::list(&BackupWhere { store, vm: Some(ID) }).unwrap().backups;
+    let left = backups::list(&BackupWhere { store, vm: Some(ID), from: None }).unwrap().backups;
     assert_eq!(left, [three]);
     libvirt.delete(ID).unwrap();
     libvirt.delete(OTHER).unwrap();
+    ground.node.assert_nothing_left(ID);
+}
+
+#[test]
+fn a_disk_that_was_rewound_or_made_anew_is_backed_up_in_full() {
+    let _proof = proof::guest(&["snapshot.revert", "vm.rebuild", "backup.create"]);
+    let ground = Ground::new();
+    let libvirt = &ground.node.libvirt;
+    libvirt.put(ID, &VmSpec { power: WantedPower::Off, ..spec(TINY) }).unwrap();
+    libvirt.snapshot_create(ID, &name("before")).unwrap();
+    let known = |backup: &Backup| (backup.kind, ground.checkpoints());
+    assert_eq!(known(&ground.create("one").unwrap()), (BackupKind::Full, 1));
+    assert_eq!(known(&ground.create("two").unwrap()), (BackupKind::Incremental, 1));
+    libvirt.snapshot_revert(ID, &name("before")).unwrap();
+    assert_eq!(ground.checkpoints(), 0);
+    let three = ground.create("three").unwrap();
+    assert!(three.full_because.is_some() && known(&three) == (BackupKind::Full, 1), "{three:?}");
+    let rebuild = VmRebuild { image: TINY.to_owned(), seed: None, power: WantedPower::Off };
+    libvirt.rebuild(ID, &rebuild, &Cx::unwatched()).unwrap();
+    assert_eq!(ground.checkpoints(), 0);
+    let four = ground.create("four").unwrap();
+    assert!(four.full_because.is_some() && known(&four) == (BackupKind::Full, 1), "{four:?}");
+    libvirt.delete(ID).unwrap();
     ground.node.assert_nothing_left(ID);
 }

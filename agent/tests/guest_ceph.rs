@@ -12,8 +12,8 @@ use berth_agent::hypervisor::{Hypervisor, HypervisorError, Machines};
 use berth_agent::runs::Cx;
 use berth_agent::{faults, orphans, proof};
 use berth_model::agent::{
-    CloneMode, DisksAfter, Name, Nic, NodeCheck, PowerVerb, VmDelete, VmRebuild, VmSpec, VolumeAttachment,
-    VolumeClone, VolumeCreate, WantedPower,
+    CloneMode, DisksAfter, Name, Nic, NodeCheck, PowerVerb, VmDelete, VmLimits, VmRebuild, VmSpec,
+    VolumeAttachment, VolumeClone, VolumeCreate, WantedPower,
 };
 use berth_model::{ByteSize, VmId, VolumeId};
 use ceph::Ceph;
@@ -34,6 +34,7 @@ fn guest(disk: ByteSize, volumes: &[VolumeId]) -> VmSpec {
     VmSpec {
         disk,
         disk_pool: Some(name("ceph")),
+        limits: VmLimits { disk_read_iops: Some(5000), ..VmLimits::default() },
         nics: vec![Nic { mac: "52:54:00:be:60:01".to_owned(), ..Nic::default() }],
         volumes: volumes.iter().map(attachment).collect(),
         ..spec(TINY)
@@ -144,7 +145,8 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     };
     assert!(!storage.clone_from_image(&Cx::unwatched(), CLONE, &clone).unwrap().stands_on_image);
     node.wait_for_boot(ONE, 1);
-    libvirt.put(ONE, &guest(small, &[DATA, CLONE])).unwrap();
+    let plugged = libvirt.put(ONE, &guest(small, &[DATA, CLONE])).unwrap();
+    assert!(plugged.pending.is_empty(), "a volume has its limits at once: {plugged:?}");
     until(&node, &format!("{} cat /sys/block/$disk/size", find(DATA)), "131072");
     inside(&node, ONE, "echo cargo >/root/word; sync");
     inside(&node, ONE, &format!("{} echo freight | dd of=/dev/$disk bs=512 seek=9 conv=fsync", find(DATA)));
@@ -176,7 +178,8 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     let rebuild = VmRebuild { image: TINY.to_owned(), seed: None, power: WantedPower::On };
     let cut = faults::with("rebuild.after_disk=error", || libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()));
     assert!(cut.is_err());
-    libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()).unwrap();
+    let rebuilt = libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()).unwrap();
+    assert!(rebuilt.pending.is_empty(), "its volume has its limits: {rebuilt:?}");
     node.wait_for_boot(ONE, 3);
     assert_eq!(inside(&node, ONE, "ls /root/word 2>/dev/null || cat /sys/block/vda/size"), "786432");
     let volume = format!("{} dd if=/dev/$disk bs=512 skip=9 count=1 2>/dev/null | head -c 7", find(DATA));

@@ -14,7 +14,7 @@ use berth_agent::images::Images;
 use berth_agent::limits::Limits;
 use berth_agent::runs::Cx;
 use berth_agent::storage::Storage;
-use berth_agent::{faults, proof};
+use berth_agent::{faults, orphans, proof};
 use berth_model::agent::{
     Checksum, CloneMode, ImageFetch, ImageFile, ImageFormat, VolumeClone, VolumeFormat,
 };
@@ -88,6 +88,20 @@ fn sha256(file: &[u8]) -> String {
 
 fn manner(file: Vec<u8>) -> Manner {
     Manner { file, cut_after: None, cuts: 0, ranges: true }
+}
+
+#[test]
+fn what_a_fetch_left_long_ago_is_an_orphan() {
+    let _proof = proof::driver(&["node.orphans"]);
+    let store = Store::open();
+    let part = store.home.path().join("quarantine").join(format!("{}.part", "ab".repeat(32)));
+    std::fs::write(&part, "half an image").unwrap();
+    let find = |remove| orphans::list(store.images.orphans().unwrap(), remove).orphans;
+    assert!(find(false).is_empty(), "it may be under way");
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    std::fs::File::open(&part).unwrap().set_modified(long_ago).unwrap();
+    assert_eq!((find(false)[0].kind.as_str(), part.exists()), ("quarantined file", true));
+    assert!(find(true)[0].removed && !part.exists() && find(true).is_empty());
 }
 
 #[test]

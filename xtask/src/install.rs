@@ -29,6 +29,7 @@ const PACKAGES: &[&str] = &[
     "libvirt-daemon-system",
     "nftables",
     "ovmf",
+    "qemu-block-extra",
     "qemu-system-x86",
     "qemu-utils",
     "swtpm",
@@ -44,6 +45,10 @@ const PACKAGES: &[&str] = &[
     "zstd",
     // tests
     "binutils",
+    "ceph-common",
+    "ceph-mgr",
+    "ceph-mon",
+    "ceph-osd",
     "fonts-dejavu-core",
     "isolinux",
     "libxml2-utils",

@@ -27,9 +27,12 @@ impl Catalog {
     /// Reads all manifests of a VM.
     pub fn read(store: &dyn Store, vm: VmId) -> Result<Self, Refusal> {
         let mut entries = BTreeMap::new();
-        for object in store.objects(&names::manifests(vm))? {
-            let Some(name) = object.name.strip_suffix(".json").and_then(Name::new) else { continue };
-            let found = match store.get(&names::manifest(vm, &name)) {
+        let objects = store.objects(&names::manifests(vm))?;
+        let found = objects.iter().filter_map(|object| Name::new(object.name.strip_suffix(".json")?));
+        let found: Vec<Name> = found.collect();
+        let paths: Vec<String> = found.iter().map(|name| names::manifest(vm, name)).collect();
+        for (name, text) in found.into_iter().zip(store.get_all(&paths)) {
+            let found = match text {
                 Ok(text) => Found::parse(vm, &name, &text),
                 Err(StoreError::Missing(_)) => continue,
                 Err(e) => return Err(e.into()),

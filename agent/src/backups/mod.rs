@@ -24,6 +24,7 @@ pub mod seal;
 pub mod store;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use berth_model::VmId;
 use berth_model::agent::{BackupDelete, BackupKey, BackupList, BackupPrune, BackupPruned, BackupWhere, Name};
@@ -44,23 +45,36 @@ pub const INCREMENTALS: u32 = 30;
 /// And at most.
 pub const INCREMENTALS_MAX: u32 = 365;
 
+/// How long a list is read before what is read is answered; a function that looks has 10 s.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Backups of one VM, or of all.
 pub fn list(request: &BackupWhere) -> Result<BackupList, Refusal> {
+    list_within(request, LIST_PATIENCE)
+}
+
+/// The same, with another patience; one VM is always read.
+pub fn list_within(request: &BackupWhere, patience: Duration) -> Result<BackupList, Refusal> {
+    let until = Instant::now() + patience;
     let store = store::open(&request.store)?;
     let vms = match request.vm {
         Some(vm) => vec![vm],
         None => {
             let folders = store.folders(names::MANIFESTS)?;
             let mut vms: Vec<VmId> = folders.iter().filter_map(|folder| names::vm(folder)).collect();
+            vms.retain(|vm| request.from.is_none_or(|from| *vm >= from));
             vms.sort();
             vms
         }
     };
     let mut backups = Vec::new();
-    for vm in vms {
+    for (n, vm) in vms.into_iter().enumerate() {
+        if n > 0 && Instant::now() >= until {
+            return Ok(BackupList { backups, next: Some(vm) });
+        }
         backups.extend(Catalog::read(&*store, vm)?.shown());
     }
-    Ok(BackupList { backups })
+    Ok(BackupList { backups, next: None })
 }
 
 /// Deletes a backup.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use berth_model::agent::function::{Function, kept, vm};
 use berth_model::agent::{
     BootDevice, HardwareChange, KeptDiskList, Nothing, PowerVerb, Rescue, Rescued, SHUTDOWN_WAIT_MAX_S, Vm,
-    VmIso, VmList, VmRebuild, VmRename, VmShutdown, VmSpec, WantedPower,
+    VmIso, VmList, VmRebuild, VmRename, VmShutdown, VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, VmId};
 
 use super::{Functions, no_faults};
 use crate::api::Api;
 use crate::error::Refusal;
+use crate::guest::Guest;
 use crate::{entropy, spec};
 
 pub(super) fn tie(functions: &mut Functions) {
@@ -74,14 +75,19 @@ fn systems(functions: &mut Functions) {
 /// What changes a VM's spec, a part each.
 fn settings(functions: &mut Functions) {
     functions.change::<vm::Rename>(rename_faults, |api, _, id, to| {
-        change(api, *id, |spec| {
+        let hostname = to.hostname.clone();
+        let vm = change(api, *id, |spec| {
             if let Some(hostname) = to.hostname {
                 spec.seed.hostname = hostname;
             }
             if let Some(title) = to.title {
                 spec.title = Some(title).filter(|title| !title.is_empty());
             }
-        })
+        })?;
+        if let Some(hostname) = hostname.filter(|_| vm.state == VmState::Running) {
+            tell_hostname(api, *id, &hostname);
+        }
+        Ok(vm)
     });
     functions
         .change::<vm::Autostart>(no_faults, |api, _, id, to| change(api, *id, |spec| spec.autostart = to.on));
@@ -134,6 +140,13 @@ fn change(api: &Api, id: VmId, change: impl FnOnce(&mut VmSpec)) -> Result<Vm, R
     change(&mut spec);
     spec.power = WantedPower::Keep;
     Ok(hypervisor.put(id, &spec)?)
+}
+
+/// Tells a guest its name. One whose agent does not answer hears of it at its next start.
+fn tell_hostname(api: &Api, id: VmId, hostname: &str) {
+    if let Err(e) = Guest::of(&**api.work.hypervisor(), id).set_hostname(hostname) {
+        tracing::info!(vm = id.0, error = %e, "a guest was not told its new name");
+    }
 }
 
 fn fault(fine: bool, name: &str, message: &str) -> Vec<FieldError> {

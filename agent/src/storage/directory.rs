@@ -7,12 +7,14 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use berth_model::ByteSize;
+use berth_model::agent::function::TargetValue as _;
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
+use berth_model::{ByteSize, VolumeId};
 
 use super::pool::{Data, From, Item, Pool, Source, Space};
 use crate::faults;
 use crate::hypervisor::HypervisorError;
+use crate::orphans::is_old;
 use crate::program::Program;
 use crate::runs::Cx;
 
@@ -139,6 +141,20 @@ impl Pool for Directory {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn strays(&self, known: &[Item]) -> Result<Vec<Data>, HypervisorError> {
+        let volumes = self.path.join("volumes");
+        let mut strays = Vec::new();
+        for entry in fs::read_dir(&volumes)? {
+            let path = entry?.path();
+            let id = path.file_name().and_then(|name| name.to_str()).and_then(VolumeId::read);
+            let Some(item) = id.map(Item::Volume).filter(|item| !known.contains(item)) else { continue };
+            let has = |format: &VolumeFormat| path.join(format!("volume.{}", word(*format))).exists();
+            let found = self.formats().iter().copied().filter(has).filter(|_| is_old(&path));
+            strays.extend(found.map(|format| Data { item, format, size: ByteSize(0) }));
+        }
+        Ok(strays)
     }
 
     fn source(&self, data: &Data) -> Source {

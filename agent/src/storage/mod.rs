@@ -16,6 +16,7 @@
 mod checks;
 mod directory;
 pub mod disks;
+mod left;
 mod lvm;
 pub mod pool;
 mod rbd;

@@ -140,6 +140,11 @@ pub trait Pool: Send + Sync + Debug {
         }
         Ok(sums)
     }
+    /// What lies in it, has not been touched for a while, and is none of `known`. Nothing where other nodes' data
+    /// lie in it, too.
+    fn strays(&self, _known: &[Item]) -> Result<Vec<Data>, HypervisorError> {
+        Ok(Vec::new())
+    }
     /// The key that guests need to come to their disks.
     fn key(&self) -> Result<Option<Key>, HypervisorError> {
         Ok(None)

@@ -11,6 +11,7 @@ use berth_model::agent::function::TargetValue;
 
 use super::Record;
 use crate::hypervisor::HypervisorError;
+use crate::orphans;
 
 /// Where records are kept: `{folder}/{id}/{kind}.json`.
 #[derive(Debug)]
@@ -79,6 +80,14 @@ impl<I: TargetValue + Copy + Ord> Records<I> {
         new.persist(folder.join(file(kind))).map_err(|e| e.error)?;
         fs::File::open(&folder)?.sync_all()?;
         Ok(())
+    }
+
+    /// Was all in the folder of a record left alone for a while?
+    pub fn is_old(&self, id: I) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Folder { folder, .. } => orphans::is_old(&folder.join(id.to_string())),
+        }
     }
 
     /// Leaves no record; what else is in its folder stays there.

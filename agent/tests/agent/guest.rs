@@ -117,6 +117,24 @@ async fn a_guest_is_told_and_asked() {
 }
 
 #[tokio::test]
+async fn a_renamed_guest_hears_of_it_at_once_or_at_its_next_start() {
+    let _proof = berth_agent::proof::driver(&["vm.rename"]);
+    let agent = Agent::start().await;
+    agent.put_vm(1, &spec()).await.unwrap();
+    let told = || agent.simulator.guest(VmId(1), |guest| guest.files.get("/etc/hostname").cloned());
+    for _ in 0..2 {
+        let vm: Vm = post(&agent, "/v1/vms/1/rename", json!({"hostname": "pier-9"})).await.unwrap();
+        assert_eq!(vm.spec.unwrap().seed.hostname, "pier-9");
+        assert_eq!(told().as_deref(), Some("pier-9\n"));
+    }
+    post::<Vm>(&agent, "/v1/vms/1/rename", json!({"title": "a title"})).await.unwrap();
+    agent.simulator.guest(VmId(1), |guest| guest.silent = true);
+    let vm: Vm = post(&agent, "/v1/vms/1/rename", json!({"hostname": "pier-10"})).await.unwrap();
+    assert_eq!(told().as_deref(), Some("pier-9\n"));
+    assert!(vm.pending.contains(&"seed".to_owned()), "{:?}", vm.pending);
+}
+
+#[tokio::test]
 async fn a_freeze_ends_by_itself() {
     let _proof = berth_agent::proof::driver(&["guest.freeze"]);
     let agent = Agent::start().await;

@@ -89,6 +89,9 @@ pub struct BackupWhere {
     /// Of this VM alone.
     #[serde(default)]
     pub vm: Option<VmId>,
+    /// Of this VM and those with higher numbers: where the last answer ended.
+    #[serde(default)]
+    pub from: Option<VmId>,
 }
 
 /// `backup.verify`.
@@ -207,8 +210,11 @@ pub struct Backup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BackupList {
-    /// By VM, the oldest first.
+    /// By VM, the oldest first; always all of a VM.
     pub backups: Vec<Backup>,
+    /// The store is large, and there are more: ask again, `from` this VM on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<VmId>,
 }
 
 /// `backup.verify`: all was read back, and is as it was written.

@@ -444,8 +444,8 @@ functions! {
         RescueOff = "rescue_off" Change Post "/v1/vms/{vm}/rescue_off" (VmId) Nothing => Vm;
         /// Give a VM another host name, another title, or both.
         ///
-        /// The title changes at once; the host name is told to its system at its next start, and the answer
-        /// says so in `pending`. Told twice, it ends the same.
+        /// The title changes at once; so does the host name where the guest's agent answers. Else its system is told
+        /// at its next start; the answer names what waits for that in `pending`. Told twice, it ends the same.
         Rename = "rename" Change Post "/v1/vms/{vm}/rename" (VmId) VmRename => Vm;
         /// Let a VM start with its node, or no longer.
         ///
@@ -600,7 +600,8 @@ functions! {
         Create = "create" Long Put "/v1/vms/{vm}/backups/{backup}" ((VmId, Name)) BackupCreate => Backup;
         /// List backups, with what is known to be wrong with them.
         ///
-        /// Needs no key. Sizes in bytes.
+        /// Needs no key. Sizes in bytes. Of a store that cannot be read within seconds, the VMs that could; `next`
+        /// says where to go on.
         List = "list" Read Post "/v1/backups/list" (()) BackupWhere => BackupList;
         /// Read a backup back, with all it builds on, and compare its checksums and seals.
         ///

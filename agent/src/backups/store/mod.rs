@@ -59,6 +59,10 @@ pub trait Store: Send + Sync {
     fn settle(&self) -> Result<(), StoreError>;
     /// Reads an object.
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError>;
+    /// Reads several small objects, in their order.
+    fn get_all(&self, names: &[String]) -> Vec<Result<Vec<u8>, StoreError>> {
+        names.iter().map(|name| self.get(name)).collect()
+    }
     /// The objects right in a folder, by name.
     fn objects(&self, folder: &str) -> Result<Vec<Object>, StoreError>;
     /// The folders right in a folder, by name.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_model::agent::BackupStore;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
@@ -19,6 +19,8 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_PATIENCE: Duration = Duration::from_secs(60);
 /// How often.
 const RETRIES: usize = 5;
+/// Small objects that are fetched at once.
+const FETCHES_AT_ONCE: usize = 16;
 
 /// A bucket.
 pub struct S3 {
@@ -62,6 +64,14 @@ impl S3 {
         name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
+    async fn fetch(&self, name: &str) -> Result<Vec<u8>, StoreError> {
+        let found = self.bucket.get(&self.path(name)).await.map_err(|e| wrong(name, &e))?;
+        if found.meta.size > OBJECT_MAX_BYTES {
+            return Err(StoreError::Wrong(format!("{name} is larger than anything that belongs there.")));
+        }
+        found.bytes().await.map(Vec::from).map_err(|e| wrong(name, &e))
+    }
+
     fn list(&self, folder: &str) -> Result<object_store::ListResult, StoreError> {
         let folder = self.path(folder);
         let listed = self.runtime.block_on(self.bucket.list_with_delimiter(Some(&folder)));
@@ -82,16 +92,12 @@ impl Store for S3 {
     }
 
     fn get(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        let path = self.path(name);
-        let got = self.runtime.block_on(async {
-            let found = self.bucket.get(&path).await?;
-            if found.meta.size > OBJECT_MAX_BYTES {
-                return Ok(None);
-            }
-            found.bytes().await.map(Some)
-        });
-        let too_large = || StoreError::Wrong(format!("{name} is larger than anything that belongs there."));
-        got.map_err(|e| wrong(name, &e))?.map(Vec::from).ok_or_else(too_large)
+        self.runtime.block_on(self.fetch(name))
+    }
+
+    fn get_all(&self, names: &[String]) -> Vec<Result<Vec<u8>, StoreError>> {
+        let all = stream::iter(names).map(|name| self.fetch(name)).buffered(FETCHES_AT_ONCE);
+        self.runtime.block_on(all.collect())
     }
 
     fn objects(&self, folder: &str) -> Result<Vec<Object>, StoreError> {

@@ -227,8 +227,13 @@ impl Drop for Job {
     }
 }
 
+/// Has a VM a backup job?
+pub fn has_job(domain: &Domain) -> bool {
+    domain.is_active().unwrap_or(false) && is_busy(domain).unwrap_or(false)
+}
+
 /// Ends the backup job of a VM, if it has one.
-fn end_job(domain: &Domain) -> Result<(), HypervisorError> {
+pub fn end_job(domain: &Domain) -> Result<(), HypervisorError> {
     let until = Instant::now() + JOB_PATIENCE;
     let mut is_asked = false;
     while is_busy(domain)? {

@@ -18,7 +18,7 @@ use virt::sys;
 
 use super::folder::{gone, sync};
 use super::ops::{is, on_disk, power_off, refused, state, unless_off};
-use super::{Libvirt, disk, ffi, hardware, rescue, spec_in, wipe};
+use super::{Libvirt, backup, disk, ffi, hardware, rescue, spec_in, wipe};
 use crate::hypervisor::machines::kept_name;
 use crate::hypervisor::{Hypervisor, HypervisorError, Machines};
 use crate::runs::Cx;
@@ -225,6 +225,7 @@ impl Machines for Libvirt {
             self.storage.remove_disk(id)?;
         } else {
             folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))?;
+            backup::forget_marks(&domain);
         }
         // It remembers where the old system was found.
         gone(std::fs::remove_file(folder.nvram())).map_err(on_disk)?;

@@ -9,7 +9,7 @@ use berth_model::agent::Name;
 use super::folder::gone;
 use super::names::{Prefix, vm_id};
 use super::ops::{on_disk, refused};
-use super::{Libvirt, QEMU_LOGS};
+use super::{Libvirt, QEMU_LOGS, backup};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::orphans::{Found, is_old};
 
@@ -28,7 +28,8 @@ impl Known {
 type Finder = for<'a> fn(&'a Libvirt, &Known) -> Result<Vec<Found<'a>>, HypervisorError>;
 
 /// Who finds what; each kind of leftover is one of them.
-const FINDERS: [Finder; 6] = [folders, domains, unfinished, files_by_domain, interfaces, copies_of_images];
+const FINDERS: [Finder; 8] =
+    [folders, domains, unfinished, files_by_domain, interfaces, copies_of_images, volumes, lent_disks];
 
 /// Where libvirt keeps a file for each domain: what it is, the folder, and what follows the domain's name.
 const FILES_BY_DOMAIN: [(&str, &str, &str); 3] = [
@@ -81,6 +82,35 @@ fn copies_of_images<'a>(libvirt: &'a Libvirt, _: &Known) -> Result<Vec<Found<'a>
     Ok(unused.map(found).collect())
 }
 
+/// Volumes that were not made or deleted to their end, that a VM has which is gone, or that no record names.
+fn volumes<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
+    let storage = libvirt.storage();
+    let left = storage.left_behind(|vm| known.has(vm))?.into_iter();
+    Ok(left
+        .map(|left| Found::new(left.kind(), left.name(), left.why(), move || storage.clear(&left)))
+        .collect())
+}
+
+/// Disks that QEMU or the agent lends over NBD, to a function that is gone.
+fn lent_disks<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
+    let connect = libvirt.connection.get()?;
+    let mut found = Vec::new();
+    for id in known.folders.intersection(&known.domains).copied() {
+        let socket = libvirt.folders.of(id).path().join("nbd.sock");
+        if is_old(&socket) {
+            found.push(file("lent disk", socket, "The function that lent the VM's disk is gone.").of(id));
+        }
+        let Some(domain) = libvirt.domain(&connect, id)? else { continue };
+        if libvirt.is_test_driver() || !backup::has_job(&domain) {
+            continue;
+        }
+        let why = "QEMU lends the VM's disk to a backup that is gone.";
+        let name = libvirt.prefix.domain(id);
+        found.push(Found::new("lent disk", name, why, move || backup::end_job(&domain)).of(id));
+    }
+    Ok(found)
+}
+
 /// VMs whose making or deleting was cut off and never told again.
 fn folders<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
     let half_made = known.folders.difference(&known.domains).copied();
@@ -109,7 +139,8 @@ fn unfinished<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>,
     for id in known.folders.intersection(&known.domains) {
         for path in entries(libvirt.folders.of(*id).path())? {
             if path.extension().is_some_and(|extension| extension == "new") && is_old(&path) {
-                found.push(file("unfinished file", path, "It was being made when the agent was cut off."));
+                let why = "It was being made when the agent was cut off.";
+                found.push(file("unfinished file", path, why).of(*id));
             }
         }
     }

@@ -341,6 +341,7 @@ impl Libvirt {
             let args = ["bitmap".as_ref(), "--remove".as_ref(), disk.path.as_os_str(), bitmap.name.as_ref()];
             Program::qemu_img(args).patience(TABLES).run()?;
         }
+        super::backup::forget_marks(&domain);
         faults::point("revert.after_disk")?;
         if Info::read(&disk.path)?.virtual_size < info.virtual_size {
             disk::grow(&disk.path, None, ByteSize(info.virtual_size))?;

@@ -13,6 +13,7 @@ use virt::sys;
 
 use super::disk::Cache;
 use super::ops::refused;
+use super::sizes::IoTune;
 use super::source::{self, DiskSource};
 use super::xml;
 use crate::hypervisor::HypervisorError;
@@ -41,6 +42,8 @@ pub struct Placed {
     pub read_only: bool,
     /// How it is cached.
     pub cache: Cache,
+    /// The limits of the VM's disks, which each volume has for itself.
+    pub tune: Option<IoTune>,
 }
 
 /// A volume as it stands in a definition.
@@ -69,7 +72,17 @@ pub fn place(
         })?;
         let cache = source::cache(source)?;
         let (source, read_only) = (source.clone(), attachment.read_only);
-        placed.push(Placed { volume: attachment.volume, unit, source, format: *format, read_only, cache });
+        // What a guest may only read has no limits, as its other disks that it may not write to.
+        let tune = IoTune::of(&spec.limits).filter(|_| !read_only);
+        placed.push(Placed {
+            volume: attachment.volume,
+            unit,
+            source,
+            format: *format,
+            read_only,
+            cache,
+            tune,
+        });
     }
     Ok(placed)
 }
@@ -207,6 +220,8 @@ pub struct Disk {
     target: Target,
     #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<Empty>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iotune: Option<IoTune>,
     serial: String,
     address: Address,
 }
@@ -268,6 +283,7 @@ impl Disk {
             source,
             target: Target { dev: format!("sd{}", char::from(b'a' + placed.unit)), bus: "scsi" },
             readonly: placed.read_only.then_some(Empty {}),
+            iotune: placed.tune.clone(),
             serial: serial(placed.volume),
             address: Address { kind: "drive", controller: 0, bus: 0, target: 0, unit: placed.unit },
         }
@@ -283,7 +299,8 @@ mod tests {
 
     fn placed(volume: i64, unit: u8, source: Source) -> Placed {
         let format = if matches!(source, Source::File(_)) { VolumeFormat::Qcow2 } else { VolumeFormat::Raw };
-        Placed { volume: VolumeId(volume), unit, source, format, read_only: false, cache: Cache::None }
+        let cache = Cache::None;
+        Placed { volume: VolumeId(volume), unit, source, format, read_only: false, cache, tune: None }
     }
 
     #[test]

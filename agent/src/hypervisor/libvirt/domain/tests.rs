@@ -183,6 +183,7 @@ fn volumes(spec: &VmSpec) -> Vec<Placed> {
         format,
         read_only: attachment.read_only,
         cache: Cache::None,
+        tune: IoTune::of(&spec.limits),
     });
     placed.collect()
 }
