@@ -71,7 +71,7 @@ impl Storage {
         let pool = self.disks_pool(pool)?;
         match self.disks.get(vm)? {
             Some(known) if known.whole && spec.disk > known.size => {
-                self.grow(Item::Disk(vm), known, spec.disk, |_| grow_live(true))
+                self.grow(Item::Disk(vm), &known, spec.disk, |_| grow_live(true))
             }
             Some(known) if known.whole => match grow_live(false)? {
                 true => Ok(()),

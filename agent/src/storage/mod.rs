@@ -162,10 +162,8 @@ impl Storage {
 
     /// All pools; of one that does not answer, why.
     pub fn pools(&self) -> Result<Vec<PoolInfo>, HypervisorError> {
-        let shown = |pool: &Box<dyn Pool>| {
-            self.info(pool.as_ref()).or_else(|e| self.silent(pool.as_ref(), &e.to_string()))
-        };
-        self.pools.iter().map(shown).collect()
+        let shown = |pool: &dyn Pool| self.info(pool).or_else(|e| self.silent(pool, &e.to_string()));
+        self.pools.iter().map(|pool| shown(pool.as_ref())).collect()
     }
 
     /// A pool of which nothing is known but why.
@@ -398,14 +396,14 @@ impl Storage {
             let message = format!("The volume has {} already, and never shrinks.", record.size);
             return Err(invalid("size", message));
         }
-        self.grow(Item::Volume(id), record, size, grow_live)?;
+        self.grow(Item::Volume(id), &record, size, grow_live)?;
         self.volume(id)
     }
 
     fn grow(
         &self,
         item: Item,
-        record: Record,
+        record: &Record,
         size: ByteSize,
         grow_live: impl FnOnce(VmId) -> Result<bool, HypervisorError>,
     ) -> Result<(), HypervisorError> {
@@ -414,7 +412,7 @@ impl Storage {
             let _deciding = self.decide();
             self.check_room(pool, ByteSize(size.bytes() - record.size.bytes()), ByteSize(0))?;
             // Promised from now on; growing it to what is written down is what is done again after a cut.
-            let record = self.read(item)?.unwrap_or(record.clone());
+            let record = self.read(item)?.unwrap_or_else(|| record.clone());
             self.write(item, &Record { size, ..record })?;
         }
         faults::point("volume.after_promise")?;

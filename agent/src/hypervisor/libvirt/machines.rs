@@ -22,6 +22,7 @@ use super::{Libvirt, backup, disk, ffi, hardware, rescue, spec_in, wipe};
 use crate::hypervisor::machines::kept_name;
 use crate::hypervisor::{Hypervisor, HypervisorError, Machines};
 use crate::runs::Cx;
+use crate::storage::disks;
 use crate::{faults, spec};
 
 /// How often a VM that is waited for is looked at.
@@ -207,7 +208,7 @@ impl Machines for Libvirt {
         };
         spec::check(&spec)?;
         let image = self.images.find(&spec.image.sha256, spec.disk)?;
-        let in_pool = self.storage.disk_pool(id)?.is_some();
+        let in_pool = disks::pool_of(&spec).is_some();
         self.iso(&spec)?;
         hardware::check(&self.connection.get()?, self.domain_type(&self.connection.get()?), &spec.hardware)?;
         if !in_pool {

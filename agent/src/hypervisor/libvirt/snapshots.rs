@@ -335,13 +335,14 @@ impl Libvirt {
         }
         faults::point("revert.after_off")?;
         let disk = Disk { folder: &folder, path: folder.disk(), running: None };
-        disk.tables(&["snapshot", "-q", "-a", in_file])?;
-        // What was written since the last backup is no longer what these say.
-        for bitmap in &info.specific.data.bitmaps {
+        // What was written since the last backup is no longer what these say, and none is brought back with them.
+        // They are read anew: QEMU wrote them as it ended.
+        for bitmap in &Info::read(&disk.path)?.specific.data.bitmaps {
             let args = ["bitmap".as_ref(), "--remove".as_ref(), disk.path.as_os_str(), bitmap.name.as_ref()];
             Program::qemu_img(args).patience(TABLES).run()?;
         }
         super::backup::forget_marks(&domain);
+        disk.tables(&["snapshot", "-q", "-a", in_file])?;
         faults::point("revert.after_disk")?;
         if Info::read(&disk.path)?.virtual_size < info.virtual_size {
             disk::grow(&disk.path, None, ByteSize(info.virtual_size))?;

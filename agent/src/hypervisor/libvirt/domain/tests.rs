@@ -179,10 +179,10 @@ fn volumes(spec: &VmSpec) -> Vec<Placed> {
     let placed = spec.volumes.iter().zip(places).map(|(attachment, (unit, source, format))| Placed {
         volume: attachment.volume,
         unit,
+        cache: if matches!(source, Source::Rbd(_)) { Cache::Writeback } else { Cache::None },
         source,
         format,
         read_only: attachment.read_only,
-        cache: Cache::None,
         tune: IoTune::of(&spec.limits),
     });
     placed.collect()
