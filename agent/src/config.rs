@@ -24,7 +24,7 @@
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
 //!
 //! Pools beside `default`, which is `data_dir`, stand in the file alone: `[[pools]]` with a `name` and a `kind`,
-//! which is `directory` with a `path`, or `lvm_thin` with a `group` and a `thin_pool`.
+//! which is `directory` with a `path` (and `shared = true` where other nodes have it, too), or `lvm_thin` with a `group` and a `thin_pool`.
 //!
 //! `agent.example.toml` shows the file. An unknown key, or a value that makes no sense, is refused with its name.
 
@@ -251,6 +251,9 @@ pub enum PoolPlace {
     Directory {
         /// The folder.
         path: PathBuf,
+        /// Do other nodes have it, too, at the same path? Then its volumes are written to under leases only.
+        #[serde(default)]
+        shared: bool,
     },
     /// A thin pool of LVM.
     LvmThin {
@@ -270,7 +273,7 @@ impl PoolPlace {
                 && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         };
         match self {
-            Self::Directory { path } => path.is_absolute(),
+            Self::Directory { path, .. } => path.is_absolute(),
             Self::LvmThin { group, thin_pool } => word(group) && word(thin_pool),
         }
     }

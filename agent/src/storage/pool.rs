@@ -1,7 +1,7 @@
 //! What a pool must do, and the simulator's, which stores nothing.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 use berth_model::{ByteSize, VolumeId};
@@ -75,6 +75,10 @@ pub trait Pool: Send + Sync + Debug {
     fn remove(&self, data: &Data) -> Result<(), HypervisorError>;
     /// What a volume takes up now; nothing if it has no data.
     fn allocated(&self, data: &Data) -> Result<Option<ByteSize>, HypervisorError>;
+    /// Its folder, if other nodes have it, too.
+    fn shared_folder(&self) -> Option<&Path> {
+        None
+    }
     /// Where QEMU finds it.
     fn source(&self, data: &Data) -> Source;
 }

@@ -17,6 +17,8 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
+//! - virtlockd with `lock_manager = "lockd"` in `qemu.conf` and a `file_lockspace_dir` in `qemu-lockd.conf`,
+//!   on shared storage where pools are, for VMs that may run elsewhere, see [`leases`];
 //! - the packages `qemu-utils`, `util-linux` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools`
 //!   for a TPM, and `lvm2` where a pool is one of LVM.
 //!
@@ -30,12 +32,14 @@ mod counters;
 mod disk;
 mod domain;
 mod events;
+mod fence;
 mod ffi;
 mod folder;
 mod guest;
 mod hardware;
 mod iso;
 mod kept;
+mod leases;
 mod lender;
 mod machines;
 mod names;
@@ -75,6 +79,7 @@ use virt::sys;
 use self::connection::Connection;
 use self::disk::{Cache, Images, Overlay};
 use self::events::Hub;
+use self::fence::Marks;
 use self::folder::{Folder, Folders};
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
@@ -89,6 +94,7 @@ use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::{Accelerator, PoolSection, StorageSection};
+use crate::lease::Lease;
 use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
@@ -142,6 +148,10 @@ pub struct Libvirt {
     network: Mutex<()>,
     /// Filters, where guests' cards are the node's interfaces.
     plane: Option<Arc<Plane>>,
+    /// VMs marked for failover.
+    marks: Marks,
+    /// What those need to start, once it is known.
+    lease: OnceLock<Arc<Lease>>,
 }
 
 impl Libvirt {
@@ -153,6 +163,7 @@ impl Libvirt {
         };
         let folders =
             Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let marks = Marks::open(&folders).map_err(|e| wrong("could not read the marks of VMs in", &e))?;
         let kept = kept::Shelf::open(&config.data_dir)
             .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
         let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
@@ -186,6 +197,8 @@ impl Libvirt {
             verdict,
             network: Mutex::default(),
             plane,
+            marks,
+            lease: OnceLock::new(),
         })
     }
 
@@ -294,6 +307,8 @@ impl Libvirt {
         self.iso(spec)?;
         self.check_rescue(spec)?;
         self.storage.check_claims(id, &spec.volumes)?;
+        self.check_leases(id, spec)?;
+        self.admit_spec(id, spec)?;
         let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
             disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
             spec.disk.bytes() - overlay.size.bytes()
@@ -325,6 +340,10 @@ impl Libvirt {
     }
 
     fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
+        self.admit(id)?;
+        if let Some(spec) = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
+            self.check_leases(id, &spec)?;
+        }
         {
             let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
             self.config
@@ -336,12 +355,13 @@ impl Libvirt {
             VmState::Running => {}
             VmState::Paused => {
                 self.plug_again(id, domain)?;
-                domain.resume().map_err(|e| refused("resume the VM", &e))?;
+                let resumed = domain.resume().map_err(|e| refused("resume the VM", &e));
+                resumed.map_err(|e| self.explain_start(id, domain, e))?;
             }
             VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}
-                created => created?,
+                created => created.map_err(|e| self.explain_start(id, domain, e))?,
             },
         }
         note_start(domain)
@@ -417,7 +437,7 @@ impl Hypervisor for Libvirt {
         if domain_type != DomainType::Test {
             versions.qemu = version(connect.hyp_version().unwrap_or_default());
         }
-        Ok(HypervisorFacts { domain_type, versions })
+        Ok(HypervisorFacts { domain_type, versions, storage_leases: self.lockspace().is_ok() })
     }
 
     fn list(&self) -> Result<Vec<Vm>, HypervisorError> {
@@ -461,6 +481,7 @@ impl Hypervisor for Libvirt {
         let iso = self.iso(spec)?;
 
         folder.create().map_err(on_disk)?;
+        self.mark(id, &folder, spec.failover)?;
         faults::point("put.after_folder")?;
         self.put_disk(&folder, spec, running)?;
         faults::point("put.after_disk")?;
@@ -485,6 +506,7 @@ impl Hypervisor for Libvirt {
         };
         let domain =
             connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
+        self.unmark(id, &folder, spec.failover)?;
         self.set_autostart(&connect, &domain, spec.autostart)?;
         iso::follow(id, &domain, spec, iso.as_deref())?;
         faults::point("put.after_define")?;
@@ -529,6 +551,7 @@ impl Hypervisor for Libvirt {
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
+            self.unmark(id, &folder, false)?;
             faults::point("delete.after_folder")?;
             if domain.is_none() {
                 self.hub.tell_gone(id);
@@ -593,6 +616,9 @@ impl Hypervisor for Libvirt {
     fn checks(&self) -> Vec<NodeCheck> {
         let mut checks = vec![self.check_accelerator()];
         checks.extend(self.config.network.check());
+        if !self.is_test_driver() {
+            checks.push(self.check_storage_leases());
+        }
         let (ok, sentence) = consoles::ring_check();
         checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
         checks
@@ -654,6 +680,18 @@ impl Hypervisor for Libvirt {
 
     fn tend(&self) -> Result<(), HypervisorError> {
         self.tend_network()
+    }
+
+    fn guard(&self, lease: Arc<Lease>) {
+        let _guarded_already = self.lease.set(lease);
+    }
+
+    fn marked(&self) -> Vec<VmId> {
+        self.marks.all()
+    }
+
+    fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)> {
+        self.end_now(ids)
     }
 
     fn network(&self) -> Result<NetworkState, HypervisorError> {
