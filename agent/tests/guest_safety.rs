@@ -72,7 +72,7 @@ fn no_disk_is_written_to_on_two_nodes() {
             said.contains("VM 7 cannot be marked for failover") && said.contains("lock_manager"),
             "{said}"
         );
-        let _made: Volume = bare.get(&["volume", "create", "6", "--size", "64 MiB", "--pool", "shared"]);
+        let _made: Volume = bare.get(&["volume", "create", "6", "--size", "67108864", "--pool", "shared"]);
         let said = bare.try_put(ONE, &guest(1, &[6])).unwrap_err();
         assert!(said.contains("volume 6, which lies in a shared pool"), "{said}");
         assert!(!leases_of(&bare).0);
@@ -85,7 +85,7 @@ fn no_disk_is_written_to_on_two_nodes() {
         node.start_agent(&shared);
         give_image(node);
         let _made: Volume =
-            node.get(&["volume", "create", "5", "--size", "64 MiB", "--pool", "shared", "--format", "raw"]);
+            node.get(&["volume", "create", "5", "--size", "67108864", "--pool", "shared", "--format", "raw"]);
     }
     one.put(ONE, &guest(1, &[5]));
     wait_for("facts", || one.get::<Node>(&["node"]).facts.storage_leases.then_some(()));

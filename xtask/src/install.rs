@@ -46,6 +46,7 @@ const PACKAGES: &[&str] = &[
     "binutils",
     "fonts-dejavu-core",
     "isolinux",
+    "libfaketime",
     "libxml2-utils",
     "mtools",
     "openssh-client",

@@ -48,7 +48,7 @@ impl Node {
     pub fn tiny(network: GuestNetwork) -> Self {
         let image = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
         let node = Self::new(QEMU, network, Accelerator::Qemu);
-        node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
+        node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; virtlockd -d; libvirtd -d` starts it)");
         let here = image_path(&node.config, TINY);
         std::fs::copy(image, &here).unwrap();
         std::fs::set_permissions(&here, std::fs::Permissions::from_mode(0o644)).unwrap();
