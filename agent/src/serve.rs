@@ -187,7 +187,7 @@ async fn tend(api: Api) {
             let hypervisor = Arc::clone(api.work.hypervisor());
             match tokio::task::spawn_blocking(move || hypervisor.tend()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(e)) => tracing::warn!(error = %e, "the node's network could not be tended to"),
+                Ok(Err(e)) => tracing::warn!(error = %e, "the node could not be tended to"),
                 Err(broken) => tracing::error!(error = %broken, "tending to the node broke off"),
             }
             tokio::time::sleep(api.limits.tend_every).await;

@@ -161,7 +161,7 @@ impl Jumping {
     /// Is the agent's clock so many days from the true one?
     fn wall_clock_is_off_by(&self, days: i64) -> bool {
         let closed: Node = self.ask(&["node", "maintenance", "--on"]);
-        let _open: Node = self.ask(&["node", "maintenance"]);
+        let _open: Node = self.ask(&["node", "maintenance", "--on", "false"]);
         let off_ms = closed.maintenance.unwrap().since.unix_ms() - berth_agent::clock::now().unix_ms();
         (off_ms - days * 86_400_000).abs() < 3_600_000
     }

@@ -141,9 +141,11 @@ impl PrivateNode {
 
     /// kill -9.
     pub fn kill_agent(&mut self) {
-        let mut agent = self.agent.take().unwrap();
-        agent.kill().unwrap();
-        agent.wait().unwrap();
+        let is_agent =
+            |words: &[String]| words[0].ends_with("/berth-agent") && words.contains(&"serve".to_owned());
+        self.signal("-9", self.process(is_agent).unwrap());
+        // What had entered the node for it ends with it.
+        self.agent.take().unwrap().wait().unwrap();
     }
 
     /// What the agent said.

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::folder::{Folder, Folders, gone, sync};
 use super::ops::{on_disk, power_off, state};
 use super::{Libvirt, names};
-use crate::hypervisor::HypervisorError;
+use crate::hypervisor::{Hypervisor, HypervisorError};
 
 /// How long libvirt may take to end VMs before they are killed.
 const LIBVIRT_PATIENCE: Duration = Duration::from_secs(3);
@@ -52,9 +52,10 @@ impl Marks {
         if self.has(id) && folder.failover().try_exists()? {
             return Ok(());
         }
-        self.set().insert(id);
         fs::File::create(folder.failover())?.sync_all()?;
-        sync(folder.path())
+        sync(folder.path())?;
+        self.set().insert(id);
+        Ok(())
     }
 
     /// Takes the mark away.
@@ -141,6 +142,16 @@ impl Libvirt {
     /// Takes the mark away when the definition does not wish for it any more.
     pub(super) fn unmark(&self, id: VmId, folder: &Folder, failover: bool) -> Result<(), HypervisorError> {
         if failover { Ok(()) } else { self.marks.remove(id, folder).map_err(on_disk) }
+    }
+
+    /// Marks what is to be marked and came here on another way than by a spec: a VM that moved.
+    pub(super) fn tend_marks(&self) -> Result<(), HypervisorError> {
+        for vm in self.list()? {
+            if vm.spec.is_some_and(|spec| spec.failover) {
+                self.mark(vm.id, &self.folders.of(vm.id), true)?;
+            }
+        }
+        Ok(())
     }
 
     /// Refuses the start of a marked VM while the node has no lease.

@@ -679,7 +679,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn tend(&self) -> Result<(), HypervisorError> {
-        self.tend_network()
+        let marked = self.tend_marks();
+        self.tend_network().and(marked)
     }
 
     fn guard(&self, lease: Arc<Lease>) {
