@@ -200,7 +200,8 @@ async fn tend(api: Api) {
 fn watch_lease(api: &Api) -> impl FnOnce() + Send + 'static {
     let api = api.clone();
     move || {
-        api.lease.watch(api.work.hypervisor().as_ref(), api.work.runs(), api.limits.lease_every, &api.stop)
+        let every = api.limits.lease_every;
+        api.lease.watch(api.work.hypervisor().as_ref(), api.work.runs(), every, &api.stop);
     }
 }
 
