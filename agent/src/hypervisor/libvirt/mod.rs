@@ -48,6 +48,7 @@ mod nics;
 mod ops;
 mod orphans;
 pub mod probe;
+mod reboot;
 mod rescue;
 mod restore;
 mod seed;
@@ -518,7 +519,10 @@ impl Hypervisor for Libvirt {
         }
         match spec.power {
             WantedPower::On => self.start(&connect, id, &domain)?,
-            WantedPower::Off => power_off(&domain)?,
+            WantedPower::Off => {
+                self.forget_reboot(id)?;
+                power_off(&domain)?;
+            }
             WantedPower::Keep => {}
         }
         faults::point("put.after_power")?;
@@ -564,6 +568,9 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let domain = self.whole_domain(&connect, id)?;
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
+        if verb != PowerVerb::Reboot {
+            self.forget_reboot(id)?;
+        }
         match (verb, on) {
             (PowerVerb::Start, _) => self.start(&connect, id, &domain)?,
             (PowerVerb::PowerOff, _) => {
@@ -576,7 +583,7 @@ impl Hypervisor for Libvirt {
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
             // power button.
             (PowerVerb::Shutdown, true) => unless_off(&domain, "shut the VM down", domain.shutdown())?,
-            (PowerVerb::Reboot, true) => domain.reboot(0).map_err(|e| refused("reboot the VM", &e))?,
+            (PowerVerb::Reboot, true) => self.reboot(&connect, id, &domain)?,
             (PowerVerb::Reset, true) => reset(&domain)?,
             (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume, false) => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
@@ -679,8 +686,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn tend(&self) -> Result<(), HypervisorError> {
-        let marked = self.tend_marks();
-        self.tend_network().and(marked)
+        let done = [self.tend_marks(), self.tend_reboots(), self.tend_network()];
+        done.into_iter().collect()
     }
 
     fn guard(&self, lease: Arc<Lease>) {
