@@ -24,9 +24,10 @@
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
 //!
 //! Pools beside `default`, which is `data_dir`, stand in the file alone: `[[pools]]` with a `name` and a `kind`,
-//! which is `directory` with a `path`, `lvm_thin` with a `group` and a `thin_pool`, or `ceph_rbd` with `monitors`
-//! (addresses, each with a port or without), a `pool`, a `user` (its name without `client.`) and its `keyring`, a
-//! file that only root may read. The user needs `mon 'profile rbd' osd 'profile rbd pool=POOL'`.
+//! which is `directory` with a `path` (and `shared = true` where other nodes have it, too), `lvm_thin` with a
+//! `group` and a `thin_pool`, or `ceph_rbd` with `monitors` (addresses, each with a port or without), a `pool`, a
+//! `user` (its name without `client.`) and its `keyring`, a file that only root may read. The user needs
+//! `mon 'profile rbd' osd 'profile rbd pool=POOL'`.
 //!
 //! `agent.example.toml` shows the file. An unknown key, or a value that makes no sense, is refused with its name.
 
@@ -253,6 +254,9 @@ pub enum PoolPlace {
     Directory {
         /// The folder.
         path: PathBuf,
+        /// Do other nodes have it, too, at the same path? Then its volumes are written to under leases only.
+        #[serde(default)]
+        shared: bool,
     },
     /// A thin pool of LVM.
     LvmThin {
@@ -313,7 +317,7 @@ fn is_word(text: &str) -> bool {
 impl PoolPlace {
     fn is_fine(&self) -> bool {
         match self {
-            Self::Directory { path } => path.is_absolute(),
+            Self::Directory { path, .. } => path.is_absolute(),
             Self::LvmThin { group, thin_pool } => is_word(group) && is_word(thin_pool),
             Self::CephRbd(ceph) => ceph.is_fine(),
         }

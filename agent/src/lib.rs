@@ -27,6 +27,7 @@ pub mod hypervisor;
 pub mod identity;
 pub mod images;
 pub mod keys;
+pub mod lease;
 pub mod limits;
 pub mod maintenance;
 pub mod metrics;

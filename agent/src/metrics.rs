@@ -212,6 +212,7 @@ mod tests {
                 storage_free: ByteSize::gib(40),
                 domain_type: DomainType::Kvm,
                 versions: Versions::default(),
+                storage_leases: false,
             },
             health: Health { healthy: true, faults: vec![] },
             certificate_expires: None,

@@ -18,6 +18,7 @@ use crate::checks::{self, check};
 use crate::clock;
 use crate::config::{Accelerator, Config, HypervisorKind};
 use crate::hypervisor::{HypervisorError, HypervisorFacts};
+use crate::lease::Lease;
 use crate::maintenance::Switch;
 use crate::tls::Tls;
 use crate::work::Work;
@@ -37,6 +38,7 @@ pub struct NodeWatch {
     work: Arc<Work>,
     tls: Arc<Tls>,
     maintenance: Arc<Switch>,
+    lease: Arc<Lease>,
     seen: Mutex<Seen>,
 }
 
@@ -62,18 +64,24 @@ pub struct Storage {
 
 impl NodeWatch {
     /// A watch that has seen nothing yet.
-    pub fn new(config: Arc<Config>, work: Arc<Work>, tls: Arc<Tls>, maintenance: Arc<Switch>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        work: Arc<Work>,
+        tls: Arc<Tls>,
+        maintenance: Arc<Switch>,
+        lease: Arc<Lease>,
+    ) -> Self {
         let nothing = Some("The hypervisor has not answered yet.".to_owned());
         let seen = Seen { hypervisor_fault: nothing, ..Seen::default() };
-        Self { config, work, tls, maintenance, seen: Mutex::new(seen) }
+        Self { config, work, tls, maintenance, lease, seen: Mutex::new(seen) }
     }
 
     /// `GET /v1/node`.
     pub fn node(&self) -> Node {
         let seen = self.seen().clone();
-        let (domain_type, mut versions) = match seen.facts {
-            Some(facts) => (facts.domain_type, facts.versions),
-            None => (self.domain_type_until_known(), Versions::default()),
+        let (domain_type, mut versions, storage_leases) = match seen.facts {
+            Some(facts) => (facts.domain_type, facts.versions, facts.storage_leases),
+            None => (self.domain_type_until_known(), Versions::default(), false),
         };
         env!("CARGO_PKG_VERSION").clone_into(&mut versions.agent);
         versions.kernel = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -87,6 +95,7 @@ impl NodeWatch {
             storage_free: storage.free,
             domain_type,
             versions,
+            storage_leases,
         };
         let certificate_expires = self.tls.life().map(|life| life.not_after);
         Node { facts, health: self.health(), certificate_expires, maintenance: self.maintenance.get() }
@@ -96,6 +105,7 @@ impl NodeWatch {
     pub fn health(&self) -> Health {
         let seen = self.seen().clone();
         let mut faults: Vec<String> = seen.hypervisor_fault.into_iter().chain(seen.storage_fault).collect();
+        faults.extend(self.lease.fault());
         faults.extend(self.tls.problem());
         if let Some(storage) = seen.storage {
             faults.extend(storage_fault(storage));
@@ -122,6 +132,7 @@ impl NodeWatch {
             check("hypervisor", true, or(seen.hypervisor_fault, "The hypervisor answers.")),
             check("free space", true, or(storage, "The disk has room.")),
             check("time", true, or(clock_fault(now), "The clock shows a time that can be.")),
+            check("lease", true, or(self.lease.fault(), "No VM is kept off for want of a lease.")),
             check("certificate", true, or(certificate, "The certificate is in order, if there is one yet.")),
         ];
         all.extend(self.slow_checks());

@@ -3,7 +3,7 @@
 //! ```text
 //! serve ──► unix socket ───────────────┐
 //!       ──► HTTPS, once enrolled ──────┤ stop ──► no new requests, streams closed,
-//!       ──► hub, node watch, tls watch ┘          open requests get `drain` to end
+//!       ──► hub, node, tls, lease ──────┘          open requests get `drain` to end
 //! ```
 
 use std::fs;
@@ -32,6 +32,7 @@ use crate::guest::Freezes;
 use crate::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::images::Images;
+use crate::lease::Lease;
 use crate::maintenance::Switch;
 use crate::node::NodeWatch;
 use crate::runs::Runs;
@@ -97,6 +98,8 @@ pub async fn serve(
     let config = Arc::new(config);
     let tls = Arc::new(Tls::open(config.tls_dir(), &config.name));
     let runs = Runs::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
+    let lease = Arc::new(Lease::open(&config.data_dir));
+    hypervisor.guard(Arc::clone(&lease));
     let freezes = Arc::new(Freezes::new(config.data_dir.join("frozen"), Arc::clone(&hypervisor)));
     let work = Arc::new(Work::new(hypervisor, Arc::new(runs), &config.limits));
     let maintenance =
@@ -109,12 +112,14 @@ pub async fn serve(
             Arc::clone(&work),
             Arc::clone(&tls),
             Arc::clone(&maintenance),
+            Arc::clone(&lease),
         )),
         consoles: Arc::new(Consoles::new(Arc::clone(&work), &config.limits)),
         maintenance,
         updates: Arc::new(Updates::new(&config.data_dir, Arc::clone(&trial), stop.clone())),
         hub: Arc::new(Hub::new(Arc::clone(&work), config.limits.clone())),
         images: Arc::new(images),
+        lease,
         freezes,
         requests: Arc::new(Semaphore::new(config.limits.requests)),
         limits: Arc::new(config.limits.clone()),
@@ -143,6 +148,7 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     let watchers = TaskTracker::new();
     watchers.spawn(Arc::clone(&api.node).run(api.stop.clone()));
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
+    watchers.spawn_blocking(watch_lease(&api));
     watchers.spawn(tend(api.clone()));
     watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
@@ -181,13 +187,22 @@ async fn tend(api: Api) {
             let hypervisor = Arc::clone(api.work.hypervisor());
             match tokio::task::spawn_blocking(move || hypervisor.tend()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(e)) => tracing::warn!(error = %e, "the node's network could not be tended to"),
+                Ok(Err(e)) => tracing::warn!(error = %e, "the node could not be tended to"),
                 Err(broken) => tracing::error!(error = %broken, "tending to the node broke off"),
             }
             tokio::time::sleep(api.limits.tend_every).await;
         }
     };
     api.stop.run_until_cancelled(tending).await;
+}
+
+/// Keeps the promise of the node's lease, on a thread of its own that nothing else holds up.
+fn watch_lease(api: &Api) -> impl FnOnce() + Send + 'static {
+    let api = api.clone();
+    move || {
+        let every = api.limits.lease_every;
+        api.lease.watch(api.work.hypervisor().as_ref(), api.work.runs(), every, &api.stop);
+    }
 }
 
 async fn serve_https(api: &Api, socket: TcpSocket) {

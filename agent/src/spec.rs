@@ -68,6 +68,7 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
         let hash = is_password_hash(&rescue.root_password_hash);
         faults.unless(hash, "rescue.root_password_hash", PASSWORD_HASH_RULE);
     }
+    faults.unless(!(spec.failover && spec.autostart), "autostart", AUTOSTART_RULE);
     faults.unless(spec.title.as_deref().is_none_or(is_title), "title", TITLE_RULE);
     faults.0
 }
@@ -165,6 +166,9 @@ pub fn nic_faults(nic: &Nic) -> Vec<FieldError> {
 pub const ISO_RULE: &str = "An ISO is named by its SHA-256: 64 digits of 0-9 and a-f, lower case.";
 /// How a password is given.
 pub const PASSWORD_HASH_RULE: &str = "A password is given as a crypt(3) SHA-512 hash, which begins with $6$.";
+/// What may start by itself.
+pub const AUTOSTART_RULE: &str =
+    "A VM that is marked for failover does not start with its node: it may run elsewhere by then.";
 /// What a title may be.
 pub const TITLE_RULE: &str = "A title is one line of 1 to 128 characters.";
 /// What a machine may be called.

@@ -21,6 +21,7 @@ mod guest;
 mod hardware;
 mod image;
 mod keeping;
+mod lease;
 mod machine;
 mod network;
 mod node;
@@ -54,6 +55,7 @@ pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
     RoomShare, Share, UpdateRequest, UpdateState, UpdateStatus,
 };
+pub use lease::{FENCING_S, LEASE_MAX_S, LeaseGrant, LeaseState, NodeLease, NodeMoment};
 pub use machine::{
     DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
     VmShutdown,

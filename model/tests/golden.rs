@@ -382,6 +382,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
         storage_free: ByteSize::gib(80),
         domain_type: DomainType::Qemu,
         versions,
+        storage_leases: true,
     };
     golden(
         "node",

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use toml::Value;
 
 use crate::http::{Network, Origin};
+use crate::nodes::Grants;
 use crate::secret::Secret;
 
 /// `BERTH_…` names in the environment that are no settings of the control plane: the settings file
@@ -106,6 +107,12 @@ settings! {
     workers_background: u16 = "4",
     /// Seconds until a job of a worker that died goes on elsewhere; 2 to 30.
     job_lease_seconds: u64 = "15",
+    /// Seconds that a node's own lease lives without being renewed; 10 to 3600, or 0: nodes hold none. The
+    /// same on all control planes of one database.
+    node_lease_seconds: u32 = "30",
+    /// Seconds after its lease's end until a node powers off its VMs that are marked for failover; 0 to
+    /// 3600.
+    node_fence_seconds: u32 = "30",
     /// Seconds a session lives without being used; 60 to 31536000 (a year).
     session_lifetime_seconds: u32 = "2592000",
     /// Proxies whose `X-Forwarded-For` is believed, as addresses or networks: `["10.0.0.0/8"]`.
@@ -180,6 +187,8 @@ impl Config {
             ("workers_interactive", u64::from(self.workers_interactive), 0, 64),
             ("workers_background", u64::from(self.workers_background), 0, 64),
             ("job_lease_seconds", self.job_lease_seconds, 2, 30),
+            ("node_lease_seconds", u64::from(self.node_lease_seconds), 0, 3600),
+            ("node_fence_seconds", u64::from(self.node_fence_seconds), 0, 3600),
             ("session_lifetime_seconds", u64::from(self.session_lifetime_seconds), 60, 31_536_000),
             ("request_timeout_seconds", self.request_timeout_seconds, 1, 600),
         ];
@@ -189,6 +198,10 @@ impl Config {
                     "The setting “{name}” must be {least} to {most}, not {value}."
                 )));
             }
+        }
+        if (1..10).contains(&self.node_lease_seconds) {
+            let message = "The setting “node_lease_seconds” must be 10 or more, or 0 for none.";
+            return Err(ConfigError(message.to_owned()));
         }
         if let Err(error) = self.log.parse::<tracing_subscriber::EnvFilter>() {
             return Err(ConfigError(format!("The setting “log” is wrong: {error}.")));
@@ -222,6 +235,14 @@ impl Config {
     /// After this a request is given up.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_seconds)
+    }
+
+    /// What nodes are granted.
+    pub fn grants(&self) -> Grants {
+        match self.node_lease_seconds {
+            0 => Grants::NONE,
+            ttl_s => Grants { ttl_s, fence_after_s: self.node_fence_seconds },
+        }
     }
 
     /// Images sent to nodes at once: most jobs that a customer waits for must not wait for these.

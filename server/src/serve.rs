@@ -191,7 +191,8 @@ async fn build(
 
     let (background, stop) = (TaskTracker::new(), vital.stop());
     background.spawn(vital.watch("load", world.load.clone().run(signals.clone(), stop.clone())));
-    let links = Links::new(world.db.clone(), world.agents.clone(), world.load.clone(), owner, options.pace);
+    let pace = Pace { grants: world.config.grants(), ..options.pace };
+    let links = Links::new(world.db.clone(), world.agents.clone(), world.load.clone(), owner, pace);
     background.spawn(vital.watch("streams of nodes", links.run(signals.clone(), stop.clone())));
     background.spawn(vital.watch("pruning", prune(world.db.clone(), stop.clone())));
 

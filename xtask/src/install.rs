@@ -51,6 +51,7 @@ const PACKAGES: &[&str] = &[
     "ceph-osd",
     "fonts-dejavu-core",
     "isolinux",
+    "libfaketime",
     "libxml2-utils",
     "mtools",
     "openssh-client",

@@ -13,6 +13,17 @@ const READY_MAX: Duration = Duration::from_secs(20);
 /// How long guests may take to shut down by themselves.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(100);
+/// The daemons, in the order in which they need each other.
+const DAEMONS: [(&str, &str); 3] = [
+    ("virtlogd", "/run/virtlogd.pid"),
+    ("virtlockd", "/run/virtlockd.pid"),
+    ("libvirtd", "/run/libvirtd.pid"),
+];
+/// What lets libvirt take a lease on each disk that a VM writes to, in its settings: file, key, value.
+const LEASES: [(&str, &str, &str); 2] = [
+    ("/etc/libvirt/qemu.conf", "lock_manager", "lockd"),
+    ("/etc/libvirt/qemu-lockd.conf", "file_lockspace_dir", "/var/lib/libvirt/lockd/files"),
+];
 
 /// Does libvirt answer?
 pub fn answers() -> bool {
@@ -24,15 +35,16 @@ pub fn start() -> Result<Vec<Daemon>> {
     if answers() {
         return Ok(Vec::new());
     }
+    set_leases()?;
     if Path::new("/run/systemd/system").is_dir() {
         // It stays up: the machine's own service, which the next boot would start, too.
-        shell::output(shell::root_command("systemctl").args(["start", "virtlogd", "libvirtd"]))?;
+        shell::output(shell::root_command("systemctl").args(["start", "virtlogd", "virtlockd", "libvirtd"]))?;
         return wait().map(|()| Vec::new());
     }
     shell::output(shell::root_command("mkdir").args(["-p", "/run/libvirt", "/var/log/libvirt/qemu"]))?;
     kvm_for_its_group()?;
     let mut started = Vec::new();
-    for (name, pid_file) in [("virtlogd", "/run/virtlogd.pid"), ("libvirtd", "/run/libvirtd.pid")] {
+    for (name, pid_file) in DAEMONS {
         if running(pid_file, name).is_some() {
             continue;
         }
@@ -42,6 +54,25 @@ pub fn start() -> Result<Vec<Daemon>> {
     }
     wait()?;
     Ok(started)
+}
+
+/// Tells libvirt to take leases on disks, unless its settings say something of that already. It stays so: from
+/// then on libvirtd needs virtlockd, which systemd starts with it.
+fn set_leases() -> Result<()> {
+    for (file, key, value) in LEASES {
+        let text = shell::output(shell::root_command("cat").arg(file)).unwrap_or_default();
+        if let Some(addition) = missing_setting(&text, key, value) {
+            let script = format!("printf '%s' '{addition}' >> {file}");
+            shell::output(shell::root_command("sh").args(["-c", &script]))?;
+        }
+    }
+    shell::output(shell::root_command("mkdir").args(["-p", "-m", "700", LEASES[1].2])).map(drop)
+}
+
+/// What is to be added to a settings file of libvirt.
+fn missing_setting(text: &str, key: &str, value: &str) -> Option<String> {
+    let is_set = text.lines().filter_map(|line| line.split_once('=')).any(|(name, _)| name.trim() == key);
+    (!is_set).then(|| format!("\n# Berth: a lease on each disk that a VM writes to.\n{key} = \"{value}\"\n"))
 }
 
 /// What udev does where it runs. While QEMU's user cannot open `/dev/kvm`, libvirt asks QEMU for its
@@ -131,6 +162,16 @@ fn virsh(arguments: &[&str]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_that_is_there_is_left_alone() {
+        for text in ["lock_manager = \"sanlock\"\n", "user=\"root\"\n  lock_manager=\"lockd\""] {
+            assert_eq!(missing_setting(text, "lock_manager", "lockd"), None, "{text}");
+        }
+        let added = missing_setting("#lock_manager = \"lockd\"\n", "lock_manager", "lockd").unwrap();
+        assert!(added.ends_with("\nlock_manager = \"lockd\"\n"), "{added}");
+        assert_eq!(missing_setting(&added, "lock_manager", "lockd"), None);
+    }
 
     #[test]
     fn only_our_own_machines_are_meant() {

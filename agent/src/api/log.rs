@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use berth_model::agent::function::{Function as _, node};
 use http::{HeaderName, HeaderValue};
 use tracing::Instrument;
 
@@ -55,6 +56,8 @@ pub async fn line(State(listener): State<Listener>, mut request: Request, next: 
     let span = tracing::info_span!(
         "request", id = word, by = ?listener, method = %request.method(), path = request.uri().path(),
     );
+    // Asked every few seconds: it would drown the rest.
+    let is_usual = request.uri().path() == node::Lease::PATH;
     request.extensions_mut().insert(Caller { listener, id: word.clone() });
     let mut response = next.run(request).instrument(span.clone()).await;
     let _inside = span.enter();
@@ -65,6 +68,7 @@ pub async fn line(State(listener): State<Listener>, mut request: Request, next: 
             tracing::warn!(status, took_ms, code = ?e.code, error = %e, "answered");
         }
         Some(Refusal(e)) => tracing::info!(status, took_ms, code = ?e.code, error = %e, "answered"),
+        None if is_usual => tracing::debug!(status, took_ms, "answered"),
         None => tracing::info!(status, took_ms, "answered"),
     }
     response.headers_mut().insert(REQUEST_ID, id);

@@ -34,6 +34,7 @@ use crate::guest::Freezes;
 use crate::hub::Hub;
 use crate::hypervisor::HypervisorError;
 use crate::images::Images;
+use crate::lease::Lease;
 use crate::limits::Limits;
 use crate::maintenance::Switch;
 use crate::metrics;
@@ -62,6 +63,8 @@ pub struct Api {
     pub maintenance: Arc<Switch>,
     /// The agent's own update.
     pub updates: Arc<Updates>,
+    /// The node's lease in the control plane.
+    pub lease: Arc<Lease>,
     /// Guests that are frozen.
     pub freezes: Arc<Freezes>,
     /// Limits.

@@ -68,6 +68,7 @@ pub fn node(node: &Node) -> String {
         vec!["memory".to_owned(), size(facts.memory)],
         vec!["storage".to_owned(), format!("{}, {} free", size(facts.storage), size(facts.storage_free))],
         vec!["runs guests by".to_owned(), word(&facts.domain_type)],
+        vec!["leases on disks".to_owned(), if facts.storage_leases { "yes" } else { "no" }.to_owned()],
         vec!["agent".to_owned(), or_none(&versions.agent)],
         vec!["libvirt".to_owned(), or_none(&versions.libvirt)],
         vec!["qemu".to_owned(), or_none(&versions.qemu)],

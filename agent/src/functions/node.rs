@@ -2,11 +2,12 @@
 
 use berth_model::ErrorCode;
 use berth_model::agent::function::{certificate, node, run};
-use berth_model::agent::{NodeChecks, Nothing, RunList};
+use berth_model::agent::{NodeChecks, NodeLease, Nothing, RunList};
 
 use super::{Functions, no_faults, vm_thing};
+use crate::api::Api;
 use crate::error::Refusal;
-use crate::{clock, maintenance, orphans, update};
+use crate::{clock, lease, maintenance, orphans, update};
 
 pub(super) fn tie(functions: &mut Functions) {
     functions.answer::<node::Get, _>(async |api, (), _| Ok(api.node.node()));
@@ -29,6 +30,16 @@ pub(super) fn tie(functions: &mut Functions) {
         api.updates.prepare(cx, &request, api.node.health().healthy)
     });
     functions.read::<node::UpdateStatus>(|api, (), _| api.updates.status());
+    // Asked every few seconds, so nothing is logged; and nothing else may hold it up.
+    functions.answer::<node::Lease, _>(async |api, (), grant| {
+        let faults = lease::faults(&grant);
+        if !faults.is_empty() {
+            return Err(Refusal::fields(faults));
+        }
+        held(api, move |api| api.lease.grant(&grant, &clock::since_boot())).await
+    });
+    functions.answer::<node::LeaseStatus, _>(async |api, (), _| held(api, |_| Ok(())).await);
+    functions.answer::<node::LeaseEnd, _>(async |api, (), _| held(api, |api| api.lease.end()).await);
     functions.answer::<run::List, _>(async |api, (), _| Ok(RunList { runs: api.work.runs().list() }));
     functions.answer::<run::Get, _>(async |api, id, _| api.work.runs().get(id).ok_or_else(|| unknown(id)));
     functions
@@ -38,6 +49,19 @@ pub(super) fn tie(functions: &mut Functions) {
         api.tls.accept(certificate)?;
         Ok(Nothing {})
     });
+}
+
+/// Does something with the node's lease, and shows it.
+async fn held(
+    api: Api,
+    change: impl FnOnce(&Api) -> Result<(), Refusal> + Send + 'static,
+) -> Result<NodeLease, Refusal> {
+    let held = move || {
+        change(&api)?;
+        Ok(api.lease.show(api.work.hypervisor().marked(), clock::since_boot()))
+    };
+    let done = tokio::task::spawn_blocking(held).await;
+    done.unwrap_or_else(|broken| Err(Refusal::own("It broke off", &broken)))
 }
 
 fn unknown(id: berth_model::agent::RunId) -> Refusal {

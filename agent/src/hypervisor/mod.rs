@@ -11,6 +11,7 @@ pub mod simulator;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::agent::{
@@ -23,6 +24,7 @@ use tokio::sync::broadcast;
 
 pub use self::machines::Machines;
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
+use crate::lease::Lease;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
@@ -61,6 +63,8 @@ pub struct HypervisorFacts {
     pub domain_type: DomainType,
     /// libvirt's and QEMU's version; empty where there is none. `agent` and `kernel` stay empty.
     pub versions: Versions,
+    /// Is each disk that a VM writes to under a lease?
+    pub storage_leases: bool,
 }
 
 /// The functions. `put`, `delete` and `power` may be cut off anywhere and told again.
@@ -149,6 +153,15 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Does what is to be done at the agent's start and from time to time: puts back what somebody removed
     /// from the node's network, and counts traffic.
     fn tend(&self) -> Result<(), HypervisorError>;
+
+    /// From now on VMs that are marked for failover start only as this lease admits them.
+    fn guard(&self, lease: Arc<Lease>);
+
+    /// VMs that are marked for failover. Answers at once, without the hypervisor and without the disk.
+    fn marked(&self) -> Vec<VmId>;
+
+    /// Ends these VMs at once, also when the hypervisor hangs; those that ran, and how that went.
+    fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)>;
 
     /// What the node does for its guests' network cards.
     fn network(&self) -> Result<NetworkState, HypervisorError>;

@@ -20,7 +20,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
@@ -38,6 +38,7 @@ use self::guest::Guests;
 use self::snapshots::SimulatedSnapshot;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
+use crate::lease::Lease;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
@@ -72,6 +73,7 @@ pub struct Simulator {
     marks: backup::Marks,
     consoles: consoles::Open,
     guests: Guests,
+    lease: OnceLock<Arc<Lease>>,
 }
 
 /// All there is of one VM, in memory and in its file.
@@ -130,6 +132,7 @@ impl Simulator {
             guests: Guests::default(),
             consoles: consoles::Open::default(),
             marks: backup::Marks::default(),
+            lease: OnceLock::new(),
         })
     }
 
@@ -184,6 +187,11 @@ impl Simulator {
         let _ = self.events.send(VmEvent { vm, state, at: clock::now() });
     }
 
+    /// Refuses the start of a marked VM while the node has no lease.
+    fn admit(&self, id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
+        self.lease.get().filter(|_| spec.failover).map_or(Ok(()), |lease| lease.admit(id))
+    }
+
     fn take_time(&self) {
         if !self.config.delay.is_zero() {
             std::thread::sleep(self.config.delay);
@@ -207,7 +215,11 @@ impl Hypervisor for Simulator {
     }
 
     fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
-        Ok(HypervisorFacts { domain_type: DomainType::Simulator, versions: Versions::default() })
+        Ok(HypervisorFacts {
+            domain_type: DomainType::Simulator,
+            versions: Versions::default(),
+            storage_leases: true,
+        })
     }
 
     fn list(&self) -> Result<Vec<Vm>, HypervisorError> {
@@ -225,6 +237,10 @@ impl Hypervisor for Simulator {
         self.storage.check_claims(id, &spec.volumes)?;
         self.storage.check_disk(id, spec)?;
         let before = self.record(id)?;
+        let was_marked = before.as_ref().is_some_and(|before| before.spec.failover);
+        if spec.power == WantedPower::On || spec.power == WantedPower::Keep && !was_marked {
+            self.admit(id, spec)?;
+        }
         if let Some(before) = &before {
             check_change(id, &before.spec, spec)?;
         } else {
@@ -267,6 +283,9 @@ impl Hypervisor for Simulator {
 
     fn power(&self, id: VmId, verb: PowerVerb) -> Result<Vm, HypervisorError> {
         let before = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        if verb == PowerVerb::Start {
+            self.admit(id, &before.spec)?;
+        }
         let on = matches!(before.state, VmState::Running | VmState::Paused);
         let (state, started) = match (verb, on) {
             (PowerVerb::Start, true) => (VmState::Running, before.started),
@@ -378,6 +397,20 @@ impl Hypervisor for Simulator {
 
     fn tend(&self) -> Result<(), HypervisorError> {
         Ok(())
+    }
+
+    fn guard(&self, lease: Arc<Lease>) {
+        let _guarded_already = self.lease.set(lease);
+    }
+
+    fn marked(&self) -> Vec<VmId> {
+        self.vms().iter().filter(|(_, record)| record.spec.failover).map(|(id, _)| *id).collect()
+    }
+
+    fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)> {
+        let runs = |id: &&VmId| self.vms().get(id).is_some_and(|record| record.state.is_on());
+        let ids: Vec<_> = ids.iter().filter(runs).collect();
+        ids.into_iter().map(|id| (*id, self.power(*id, PowerVerb::PowerOff).map(drop))).collect()
     }
 
     fn network(&self) -> Result<NetworkState, HypervisorError> {

@@ -26,14 +26,15 @@ const MODE: u32 = 0o711;
 pub struct Directory {
     name: Name,
     path: PathBuf,
+    shared: bool,
 }
 
 impl Directory {
-    /// The pool in `path`, which is made if it is not there.
-    pub fn open(name: Name, path: &Path) -> Result<Self, HypervisorError> {
+    /// The pool in `path`, which is made if it is not there; do other nodes have it, too?
+    pub fn open(name: Name, path: &Path, shared: bool) -> Result<Self, HypervisorError> {
         make_folder(&path.join("volumes"))?;
         // libvirt opens what we name, from its own working directory.
-        Ok(Self { name, path: path.canonicalize()? })
+        Ok(Self { name, path: path.canonicalize()?, shared })
     }
 
     fn folder(&self, data: &Data) -> PathBuf {
@@ -83,6 +84,10 @@ impl Pool for Directory {
 
     fn formats(&self) -> &'static [VolumeFormat] {
         &[VolumeFormat::Qcow2, VolumeFormat::Raw]
+    }
+
+    fn shared_folder(&self) -> Option<&Path> {
+        self.shared.then_some(&self.path)
     }
 
     fn can_stand_on_image(&self, format: VolumeFormat) -> bool {

@@ -116,10 +116,12 @@ impl Storage {
         images: &Path,
         other_disks: Box<OtherDisks>,
     ) -> Result<Self, HypervisorError> {
-        let mut all: Vec<Box<dyn Pool>> = vec![Box::new(Directory::open(default_pool(), data_dir)?)];
+        let mut all: Vec<Box<dyn Pool>> = vec![Box::new(Directory::open(default_pool(), data_dir, false)?)];
         for pool in pools {
             all.push(match &pool.place {
-                PoolPlace::Directory { path } => Box::new(Directory::open(pool.name.clone(), path)?),
+                PoolPlace::Directory { path, shared } => {
+                    Box::new(Directory::open(pool.name.clone(), path, *shared)?)
+                }
                 PoolPlace::LvmThin { group, thin_pool } => {
                     Box::new(LvmThin::new(pool.name.clone(), group, thin_pool))
                 }
@@ -218,6 +220,18 @@ impl Storage {
     fn own(&self, pool: &dyn Pool) -> Result<Vec<Data>, HypervisorError> {
         let all = self.records.all()?.into_iter().filter(|(_, record)| record.pool == *pool.name());
         Ok(all.map(|(id, record)| record.data(Item::Volume(id))).collect())
+    }
+
+    /// Folders of pools that other nodes have, too.
+    pub fn shared_folders(&self) -> Vec<&Path> {
+        self.pools.iter().filter_map(|pool| pool.shared_folder()).collect()
+    }
+
+    /// Does a volume lie in a pool that other nodes have, too?
+    pub fn is_shared(&self, id: VolumeId) -> bool {
+        let record = self.records.get(id).ok().flatten();
+        let pool = record.and_then(|record| self.pool(&record.pool).ok());
+        pool.is_some_and(|pool| pool.shared_folder().is_some())
     }
 
     /// Refuses `more` bytes of promises in the pool `default`, for a VM's own disk.

@@ -1,7 +1,7 @@
 //! What a pool must do, and the simulator's, which stores nothing.
 
 use std::fmt::{self, Debug, Display};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 use berth_model::{ByteSize, VmId, VolumeId};
@@ -129,6 +129,10 @@ pub trait Pool: Send + Sync + Debug {
     fn remove(&self, data: &Data) -> Result<(), HypervisorError>;
     /// What a volume takes up now; nothing if it has no data.
     fn allocated(&self, data: &Data) -> Result<Option<ByteSize>, HypervisorError>;
+    /// Its folder, if other nodes have it, too.
+    fn shared_folder(&self) -> Option<&Path> {
+        None
+    }
     /// Where QEMU finds it.
     fn source(&self, data: &Data) -> Source;
     /// The sums of what lies in it; `own` is what this node knows of.

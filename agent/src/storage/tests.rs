@@ -24,7 +24,7 @@ fn storage(home: &Path) -> Storage {
 fn storage_with(home: &Path, section: StorageSection) -> Storage {
     let large = PoolSection {
         name: Name::new("large").unwrap(),
-        place: PoolPlace::Directory { path: home.join("large") },
+        place: PoolPlace::Directory { path: home.join("large"), shared: false },
     };
     Storage::open(&section, &[large], home, &home.join("images"), Box::new(|| Ok((0, 0)))).unwrap()
 }

@@ -93,7 +93,7 @@ fn command(home: &Path) -> Command {
     command_of(Path::new(env!("CARGO_BIN_EXE_berth-agent")), home)
 }
 
-fn command_of(program: &Path, home: &Path) -> Command {
+pub fn command_of(program: &Path, home: &Path) -> Command {
     let mut command = Command::new(program);
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("BERTH_AGENT_") {

@@ -13,6 +13,7 @@ mod enrol;
 mod guest;
 mod images;
 mod keeping;
+mod lease;
 mod machines;
 mod network;
 mod peers;

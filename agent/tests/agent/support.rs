@@ -11,6 +11,7 @@ use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
 use berth_agent::identity::{Identity, NewKey};
+use berth_agent::lease::Lease;
 use berth_agent::orphans::Found;
 use berth_agent::runs::Cx;
 use berth_agent::screenshot::Picture;
@@ -341,6 +342,15 @@ impl Hypervisor for Gated {
     }
     fn tend(&self) -> Result<(), HypervisorError> {
         self.simulator.tend()
+    }
+    fn guard(&self, lease: Arc<Lease>) {
+        self.simulator.guard(lease);
+    }
+    fn marked(&self) -> Vec<VmId> {
+        self.simulator.marked()
+    }
+    fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)> {
+        self.simulator.fence(ids)
     }
     fn network(&self) -> Result<NetworkState, HypervisorError> {
         self.simulator.network()

@@ -53,7 +53,7 @@ impl Node {
     pub fn tiny_with(network: GuestNetwork, pools: Vec<PoolSection>) -> Self {
         let image = tiny("BERTH_TINY_IMAGE", "tiny.qcow2");
         let node = Self::with_pools(QEMU, network, Accelerator::Qemu, pools);
-        node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; libvirtd -d` starts it)");
+        node.libvirt.ping().expect("libvirtd runs (`virtlogd -d; virtlockd -d; libvirtd -d` starts it)");
         let here = image_path(&node.config, TINY);
         std::fs::copy(image, &here).unwrap();
         std::fs::set_permissions(&here, std::fs::Permissions::from_mode(0o644)).unwrap();

@@ -374,6 +374,19 @@ functions! {
         Update = "update" Long Post "/v1/node/update" (()) UpdateRequest => super::UpdateStatus;
         /// Show how the last update of the agent went; `not_found` when there was none.
         UpdateStatus = "update_status" Read Get "/v1/node/update" (()) Nothing => super::UpdateStatus;
+        /// Grant the node its lease, or renew it: without one, VMs marked for failover do not run.
+        ///
+        /// Counted from the moment in the grant, by the node's own clock; told twice, it ends the same, and a
+        /// grant that comes late changes nothing. `conflict` when a newer term was granted, when the moment is
+        /// of another boot, or when so much time went by since that nothing would be left of the lease. Not
+        /// logged.
+        Lease = "lease" Change Put "/v1/node/lease" (()) LeaseGrant => NodeLease;
+        /// Show the node's lease, how long it lasts, and which VMs are marked for failover.
+        LeaseStatus = "lease_status" Read Get "/v1/node/lease" (()) Nothing => NodeLease;
+        /// Let the node go without a lease: VMs marked for failover run as any other.
+        ///
+        /// For an installation that gives failover up. Fine when there is none. Nothing is started by it.
+        LeaseEnd = "lease_end" Change Delete "/v1/node/lease" (()) Nothing => NodeLease;
     }
 
     /// Virtual machines.

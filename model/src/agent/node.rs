@@ -49,6 +49,10 @@ pub struct NodeFacts {
     pub domain_type: DomainType,
     /// Versions of what it runs.
     pub versions: Versions,
+    /// Does libvirt take a lease on each disk that a VM writes to? Without, nothing but QEMU's own locks keeps
+    /// two nodes from writing to one.
+    #[serde(default)]
+    pub storage_leases: bool,
 }
 
 /// Can the node work?

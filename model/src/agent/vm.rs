@@ -58,6 +58,11 @@ pub struct VmSpec {
     /// Does it start with the node? Not for a VM that may be started on another node meanwhile.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub autostart: bool,
+    /// Is it marked for failover: may it be started elsewhere once this node has lost its lease? Then it runs
+    /// here only while the node has one, see [`super::LeaseGrant`], and does not start with the node. The node
+    /// must have storage leases.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub failover: bool,
     /// What operators see beside its number: one line of at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,

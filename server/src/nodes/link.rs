@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   ┌─▶ open ──▶ Hello: reconcile ──▶ listen ──┐   messages in batches, in their order
-//!   │                                          │   at the same time: facts, certificate
-//!   └── pause ◀── silent, closed, refused ◀────┘
+//!   │                                          │   at the same time: facts, certificate,
+//!   └── pause ◀── silent, closed, refused ◀────┘   the lease that the node itself holds
 //!         │
 //!         └ not heard for a while: node down, its servers unknown
 //! ```
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use super::grants::Granter;
 use super::queries::{self, Lease};
 use super::stream::Stream;
 use super::{Pace, rules};
@@ -68,7 +69,7 @@ struct Known {
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+pub(super) enum Ended {
     #[error("another control plane keeps this node")]
     LeaseLost,
     #[error("{0:#}")]
@@ -138,8 +139,9 @@ impl Link {
             Ok(Err(Ended::Broken(_))) | Err(_) => Duration::ZERO,
         };
         // A task of its own: it must not stand still inside a transaction while a batch is taken in.
-        let facts = keep_facts(self.db.clone(), agent, self.owner, self.lease.clone(), pause);
+        let facts = keep_facts(self.db.clone(), agent.clone(), self.owner, self.lease.clone(), pause);
         let mut facts = AbortOnDropHandle::new(tokio::spawn(facts));
+        let mut granter = AbortOnDropHandle::new(tokio::spawn(self.granter(agent).run()));
         let ended = loop {
             tokio::select! {
                 batch = stream.next_batch() => {
@@ -164,10 +166,23 @@ impl Link {
                 lost = &mut facts, if hello => {
                     break lost.unwrap_or_else(|panic| anyhow::Error::from(panic).into());
                 }
+                lost = &mut granter, if hello => {
+                    break lost.unwrap_or_else(|panic| anyhow::Error::from(panic).into());
+                }
             }
         };
         stream.close().await;
         Err(ended)
+    }
+
+    fn granter(&self, agent: AgentClient) -> Granter {
+        Granter {
+            db: self.db.clone(),
+            agent,
+            owner: self.owner,
+            lease: self.lease.clone(),
+            grants: self.pace.grants,
+        }
     }
 
     /// Takes in messages that came together, in their order.

@@ -28,6 +28,7 @@ pub mod http;
 pub mod queries;
 pub mod rules;
 
+mod grants;
 mod link;
 mod links;
 mod stream;
@@ -39,6 +40,7 @@ use anyhow::Context as _;
 use berth_model::Timestamp;
 use sqlx::PgPool;
 
+pub use grants::Grants;
 pub use links::Links;
 
 use crate::secret::SecretKey;
@@ -54,13 +56,21 @@ pub struct Pace {
     pub silence_max: Duration,
     /// How long a node may be unheard before it is down.
     pub down_after: Duration,
+    /// The lease that each node itself holds.
+    pub grants: Grants,
 }
 
 impl Default for Pace {
     /// A node whose keeper died has another within 15 s.
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { tend_every: seconds(3), lease: seconds(10), silence_max: seconds(15), down_after: seconds(20) }
+        Self {
+            tend_every: seconds(3),
+            lease: seconds(10),
+            silence_max: seconds(15),
+            down_after: seconds(20),
+            grants: Grants { ttl_s: 30, fence_after_s: 30 },
+        }
     }
 }
 

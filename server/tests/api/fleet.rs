@@ -16,7 +16,7 @@ use berth_server::agents::Agents;
 use berth_server::live::Signals;
 use berth_server::load::Load;
 use berth_server::nodes::ca::Authority;
-use berth_server::nodes::{self, Links, Pace};
+use berth_server::nodes::{self, Grants, Links, Pace};
 use berth_server::secret::SecretKey;
 use berth_server::vital::Vital;
 use berth_server::{clock, entropy};
@@ -33,6 +33,7 @@ pub const PACE: Pace = Pace {
     lease: Duration::from_secs(3),
     silence_max: Duration::from_secs(15),
     down_after: Duration::from_secs(1),
+    grants: Grants { ttl_s: 30, fence_after_s: 30 },
 };
 
 /// A database with a location, and what control planes share.

@@ -6,14 +6,16 @@ use std::time::Duration;
 use berth_agent::enrol::Enrolment;
 use berth_agent::hypervisor::Hypervisor as _;
 use berth_agent::identity::NewKey;
-use berth_model::agent::{EnrolRequest, PowerVerb, VmState, WantedPower};
+use berth_model::agent::{
+    EnrolRequest, LeaseGrant, LeaseState, Nothing, PowerVerb, VmSpec, VmState, WantedPower, function,
+};
 use berth_model::node::{NodeList, NodeReply, NodeState};
 use berth_model::server::ServerStatus;
-use berth_model::{ErrorCode, NodeId, ServerId, VmId};
+use berth_model::{ErrorCode, NodeId, ServerId, Timestamp, VmId};
 use berth_server::agents::{AgentError, Agents};
-use berth_server::nodes::Pace;
 use berth_server::nodes::ca::Authority;
 use berth_server::nodes::queries::{self, Lease};
+use berth_server::nodes::{Grants, Pace};
 use berth_server::secret::SecretKey;
 use berth_server::{clock, entropy, nodes, servers};
 
@@ -459,4 +461,65 @@ async fn a_node_that_hangs_is_down_and_asked_no_more() {
     fleet.state_becomes(node.id, NodeState::Up).await;
     fleet.status_becomes(server, ServerStatus::Running).await;
     plane.stop().await;
+}
+
+/// A VM marked for failover runs on this node.
+fn marked(node: &SimulatedNode, server: ServerId) -> bool {
+    node.simulator.get(VmId::from(server)).unwrap().state == VmState::Running
+}
+
+#[tokio::test]
+async fn a_node_holds_a_lease_while_its_keeper_hears_it_and_fences_itself_after_that() {
+    let fleet = Fleet::start().await;
+    let node = fleet.node("n1").await;
+    let server = fleet.server(node.id, ServerStatus::Running).await;
+    let failover = VmSpec { failover: true, ..spec(WantedPower::On) };
+    node.simulator.put(VmId::from(server), &failover).unwrap();
+    let grants = Grants { ttl_s: 6, fence_after_s: 2 };
+    let plane = fleet.plane_at(Pace { grants, ..PACE });
+    let held = || async {
+        let lease = fleet.agents.node(node.id).call::<function::node::LeaseStatus>(&(), &Nothing {}).await;
+        lease.ok().filter(|lease| lease.state == LeaseState::Held)
+    };
+    let first = until("the lease", held).await;
+    let renewed =
+        || async { held().await.filter(|now| now.now.ms + now.left_ms > first.now.ms + first.left_ms) };
+    until("its renewal", renewed).await;
+    let by = || async {
+        let by: (Timestamp, Timestamp) = sqlx::query_as("select fenced_by, clock_timestamp() from nodes")
+            .fetch_one(fleet.db())
+            .await
+            .unwrap();
+        (by.0.unix_ms() - by.1.unix_ms()) / 1000
+    };
+    assert!((1..=18).contains(&by().await), "{}", by().await);
+    assert!(marked(&node, server));
+
+    // Another takes over: the node is granted the next term, and what the first would still send is refused.
+    let first_term = held().await.unwrap().term.unwrap();
+    plane.kill().await;
+    let next = fleet.plane_at(Pace { grants, ..PACE });
+    let taken = until("the next term", || async { held().await.filter(|l| l.term > Some(first_term)) }).await;
+    let late = LeaseGrant { term: first_term, from: taken.now, ttl_s: 6, fence_after_s: 2 };
+    let refused = fleet.agents.node(node.id).call::<function::node::Lease>(&(), &late).await.unwrap_err();
+    assert!(refused.to_string().contains("is older"), "{refused}");
+
+    // Nobody renews: the VM goes off, no later than was written down.
+    next.kill().await;
+    until("the VM's end", || async { (!marked(&node, server)).then_some(()) }).await;
+    assert!(by().await >= 0, "it went off in time");
+    let refused = node.simulator.power(VmId::from(server), PowerVerb::Start).unwrap_err();
+    assert!(refused.to_string().contains("has ended"), "{refused}");
+
+    // An installation that gives it up lets its nodes go.
+    let without = fleet.plane_at(Pace { grants: Grants::NONE, ..PACE });
+    until("the node's freedom", || async {
+        let known: Option<Timestamp> =
+            sqlx::query_scalar("select fenced_by from nodes").fetch_one(fleet.db()).await.unwrap();
+        known.is_none().then_some(())
+    })
+    .await;
+    let power = || async { node.simulator.power(VmId::from(server), PowerVerb::Start).ok() };
+    until("the VM's start", power).await;
+    without.stop().await;
 }

@@ -7,6 +7,8 @@
 //! | `seed.iso` | what cloud-init reads |
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
 //! | `frozen` | nothing: the guest is frozen by a function under way |
+//! | `failover` | nothing: the VM is marked for failover |
+//! | `rebooting` | nothing: once it is off, it is started over |
 //! | `reverting` | the snapshot that a VM which ran is being brought back to |
 //! | `serial.sock` | its serial port, while it runs |
 //! | `nvram.fd` | what UEFI remembers |
@@ -101,6 +103,16 @@ impl Folder {
     /// A disk that is being overwritten.
     pub fn wipe(&self) -> PathBuf {
         self.0.join("disk.wipe")
+    }
+
+    /// There while it is off only to be started over.
+    pub fn rebooting(&self) -> PathBuf {
+        self.0.join("rebooting")
+    }
+
+    /// There when it is marked for failover.
+    pub fn failover(&self) -> PathBuf {
+        self.0.join("failover")
     }
 
     /// The console's log.

@@ -72,7 +72,7 @@ fn ask_to_stop(domain: &Domain) -> Result<(), HypervisorError> {
     })
 }
 
-fn press_power_button(domain: &Domain) -> Result<(), virt::error::Error> {
+pub(super) fn press_power_button(domain: &Domain) -> Result<(), virt::error::Error> {
     match domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) {
         // The test driver knows one way alone.
         Err(e) if is(&e, ErrorNumber::NoSupport) || is(&e, ErrorNumber::InvalidArg) => domain.shutdown(),
@@ -141,6 +141,7 @@ impl Machines for Libvirt {
     fn shutdown(&self, id: VmId, wait: Duration, cx: &Cx) -> Result<Vm, HypervisorError> {
         let domain = self.whole_domain(&self.connection.get()?, id)?;
         let is_off = || Ok::<_, HypervisorError>(matches!(state(&domain)?, VmState::Off | VmState::Crashed));
+        self.forget_reboot(id)?;
         let began = Instant::now();
         if !is_off()? {
             cx.phase("Wait for the system to stop", wait.as_secs());

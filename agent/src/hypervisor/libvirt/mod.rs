@@ -17,6 +17,8 @@
 //! - every folder above `data_dir` and the images lets others pass (`chmod o+x`);
 //! - `/dev/kvm`, if it is there, belongs to the group `kvm` with mode 0660, as udev makes it. Where it
 //!   does not (no udev), libvirtd asks QEMU anew what it can do at every start: 4 s instead of 0.7 s;
+//! - virtlockd with `lock_manager = "lockd"` in `qemu.conf` and a `file_lockspace_dir` in `qemu-lockd.conf`,
+//!   on shared storage where pools are, for VMs that may run elsewhere, see [`leases`];
 //! - the packages `qemu-utils`, `util-linux` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools`
 //!   for a TPM, `lvm2` where a pool is one of LVM, and
 //!   `ceph-common` and `qemu-block-extra` where one is Ceph's.
@@ -31,12 +33,14 @@ mod counters;
 mod disk;
 mod domain;
 mod events;
+mod fence;
 mod ffi;
 mod folder;
 mod guest;
 mod hardware;
 mod iso;
 mod kept;
+mod leases;
 mod lender;
 mod machines;
 mod names;
@@ -45,6 +49,7 @@ mod nics;
 mod ops;
 mod orphans;
 pub mod probe;
+mod reboot;
 mod rescue;
 mod restore;
 mod secrets;
@@ -79,6 +84,7 @@ use self::connection::Connection;
 use self::disk::{Cache, Images, Overlay};
 use self::domain::PoolDisk;
 use self::events::Hub;
+use self::fence::Marks;
 use self::folder::{Folder, Folders};
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
@@ -93,6 +99,7 @@ use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::{Accelerator, PoolSection, StorageSection};
+use crate::lease::Lease;
 use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
@@ -146,6 +153,10 @@ pub struct Libvirt {
     network: Mutex<()>,
     /// Filters, where guests' cards are the node's interfaces.
     plane: Option<Arc<Plane>>,
+    /// VMs marked for failover.
+    marks: Marks,
+    /// What those need to start, once it is known.
+    lease: OnceLock<Arc<Lease>>,
 }
 
 impl Libvirt {
@@ -157,6 +168,7 @@ impl Libvirt {
         };
         let folders =
             Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let marks = Marks::open(&folders).map_err(|e| wrong("could not read the marks of VMs in", &e))?;
         let kept = kept::Shelf::open(&config.data_dir)
             .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
         let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
@@ -190,6 +202,8 @@ impl Libvirt {
             verdict,
             network: Mutex::default(),
             plane,
+            marks,
+            lease: OnceLock::new(),
         })
     }
 
@@ -325,6 +339,8 @@ impl Libvirt {
         self.iso(spec)?;
         self.check_rescue(spec)?;
         self.storage.check_claims(id, &spec.volumes)?;
+        self.check_leases(id, spec)?;
+        self.admit_spec(id, spec)?;
         self.storage.check_disk(id, spec)?;
         if disks::pool_of(spec).is_some() {
             if Overlay::read(&folder.disk())?.is_some() {
@@ -371,6 +387,10 @@ impl Libvirt {
     }
 
     fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
+        self.admit(id)?;
+        if let Some(spec) = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
+            self.check_leases(id, &spec)?;
+        }
         self.put_keys(connect, id)?;
         {
             let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
@@ -383,12 +403,13 @@ impl Libvirt {
             VmState::Running => {}
             VmState::Paused => {
                 self.plug_again(id, domain)?;
-                domain.resume().map_err(|e| refused("resume the VM", &e))?;
+                let resumed = domain.resume().map_err(|e| refused("resume the VM", &e));
+                resumed.map_err(|e| self.explain_start(id, domain, e))?;
             }
             VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}
-                created => created?,
+                created => created.map_err(|e| self.explain_start(id, domain, e))?,
             },
         }
         note_start(domain)
@@ -468,7 +489,7 @@ impl Hypervisor for Libvirt {
         if domain_type != DomainType::Test {
             versions.qemu = version(connect.hyp_version().unwrap_or_default());
         }
-        Ok(HypervisorFacts { domain_type, versions })
+        Ok(HypervisorFacts { domain_type, versions, storage_leases: self.lockspace().is_ok() })
     }
 
     fn list(&self) -> Result<Vec<Vm>, HypervisorError> {
@@ -512,6 +533,7 @@ impl Hypervisor for Libvirt {
         let iso = self.iso(spec)?;
 
         folder.create().map_err(on_disk)?;
+        self.mark(id, &folder, spec.failover)?;
         faults::point("put.after_folder")?;
         self.put_disk(id, &folder, spec, running)?;
         faults::point("put.after_disk")?;
@@ -539,6 +561,7 @@ impl Hypervisor for Libvirt {
         };
         let domain =
             connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
+        self.unmark(id, &folder, spec.failover)?;
         self.set_autostart(&connect, &domain, spec.autostart)?;
         iso::follow(id, &domain, spec, iso.as_deref())?;
         faults::point("put.after_define")?;
@@ -550,7 +573,10 @@ impl Hypervisor for Libvirt {
         }
         match spec.power {
             WantedPower::On => self.start(&connect, id, &domain)?,
-            WantedPower::Off => power_off(&domain)?,
+            WantedPower::Off => {
+                self.forget_reboot(id)?;
+                power_off(&domain)?;
+            }
             WantedPower::Keep => {}
         }
         faults::point("put.after_power")?;
@@ -584,6 +610,7 @@ impl Hypervisor for Libvirt {
             self.storage.remove_disk(id)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
+            self.unmark(id, &folder, false)?;
             faults::point("delete.after_folder")?;
             if domain.is_none() {
                 self.hub.tell_gone(id);
@@ -596,6 +623,9 @@ impl Hypervisor for Libvirt {
         let connect = self.connection.get()?;
         let domain = self.whole_domain(&connect, id)?;
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
+        if verb != PowerVerb::Reboot {
+            self.forget_reboot(id)?;
+        }
         match (verb, on) {
             (PowerVerb::Start, _) => self.start(&connect, id, &domain)?,
             (PowerVerb::PowerOff, _) => {
@@ -608,7 +638,7 @@ impl Hypervisor for Libvirt {
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
             // power button.
             (PowerVerb::Shutdown, true) => unless_off(&domain, "shut the VM down", domain.shutdown())?,
-            (PowerVerb::Reboot, true) => domain.reboot(0).map_err(|e| refused("reboot the VM", &e))?,
+            (PowerVerb::Reboot, true) => self.reboot(&connect, id, &domain)?,
             (PowerVerb::Reset, true) => reset(&domain)?,
             (PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume, false) => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is off; start it instead.")));
@@ -650,6 +680,9 @@ impl Hypervisor for Libvirt {
     fn checks(&self) -> Vec<NodeCheck> {
         let mut checks = vec![self.check_accelerator()];
         checks.extend(self.config.network.check());
+        if !self.is_test_driver() {
+            checks.push(self.check_storage_leases());
+        }
         let (ok, sentence) = consoles::ring_check();
         checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });
         checks.extend(self.storage.checks());
@@ -718,7 +751,20 @@ impl Hypervisor for Libvirt {
     }
 
     fn tend(&self) -> Result<(), HypervisorError> {
-        self.tend_network()
+        let done = [self.tend_marks(), self.tend_reboots(), self.tend_network()];
+        done.into_iter().collect()
+    }
+
+    fn guard(&self, lease: Arc<Lease>) {
+        let _guarded_already = self.lease.set(lease);
+    }
+
+    fn marked(&self) -> Vec<VmId> {
+        self.marks.all()
+    }
+
+    fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)> {
+        self.end_now(ids)
     }
 
     fn network(&self) -> Result<NetworkState, HypervisorError> {

@@ -15,7 +15,7 @@ use super::disk::Cache;
 use super::ops::refused;
 use super::sizes::IoTune;
 use super::source::{self, DiskSource};
-use super::xml;
+use super::{leases, xml};
 use crate::hypervisor::HypervisorError;
 use crate::storage::pool::Source;
 use crate::storage::{serial, volume_of_serial};
@@ -112,9 +112,10 @@ pub fn converge(domain: &Domain, id: VmId, placed: &[Placed]) -> Result<(), Hype
     let missing =
         |placed: &&Placed| there.get(&placed.volume).is_none_or(|f| f.read_only != placed.read_only);
     for placed in placed.iter().filter(missing) {
-        let attached =
-            domain.attach_device_flags(&xml::write(&Disk::of(placed)), sys::VIR_DOMAIN_AFFECT_LIVE);
-        attached.map_err(|e| refused(&format!("attach volume {}", placed.volume), &e))?;
+        let disk = xml::write(&Disk::of(placed));
+        let attached = domain.attach_device_flags(&disk, sys::VIR_DOMAIN_AFFECT_LIVE);
+        let attached = attached.map_err(|e| refused(&format!("attach volume {}", placed.volume), &e));
+        attached.map_err(|e| leases::explain(id, &disk, e))?;
     }
     Ok(())
 }

@@ -137,6 +137,26 @@ pub async fn set_state(
     .map(drop)
 }
 
+/// Notes when a node's VMs that are marked for failover are off at the latest. Call it under [`hold`].
+pub async fn set_fenced_by(conn: &mut PgConnection, node: NodeId, at: Timestamp) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update nodes set fenced_by = greatest(fenced_by, $2) where id = $1",
+        node as NodeId,
+        at as Timestamp,
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Notes that a node fences itself no more. Call it under [`hold`].
+pub async fn clear_fenced_by(conn: &mut PgConnection, node: NodeId) -> sqlx::Result<()> {
+    sqlx::query!("update nodes set fenced_by = null where id = $1", node as NodeId)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
 /// Notes what a node is. Call it under [`hold`].
 pub async fn set_facts(
     conn: &mut PgConnection,
