@@ -21,6 +21,7 @@ mod guest;
 mod hardware;
 mod image;
 mod keeping;
+mod lease;
 mod machine;
 mod network;
 mod node;
@@ -54,6 +55,7 @@ pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
     Share, UpdateRequest, UpdateState, UpdateStatus,
 };
+pub use lease::{CardAsked, CardLeases, LeaseList};
 pub use machine::{
     DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
     VmShutdown,
@@ -73,4 +75,4 @@ pub use storage::{
     VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
-pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};
+pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmPlace, VmSeed, VmSpec, VmState, WantedPower};

@@ -24,7 +24,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, Name, NetworkState,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, LeaseList, MemorySample, Name, NetworkState,
     NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
     VmState, Volume, WantedPower,
 };
@@ -385,6 +385,10 @@ impl Hypervisor for Simulator {
 
     fn traffic(&self) -> Result<TrafficList, HypervisorError> {
         Ok(self.traffic_list())
+    }
+
+    fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError> {
+        self.simulate_leases(id)
     }
 
     fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
