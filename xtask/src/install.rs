@@ -44,10 +44,12 @@ const PACKAGES: &[&str] = &[
     "zstd",
     // tests
     "binutils",
+    "busybox-static",
     "fonts-dejavu-core",
     "isolinux",
     "libxml2-utils",
     "mtools",
+    "ndisc6",
     "openssh-client",
     "python3",
     "python3-venv",
