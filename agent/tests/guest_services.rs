@@ -97,7 +97,7 @@ fn a_guest_learns_its_network_and_reads_its_metadata_from_the_agent() {
         routes.contains(&format!("default via {GATEWAY_V6} dev eth0")).then_some(())
     });
 
-    // Another address while it runs: the old one is refused, the new one given.
+    // Another address while it runs, told twice: it is what the next lease says.
     let mut changed = VmSpec { power: WantedPower::Keep, ..spec.clone() };
     with_addresses(&mut changed, next, v6);
     node.libvirt.put(ID, &changed).unwrap();

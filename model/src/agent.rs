@@ -75,4 +75,6 @@ pub use storage::{
     VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
-pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmPlace, VmSeed, VmSpec, VmState, WantedPower};
+pub use vm::{
+    Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmPlace, VmSeed, VmSpec, VmState, WantedPower,
+};

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, LeaseList, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork,
-    Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
+    ConsoleKind, CounterSample, DomainType, LeaseList, Name, NetworkState, NodeCheck, PowerVerb,
+    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
 use serde_json::Value;

@@ -24,9 +24,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, LeaseList, MemorySample, Name, NetworkState,
-    NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
-    VmState, Volume, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, LeaseList, MemorySample, Name,
+    NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm,
+    VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use smoltcp::wire::{
-    DhcpFlags, DhcpMessageType as Kind, DhcpOpCode, DhcpOption, DhcpPacket, DhcpRepr,
-    EthernetAddress,
+    DhcpFlags, DhcpMessageType as Kind, DhcpOpCode, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress,
 };
 
 use super::offer::{Offer, V4};

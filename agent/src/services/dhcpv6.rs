@@ -2,9 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use dhcproto::v6::{
-    DhcpOption, IAAddr, IANA, Message, MessageType as Kind, OptionCode, Status, StatusCode,
-};
+use dhcproto::v6::{DhcpOption, IAAddr, IANA, Message, MessageType as Kind, OptionCode, Status, StatusCode};
 use dhcproto::{Decodable as _, Decoder, Encodable as _};
 
 use super::dhcp::Answer;

@@ -62,8 +62,13 @@ pub fn read(frame: &[u8], mac: EthernetAddress) -> Option<Asked<'_>> {
 }
 
 fn read_arp(payload: &[u8], mac: EthernetAddress) -> Option<Asked<'_>> {
-    let ArpRepr::EthernetIpv4 { operation, source_hardware_addr, source_protocol_addr: from, target_protocol_addr, .. } =
-        ArpRepr::parse(&ArpPacket::new_checked(payload).ok()?).ok()?
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr: from,
+        target_protocol_addr,
+        ..
+    } = ArpRepr::parse(&ArpPacket::new_checked(payload).ok()?).ok()?
     else {
         return None;
     };
@@ -85,7 +90,8 @@ fn read_v4(payload: &[u8]) -> Option<Asked<'_>> {
         return (udp.dst_port() == DHCP.0).then(|| Asked::Dhcp(udp.payload()));
     }
     let from = packet.src_addr();
-    let answerable = !from.is_unspecified() && !from.is_multicast() && !from.is_broadcast() && from != SERVICE_V4;
+    let answerable =
+        !from.is_unspecified() && !from.is_multicast() && !from.is_broadcast() && from != SERVICE_V4;
     (to == SERVICE_V4 && answerable).then(|| Asked::Packet(&payload[..usize::from(packet.total_len())]))
 }
 
@@ -175,13 +181,8 @@ pub fn v6(
     length: usize,
     emit: impl FnOnce(&mut [u8]),
 ) -> Vec<u8> {
-    let ip = Ipv6Repr {
-        src_addr: from,
-        dst_addr: to_ip,
-        next_header: protocol,
-        payload_len: length,
-        hop_limit,
-    };
+    let ip =
+        Ipv6Repr { src_addr: from, dst_addr: to_ip, next_header: protocol, payload_len: length, hop_limit };
     ethernet(to, EthernetProtocol::Ipv6, ip.buffer_len() + length, |payload| {
         ip.emit(&mut Ipv6Packet::new_unchecked(&mut *payload));
         emit(&mut payload[ip.buffer_len()..]);

@@ -127,7 +127,8 @@ impl Metadata {
             tell("public-keys", names.join("\n"));
         }
         for (n, nic) in spec.nics.iter().enumerate() {
-            let mut of_card = |key: &str, text| tell(&format!("network/interfaces/macs/{}/{key}", nic.mac), text);
+            let mut of_card =
+                |key: &str, text| tell(&format!("network/interfaces/macs/{}/{key}", nic.mac), text);
             of_card("device-number", n.to_string());
             of_card("mac", nic.mac.clone());
             let kind = if nic.private.is_some() { "local-ipv4s" } else { "public-ipv4s" };
@@ -157,7 +158,10 @@ fn public_seed(spec: &VmSpec) -> VmSeed {
 /// `2009-04-04`, `1.0`: EC2's names for what `latest` holds.
 fn is_version(text: &str) -> bool {
     let date = text.len() == 10
-        && text.bytes().enumerate().all(|(n, b)| if n == 4 || n == 7 { b == b'-' } else { b.is_ascii_digit() });
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(n, b)| if n == 4 || n == 7 { b == b'-' } else { b.is_ascii_digit() });
     date || text == "1.0"
 }
 

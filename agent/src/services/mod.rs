@@ -118,7 +118,9 @@ impl Services {
                     table.last += 1;
                     let id = table.last;
                     let tap = self.names.tap(vm, &nic.mac);
-                    table.ports.insert(id, Port::new(vm, nic.mac.clone(), tap, offer.clone(), Arc::clone(&spec)));
+                    table
+                        .ports
+                        .insert(id, Port::new(vm, nic.mac.clone(), tap, offer.clone(), Arc::clone(&spec)));
                     id
                 }
             };

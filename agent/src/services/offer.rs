@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use berth_model::agent::{Nic, VmSpec};
 use berth_model::agent::function::Mac;
+use berth_model::agent::{Nic, VmSpec};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smoltcp::wire::EthernetAddress;
 

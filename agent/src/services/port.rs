@@ -145,7 +145,10 @@ impl Port {
             router::advertise(&self.offer, None).iter().for_each(|frame| ear.say(frame));
         }
         if self.voice.web.as_ref().is_some_and(|web| web.due() <= now) {
-            self.voice.serve_web(self.vm, &self.spec, &self.offer, now).iter().for_each(|frame| ear.say(frame));
+            self.voice
+                .serve_web(self.vm, &self.spec, &self.offer, now)
+                .iter()
+                .for_each(|frame| ear.say(frame));
         }
     }
 
@@ -189,7 +192,14 @@ impl Port {
 
 impl Voice {
     /// The frames that answer one.
-    pub fn answer(&mut self, vm: VmId, spec: &VmSpec, offer: &Offer, heard: &[u8], now: Instant) -> Vec<Vec<u8>> {
+    pub fn answer(
+        &mut self,
+        vm: VmId,
+        spec: &VmSpec,
+        offer: &Offer,
+        heard: &[u8],
+        now: Instant,
+    ) -> Vec<Vec<u8>> {
         match frame::read(heard, offer.mac) {
             None => Vec::new(),
             Some(Asked::Arp { from }) => vec![frame::arp(offer.mac, from)],
@@ -198,7 +208,8 @@ impl Voice {
                 say(dhcp::answer(offer, message), address, &mut self.noted.dhcp)
             }
             Some(Asked::Dhcpv6 { from, message }) => {
-                let address = offer.v6.as_ref().and_then(|v6| v6.addresses.first().copied().map(IpAddr::from));
+                let address =
+                    offer.v6.as_ref().and_then(|v6| v6.addresses.first().copied().map(IpAddr::from));
                 say(dhcpv6::answer(offer, from, message), address, &mut self.noted.dhcpv6)
             }
             Some(Asked::Router { from }) => self.solicited(offer, from),
@@ -223,8 +234,7 @@ impl Voice {
         let noted = &mut self.noted.metadata;
         let packets = web.run(now, &mut |request| {
             let response = respond(vm, spec, request);
-            let path: String =
-                request.path.chars().filter(|c| c.is_ascii_graphic()).take(PATH_MAX).collect();
+            let path: String = request.path.chars().filter(|c| c.is_ascii_graphic()).take(PATH_MAX).collect();
             let asked = format!("{} {path}", request.method);
             note(noted, &asked, Some(&response.status.to_string()), None);
             response

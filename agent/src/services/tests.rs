@@ -134,10 +134,7 @@ fn a_lease_tells_a_routed_card_its_address_and_the_way_to_its_gateway() {
         (58, &RENEW_S.to_be_bytes()),
         (61, &[1, 0x52, 0x54, 0, 0x12, 0x34, 0x56]),
         // The service and the gateway are on the wire; all else goes to the gateway.
-        (
-            121,
-            &[32, 169, 254, 169, 254, 0, 0, 0, 0, 32, 169, 254, 1, 1, 0, 0, 0, 0, 0, 169, 254, 1, 1],
-        ),
+        (121, &[32, 169, 254, 169, 254, 0, 0, 0, 0, 32, 169, 254, 1, 1, 0, 0, 0, 0, 0, 169, 254, 1, 1]),
     ] {
         assert_eq!(acknowledged[&option], value, "{option}");
     }
@@ -178,7 +175,10 @@ fn dhcp_answers_nobody_but_its_own_card_and_gives_nothing_but_its_own_address() 
 }
 
 /// What an advertisement says: from whom, to whom, for how long, its flags, and its options.
-fn advertised(offer: &Offer, to: Option<Ipv6Addr>) -> (Ipv6Addr, Ipv6Addr, u64, NdiscRouterFlags, Vec<String>) {
+fn advertised(
+    offer: &Offer,
+    to: Option<Ipv6Addr>,
+) -> (Ipv6Addr, Ipv6Addr, u64, NdiscRouterFlags, Vec<String>) {
     let frame = router::advertise(offer, to).unwrap();
     let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
     assert_eq!((frame.src_addr(), frame.dst_addr()), (SERVICE_MAC, ADDRESS));
@@ -271,7 +271,12 @@ fn dhcpv6_gives_the_cards_addresses_and_takes_others_back() {
         let mut opts = v6::DhcpOptions::new();
         for ip in addresses {
             let (addr, opts_of) = (ip.parse().unwrap(), v6::DhcpOptions::new());
-            opts.insert(Option6::IAAddr(v6::IAAddr { addr, preferred_life: 9, valid_life: 9, opts: opts_of }));
+            opts.insert(Option6::IAAddr(v6::IAAddr {
+                addr,
+                preferred_life: 9,
+                valid_life: 9,
+                opts: opts_of,
+            }));
         }
         Option6::IANA(v6::IANA { id: 7, t1: 0, t2: 0, opts })
     };
@@ -282,7 +287,9 @@ fn dhcpv6_gives_the_cards_addresses_and_takes_others_back() {
             Option6::IAAddr(ip) => Some((ip.addr.to_string(), ip.valid_life)),
             _ => None,
         };
-        lease.opts.iter().filter_map(address).collect()
+        let mut given: Vec<_> = lease.opts.iter().filter_map(address).collect();
+        given.sort();
+        given
     };
     let own = |ip: &str| (ip.to_owned(), LEASE_S);
     let ours = || Option6::ServerId(server.clone());
@@ -301,9 +308,13 @@ fn dhcpv6_gives_the_cards_addresses_and_takes_others_back() {
     let stale = association(&["2001:db8:1::1", "2001:db8:2::2"]);
     let renewed = read(&ask(MessageType::Renew, vec![ours(), stale.clone()]).unwrap().frame.unwrap());
     assert_eq!(given(&renewed)[2], ("2001:db8:2::2".to_owned(), 0), "{:?}", given(&renewed));
-    for (held, status) in [(stale, v6::Status::NotOnLink), (association(&["2001:db8:1::9"]), v6::Status::Success)] {
+    for (held, status) in
+        [(stale, v6::Status::NotOnLink), (association(&["2001:db8:1::9"]), v6::Status::Success)]
+    {
         let confirmed = read(&ask(MessageType::Confirm, vec![held]).unwrap().frame.unwrap());
-        let Some(Option6::StatusCode(code)) = confirmed.opts().get(v6::OptionCode::StatusCode) else { panic!() };
+        let Some(Option6::StatusCode(code)) = confirmed.opts().get(v6::OptionCode::StatusCode) else {
+            panic!()
+        };
         assert_eq!(code.status, status);
     }
     // Who means another server, or none where one must be named, is not answered.
@@ -356,7 +367,8 @@ fn metadata_is_a_tree_of_what_the_seed_says_without_its_secret() {
         assert!(all.lines().any(|l| l == line), "{line}\n{all}");
     }
     assert!(get("/hetzner/v1/metadata/vendor_data").starts_with("#cloud-config\n"));
-    for path in ["/latest/meta-data/nothing", "/latest/meta-data/host", "/latest/user-data/x", "/1999", "/.."] {
+    for path in ["/latest/meta-data/nothing", "/latest/meta-data/host", "/latest/user-data/x", "/1999", "/.."]
+    {
         assert_eq!(tree.get(path), None, "{path}");
     }
     let everything = |tree: &Metadata| {
@@ -408,8 +420,13 @@ fn frame(from: EthernetAddress, kind: u16, payload: &[u8]) -> Vec<u8> {
 
 /// A DHCP message in its frame, from an address that is none yet.
 fn dhcp_frame(from: EthernetAddress, message: &[u8]) -> Vec<u8> {
-    let mut frame =
-        super::frame::udp(EthernetAddress::BROADCAST, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, (68, 67), message);
+    let mut frame = super::frame::udp(
+        EthernetAddress::BROADCAST,
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        (68, 67),
+        message,
+    );
     frame[6..12].copy_from_slice(from.as_bytes());
     frame
 }
@@ -442,8 +459,13 @@ fn spoken() -> impl Strategy<Value = Vec<u8>> {
         let opts = v6::DhcpOptions::new();
         message.opts_mut().insert(Option6::IANA(v6::IANA { id: 1, t1: 0, t2: 0, opts }));
         let to: IpAddr = "ff02::1:2".parse().unwrap();
-        let mut frame =
-            super::frame::udp(EthernetAddress::BROADCAST, LINK_LOCAL, to, (546, 547), &message.to_vec().unwrap());
+        let mut frame = super::frame::udp(
+            EthernetAddress::BROADCAST,
+            LINK_LOCAL,
+            to,
+            (546, 547),
+            &message.to_vec().unwrap(),
+        );
         frame[6..12].copy_from_slice(ADDRESS.as_bytes());
         frame
     };
@@ -460,12 +482,7 @@ fn spoken() -> impl Strategy<Value = Vec<u8>> {
         Ipv4Packet::new_unchecked(&mut ip[..]).fill_checksum();
         frame(ADDRESS, 0x0800, &[&ip[..], &tcp].concat())
     };
-    let valid = prop_oneof![
-        Just(dhcp_frame(ADDRESS, &discover())),
-        Just(solicit),
-        Just(router),
-        Just(syn),
-    ];
+    let valid = prop_oneof![Just(dhcp_frame(ADDRESS, &discover())), Just(solicit), Just(router), Just(syn),];
     let damage = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let damaged = (valid, damage, any::<prop::sample::Index>(), any::<bool>()).prop_map(
         |(mut frame, damage, end, cut)| {

@@ -101,8 +101,7 @@ impl Web {
         let listening = |connection: &Connection| {
             self.sockets.get::<tcp::Socket<'_>>(connection.handle).state() == tcp::State::Listen
         };
-        if self.device.inbound.len() < QUEUE_MAX
-            && (!opens(packet) || self.connections.iter().any(listening))
+        if self.device.inbound.len() < QUEUE_MAX && (!opens(packet) || self.connections.iter().any(listening))
         {
             self.device.inbound.push_back(packet.to_vec());
         }
@@ -194,7 +193,8 @@ impl Connection {
             if rest.is_empty() {
                 socket.close();
             }
-        } else if !socket.may_recv() {
+        } else if socket.state() == tcp::State::CloseWait {
+            // It left in the middle of a word.
             socket.close();
         }
     }

@@ -17,7 +17,7 @@ use berth_agent::screenshot::Picture;
 use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, LeaseList, KeptDisk, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
+    ConsoleKind, CounterSample, KeptDisk, LeaseList, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
     PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec,
     Volume, WantedPower,
 };

@@ -115,8 +115,7 @@ pub fn instance(id: VmId, spec: &VmSpec) -> String {
 /// That of its rescue: one of its own for each password.
 pub fn rescue_instance(id: VmId, rescue: &Rescue) -> String {
     let hash = rescue.root_password_hash.bytes().rev();
-    let digits: String =
-        hash.filter(u8::is_ascii_alphanumeric).take(IMAGE_DIGITS).map(char::from).collect();
+    let digits: String = hash.filter(u8::is_ascii_alphanumeric).take(IMAGE_DIGITS).map(char::from).collect();
     format!("berth-{id}-rescue-{digits}")
 }
 

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use berth_model::{PrivateNetworkId, VmId};
 use berth_model::agent::{
-    CardAsked, CardLeases, LeaseList, NetworkState, NicState, PrivateNetwork, PrivateNetworkState, Traffic, TrafficList, VmSpec,
+    CardAsked, CardLeases, LeaseList, NetworkState, NicState, PrivateNetwork, PrivateNetworkState, Traffic,
+    TrafficList, VmSpec,
 };
+use berth_model::{PrivateNetworkId, VmId};
 use ipnet::IpNet;
 
 use super::{Simulator, counters, failed};
@@ -126,9 +127,7 @@ impl Simulator {
                     interface: names.tap(id, &nic.mac),
                     listening: record.started.is_some(),
                     dhcp: v4.map(|v4| asked("request", "ack", Some(v4.address.addr().into()))),
-                    router: v6.map(|v6| {
-                        asked("solicitation", "advertisement", v6.gateway.map(IpAddr::from))
-                    }),
+                    router: v6.map(|v6| asked("solicitation", "advertisement", v6.gateway.map(IpAddr::from))),
                     ..CardLeases::default()
                 }
             })
