@@ -17,6 +17,7 @@
 //! | `network.mode` | `BERTH_AGENT_NETWORK_MODE` | `nat` (libvirt's network behind the node), `bridge` (one of the node's), `routed` (a route for each address; guests' gateways are 169.254.1.1 and fe80::1) or `user` (QEMU's own, no root) |
 //! | `network.bridge` | `BERTH_AGENT_NETWORK_BRIDGE` | the bridge; `berth0` |
 //! | `network.gateway` | `BERTH_AGENT_NETWORK_GATEWAY` | the node's address on it with `nat`; `10.77.0.1/24` |
+//! | `network.services` | `BERTH_AGENT_NETWORK_SERVICES` | does the agent answer its guests' DHCP, router solicitations and metadata requests; not with `user`; true |
 //! | `storage.promise_percent` | `BERTH_AGENT_STORAGE_PROMISE_PERCENT` | how much a pool may promise, in percent of its size; 0: no limit; 1000 |
 //! | `storage.reserve_mib` | `BERTH_AGENT_STORAGE_RESERVE_MIB` | what must be free in a pool after a promise; 1024 |
 //! | `images.fetch_private` | `BERTH_AGENT_IMAGES_FETCH_PRIVATE` | may images be fetched from private addresses and from the node itself; false |
@@ -62,13 +63,13 @@ const NUMBERS: &[&str] =
     &["storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
 
 /// Keys that are yes or no.
-const SWITCHES: &[&str] = &["images.fetch_private"];
+const SWITCHES: &[&str] = &["network.services", "images.fetch_private"];
 
 /// Most pools.
 const POOLS_MAX: usize = 16;
 
 /// All keys, see the table above.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "data_dir",
     "listen",
@@ -84,6 +85,7 @@ const KEYS: [&str; 20] = [
     "network.mode",
     "network.bridge",
     "network.gateway",
+    "network.services",
     "storage.promise_percent",
     "storage.reserve_mib",
     "images.fetch_private",
@@ -187,6 +189,8 @@ pub struct NetworkSection {
     pub bridge: String,
     /// The node's address on it.
     pub gateway: Gateway,
+    /// Does the agent answer its guests' DHCP, router solicitations and metadata requests?
+    pub services: bool,
 }
 
 /// How guests reach the world.
@@ -403,7 +407,7 @@ impl Default for LibvirtSection {
 impl Default for NetworkSection {
     fn default() -> Self {
         let gateway = Gateway { ip: Ipv4Addr::new(10, 77, 0, 1), prefix: 24 };
-        Self { mode: NetworkMode::default(), bridge: "berth0".to_owned(), gateway }
+        Self { mode: NetworkMode::default(), bridge: "berth0".to_owned(), gateway, services: true }
     }
 }
 

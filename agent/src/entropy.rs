@@ -6,6 +6,12 @@ pub fn request_id() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
+/// A number that a guest does not guess.
+#[expect(clippy::disallowed_methods, reason = "this is the entropy module")]
+pub fn number() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1 << 2
+}
+
 /// 244 random bits: enough that no two backups ever draw the same.
 #[expect(clippy::disallowed_methods, reason = "this is the entropy module")]
 pub fn salt() -> [u8; 32] {

@@ -40,6 +40,7 @@ pub mod qcow2;
 pub mod runs;
 pub mod screenshot;
 pub mod serve;
+pub mod services;
 pub mod sizes;
 pub mod spec;
 pub mod storage;

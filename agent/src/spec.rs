@@ -69,6 +69,10 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
         faults.unless(hash, "rescue.root_password_hash", PASSWORD_HASH_RULE);
     }
     faults.unless(!(spec.failover && spec.autostart), "autostart", AUTOSTART_RULE);
+    if let Some(place) = &spec.place {
+        faults.unless(is_place(&place.region), "place.region", PLACE_RULE);
+        faults.unless(is_place(&place.availability_zone), "place.availability_zone", PLACE_RULE);
+    }
     faults.unless(spec.title.as_deref().is_none_or(is_title), "title", TITLE_RULE);
     faults.0
 }
@@ -179,6 +183,14 @@ pub const CPU_RULE: &str =
     "A processor is auto, host_passthrough, or a name of letters, digits, dots and hyphens.";
 /// What a boot order may be.
 pub const BOOT_RULE: &str = "A boot order names disk, iso and network, each at most once, and at least one.";
+
+/// What a place may be called.
+pub const PLACE_RULE: &str = "A place has 1 to 63 letters, digits, hyphens and dots.";
+
+/// May a place be called this?
+pub fn is_place(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
+}
 
 /// Is this a crypt(3) SHA-512 hash?
 pub fn is_password_hash(text: &str) -> bool {

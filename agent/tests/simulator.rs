@@ -66,6 +66,20 @@ fn a_simulator_finds_its_vms_again_and_drops_a_write_that_was_cut_off() {
 }
 
 #[test]
+fn a_running_vm_has_asked_for_its_address_and_one_that_is_off_has_not() {
+    let simulator = Simulator::new(SimulatorConfig::default()).unwrap();
+    let spec = VmSpec { power: WantedPower::On, ..contract::spec(&ground(), 1) };
+    simulator.put(VmId(1), &spec).unwrap();
+    let card = simulator.leases(VmId(1)).unwrap().cards.remove(0);
+    assert_eq!((card.listening, &card.mac), (true, &spec.nics[0].mac));
+    assert_eq!(card.dhcp.unwrap().address, Some(spec.nics[0].addresses[0].ip));
+    simulator.put(VmId(1), &VmSpec { power: WantedPower::Off, ..spec }).unwrap();
+    let card = simulator.leases(VmId(1)).unwrap().cards.remove(0);
+    assert_eq!((card.listening, card.dhcp), (false, None));
+    assert!(simulator.leases(VmId(2)).is_err());
+}
+
+#[test]
 fn a_crash_is_told() {
     let simulator = Simulator::new(SimulatorConfig::default()).unwrap();
     simulator.put(VmId(1), &VmSpec { power: WantedPower::On, ..contract::spec(&ground(), 1) }).unwrap();

@@ -27,6 +27,7 @@ mod network;
 mod node;
 mod run;
 mod sample;
+mod services;
 mod size;
 mod storage;
 mod stream;
@@ -69,10 +70,13 @@ pub use node::{
 };
 pub use run::{Progress, Run, RunId, RunList};
 pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest};
+pub use services::{CardAsked, CardLeases, LeaseList};
 pub use size::{VmLimits, VmResize};
 pub use storage::{
     CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
     VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
-pub use vm::{Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmSeed, VmSpec, VmState, WantedPower};
+pub use vm::{
+    Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmPlace, VmSeed, VmSpec, VmState, WantedPower,
+};

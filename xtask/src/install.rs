@@ -45,6 +45,7 @@ const PACKAGES: &[&str] = &[
     "zstd",
     // tests
     "binutils",
+    "busybox-static",
     "ceph-common",
     "ceph-mgr",
     "ceph-mon",
@@ -54,6 +55,7 @@ const PACKAGES: &[&str] = &[
     "libfaketime",
     "libxml2-utils",
     "mtools",
+    "ndisc6",
     "openssh-client",
     "python3",
     "python3-venv",

@@ -138,7 +138,7 @@ fn open_hypervisor(config: &Config) -> Result<Arc<dyn Hypervisor>, CliError> {
 
 fn libvirt_config(config: &Config) -> LibvirtConfig {
     let section = config.libvirt.clone();
-    let NetworkSection { mode, bridge, gateway } = config.network.clone();
+    let NetworkSection { mode, bridge, gateway, services } = config.network.clone();
     LibvirtConfig {
         uri: section.uri,
         prefix: section.prefix,
@@ -154,6 +154,7 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
             NetworkMode::Routed => GuestNetwork::Routed,
             NetworkMode::User => GuestNetwork::User,
         },
+        services,
         storage: config.storage,
         pools: config.pools.clone(),
     }

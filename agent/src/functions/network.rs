@@ -27,6 +27,7 @@ pub(super) fn tie(functions: &mut Functions) {
             Ok(())
         })
     });
+    functions.read::<nic::Leases>(|api, id, _| Ok(api.work.hypervisor().leases(*id)?));
     functions.change::<firewall::Set>(
         |firewall| rules::firewall_faults(firewall, ""),
         |api, _, (id, mac), firewall| {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork,
-    Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
+    ConsoleKind, CounterSample, DomainType, LeaseList, Name, NetworkState, NodeCheck, PowerVerb,
+    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
 use serde_json::Value;
@@ -168,6 +168,9 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
 
     /// What each address has carried.
     fn traffic(&self) -> Result<TrafficList, HypervisorError>;
+
+    /// What a VM's cards asked for last of what the node serves them.
+    fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError>;
 
     /// Brings this node's part of a private network to what it should be.
     fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError>;

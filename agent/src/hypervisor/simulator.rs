@@ -24,9 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, Name, NetworkState,
-    NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
-    VmState, Volume, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, LeaseList, MemorySample, Name,
+    NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm,
+    VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -419,6 +419,10 @@ impl Hypervisor for Simulator {
 
     fn traffic(&self) -> Result<TrafficList, HypervisorError> {
         Ok(self.traffic_list())
+    }
+
+    fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError> {
+        self.simulate_leases(id)
     }
 
     fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {

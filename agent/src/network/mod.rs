@@ -26,8 +26,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_model::agent::function::Mac;
 use berth_model::agent::{
-    Firewall, Limits, NetworkState, Nic, NicAddress, NicState, PrivateNetwork, PrivateNetworkState,
-    TrafficList,
+    CardLeases, Firewall, Limits, NetworkState, Nic, NicAddress, NicState, PrivateNetwork,
+    PrivateNetworkState, TrafficList, VmSpec,
 };
 use berth_model::{FieldError, PrivateNetworkId, VmId};
 use ipnet::IpNet;
@@ -37,6 +37,7 @@ pub use self::names::Names;
 pub use self::nft::{Card, GATEWAY_V6, Plan, script};
 use crate::clock;
 use crate::hypervisor::HypervisorError;
+use crate::services::Services;
 
 /// Most rules of a firewall, in each direction.
 pub const RULES_MAX: usize = 200;
@@ -72,6 +73,7 @@ pub struct Plane {
     /// One change of the kernel at a time; which `version` it has.
     applied: Mutex<u64>,
     book: Mutex<traffic::Book>,
+    services: Option<Services>,
 }
 
 #[derive(Default)]
@@ -98,7 +100,14 @@ impl Plane {
             known: Mutex::new(Known { networks, version: 1, ..Known::default() }),
             applied: Mutex::new(0),
             book: Mutex::new(book),
+            services: None,
         })
+    }
+
+    /// The same, and guests are served what they ask the network for.
+    pub fn with_services(mut self) -> io::Result<Self> {
+        self.services = Some(Services::start(self.names.clone(), self.routed())?);
+        Ok(self)
     }
 
     /// What is called how.
@@ -223,7 +232,8 @@ impl Plane {
             (*id, (self.names.bridge(*id), network.peers.iter().map(|peer| peer.node).collect()))
         };
         let networks = known.networks.iter().map(network).collect();
-        (Plan { routed: self.routed(), cards, networks }, known.networks.clone(), known.version)
+        let serves = self.services.is_some();
+        (Plan { routed: self.routed(), serves, cards, networks }, known.networks.clone(), known.version)
     }
 
     /// Prepares the bridge that public cards are plugged into.
@@ -245,6 +255,25 @@ impl Plane {
             links::limit(&card.tap, &self.names.shaper(vm, &nic.mac), limits, &self.names)?;
         }
         Ok(())
+    }
+
+    /// Brings what a VM's cards are told to its spec, and listens at those that are there. A VM runs without
+    /// that, too: what fails is tried again by [`Plane::keep`].
+    pub fn serve(&self, vm: VmId, spec: &VmSpec) {
+        let served = self.services.as_ref().map_or(Ok(()), |services| services.serve(vm, spec));
+        if let Err(e) = served {
+            tracing::warn!(vm = vm.0, error = %e, "a VM's cards are not listened to yet");
+        }
+    }
+
+    /// Serves a VM no more.
+    pub fn forget(&self, vm: VmId) {
+        self.services.iter().for_each(|services| services.forget(vm));
+    }
+
+    /// What a VM's cards asked for last, and got.
+    pub fn leases(&self, vm: VmId) -> Vec<CardLeases> {
+        self.services.as_ref().map(|services| services.leases(vm)).unwrap_or_default()
     }
 
     /// Removes what stays when a card's interface goes.
@@ -356,6 +385,7 @@ impl Plane {
                 self.apply(&mut applied)?;
             }
         }
+        self.services.as_ref().map_or(Ok(()), Services::keep)?;
         self.traffic().map(drop)
     }
 

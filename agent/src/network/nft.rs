@@ -23,6 +23,7 @@ use berth_model::{PrivateNetworkId, VmId};
 use ipnet::IpNet;
 
 use super::names::Names;
+use crate::services::SERVICE_V4;
 
 /// The node's link-local address on every routed card: the gateway of its guest.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -90,6 +91,8 @@ impl Card {
 pub struct Plan {
     /// Are public cards routed? They stand on a bridge if not.
     pub routed: bool,
+    /// Does the agent answer what guests ask the network for? Then nobody else is asked.
+    pub serves: bool,
     /// All cards.
     pub cards: Vec<Card>,
     /// Private networks: their bridge, and from which nodes they take frames.
@@ -142,9 +145,9 @@ pub fn script(names: &Names, plan: &Plan, chains: &[(String, String)]) -> String
     let mut out = Lines::default();
     let (routed, bridged): (Vec<_>, Vec<_>) =
         plan.cards.iter().partition(|card| plan.routed && card.private.is_none());
-    bridge_table(&mut out, names, &bridged);
+    bridge_table(&mut out, names, &bridged, plan.serves);
     if plan.routed {
-        arp_table(&mut out, names, &routed);
+        arp_table(&mut out, names, &routed, plan.serves);
     } else {
         // To remove what may not be there, it is made first.
         out.line(format_args!("add table arp {table}\ndelete table arp {table}"));
@@ -221,30 +224,30 @@ impl Lines {
     }
 }
 
-fn bridge_table(out: &mut Lines, names: &Names, cards: &[&Card]) {
+fn bridge_table(out: &mut Lines, names: &Names, cards: &[&Card], serves: bool) {
     let table = &format!("bridge {}", names.table());
     out.line(format_args!("add table {table}"));
     for card in cards {
         let tap = &card.tap;
         out.chain(table, &format!("nd_{tap}"), "", neighbour_rules(card, true));
-        out.chain(table, &format!("arp_{tap}"), "", arp_rules(card));
+        out.chain(table, &format!("arp_{tap}"), "", arp_rules(card, serves));
         let mut rules = vec![
             format!("ether saddr != {} drop", card.mac()),
             "ether type != { ip, ip6, arp } drop".to_owned(),
             format!("ether type arp goto arp_{tap}"),
         ];
-        rules.extend(ip_rules(card, true));
+        rules.extend(ip_rules(card, true, serves));
         out.chain(table, &format!("from_{tap}"), "", rules);
     }
     let rules = out.dispatch(table, names, "from", cards);
     out.chain(table, "prerouting", "prerouting priority -300", rules);
 }
 
-fn arp_table(out: &mut Lines, names: &Names, cards: &[&Card]) {
+fn arp_table(out: &mut Lines, names: &Names, cards: &[&Card], serves: bool) {
     let table = &format!("arp {}", names.table());
     out.line(format_args!("add table {table}"));
     for card in cards {
-        out.chain(table, &format!("arp_{}", card.tap), "", arp_rules(card));
+        out.chain(table, &format!("arp_{}", card.tap), "", arp_rules(card, serves));
     }
     let rules = out.dispatch(table, names, "arp", cards);
     out.chain(table, "input", "input priority 0", rules);
@@ -257,7 +260,7 @@ fn inet_table(out: &mut Lines, names: &Names, plan: &Plan, routed: &[&Card]) {
     for card in routed {
         out.chain(table, &format!("nd_{}", card.tap), "", neighbour_rules(card, false));
         let mut rules = vec![format!("ether saddr != {} drop", card.mac())];
-        rules.extend(ip_rules(card, false));
+        rules.extend(ip_rules(card, false, plan.serves));
         out.chain(table, &format!("from_{}", card.tap), "", rules);
     }
     // Also where no card is routed: another agent before this one may have routed.
@@ -377,8 +380,11 @@ fn elements<'a>(
 }
 
 /// An address in ARP: its own, or none yet.
-fn arp_rules(card: &Card) -> Vec<String> {
+fn arp_rules(card: &Card, serves: bool) -> Vec<String> {
     let mut rules = vec![format!("arp saddr ether != {} drop", card.mac())];
+    if serves {
+        rules.push(format!("arp daddr ip {SERVICE_V4} drop"));
+    }
     if card.open {
         rules.push("accept".to_owned());
         return rules;
@@ -417,15 +423,29 @@ fn link_locals() -> IpNet {
 }
 
 /// What IP a guest may send. One without a fixed address may use any, but still serves no DHCP and no route.
-fn ip_rules(card: &Card, on_bridge: bool) -> Vec<String> {
+fn ip_rules(card: &Card, on_bridge: bool, serves: bool) -> Vec<String> {
     let mut rules = vec![
         "udp sport { 67, 547 } drop".to_owned(),
         "icmp type { redirect, router-advertisement } drop".to_owned(),
         "icmpv6 type { nd-router-advert, nd-redirect } drop".to_owned(),
     ];
+    if serves {
+        // The agent has heard it.
+        rules.push(format!("ip daddr {SERVICE_V4} drop"));
+    }
     if card.open {
         rules.push("accept".to_owned());
         return rules;
+    }
+    if serves {
+        rules.extend(
+            [
+                "ip daddr 255.255.255.255 udp dport 67 drop",
+                "ip6 daddr ff02::/16 udp dport 547 drop",
+                "icmpv6 type nd-router-solicit drop",
+            ]
+            .map(str::to_owned),
+        );
     }
     rules.push("ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".to_owned());
     let (v4, mut v6) = (card.of_family(true), card.of_family(false));

@@ -18,7 +18,7 @@ use berth_agent::screenshot::Picture;
 use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, KeptDisk, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
+    ConsoleKind, CounterSample, KeptDisk, LeaseList, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
     PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec,
     Volume, WantedPower,
 };
@@ -357,6 +357,9 @@ impl Hypervisor for Gated {
     }
     fn traffic(&self) -> Result<TrafficList, HypervisorError> {
         self.simulator.traffic()
+    }
+    fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError> {
+        self.simulator.leases(id)
     }
     fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {
         self.simulator.put_network(id, network)

@@ -87,6 +87,7 @@ impl Node {
             probe_kernel: None,
             probe_initrd: None,
             network,
+            services: true,
             storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
             pools,
         };

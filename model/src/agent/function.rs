@@ -650,6 +650,10 @@ functions! {
         ///
         /// A running guest that does not let go within 20 seconds keeps it until its next start: `conflict`.
         Detach = "detach" Change Delete "/v1/vms/{vm}/nics/{mac}" ((VmId, Mac)) Nothing => Vm;
+        /// Show what a VM's cards asked for last — address, router, metadata — and got.
+        ///
+        /// Since the agent runs: it keeps no record. Empty where the node does not serve its guests.
+        Leases = "leases" Read Get "/v1/vms/{vm}/leases" (VmId) Nothing => LeaseList;
     }
 
     /// Firewalls of network cards.

@@ -66,6 +66,20 @@ pub struct VmSpec {
     /// What operators see beside its number: one line of at most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// Where it stands, for those who ask the metadata service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<VmPlace>,
+}
+
+/// Where a VM stands, in the operator's words: each 1 to 63 letters, digits, hyphens and dots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VmPlace {
+    /// `eu-central`
+    pub region: String,
+    /// `fsn1-dc14`
+    pub availability_zone: String,
 }
 
 /// An image on the node.
@@ -84,7 +98,8 @@ pub struct VmImage {
 pub struct Nic {
     /// `52:54:00:aa:bb:cc`, lower case, unique on the network.
     pub mac: String,
-    /// Its addresses, told to the guest through cloud-init. Without one, the guest asks DHCP.
+    /// Its addresses, told to the guest through cloud-init, and by DHCP (the first IPv4 address), DHCPv6 and
+    /// router advertisements. Without one, the guest asks whatever DHCP server there is on its network.
     pub addresses: Vec<NicAddress>,
     /// Whole networks that are routed to it, beside its addresses: an IPv6 /64 of its own. At most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -2,6 +2,8 @@
 //! of all domains at once (its own leaks them), a domain's state (its own hides an error), backups and
 //! checkpoints, limits of a disk.
 //!
+//! Beside them, what `rustix` lacks of packet sockets.
+//!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
     unsafe_code,
@@ -9,7 +11,8 @@
 )]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::os::fd::FromRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -325,4 +328,37 @@ pub fn checkpoint_delete(domain: &Domain, name: &str, only_name: bool) -> Result
 unsafe extern "C" {
     /// C's own: what libvirt leaves to its caller was made by `malloc`.
     fn free(memory: *mut c_void);
+}
+
+/// Lets a packet socket hear what comes into the node from the interface `index`, and nothing that goes out.
+pub fn listen_on_interface(socket: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let result = |code: c_int| if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    let on: c_int = 1;
+    // SAFETY: the socket is open; `on` is an int of the length that is given, and outlives the call.
+    result(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            ptr::from_ref(&on).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    })?;
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: c_int::try_from(index).map_err(io::Error::other)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the socket is open; `address` is whole, of the length that is given, and outlives the call.
+    result(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            ptr::from_ref(&address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    })
 }

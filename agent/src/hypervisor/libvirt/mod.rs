@@ -34,7 +34,7 @@ mod disk;
 mod domain;
 mod events;
 mod fence;
-mod ffi;
+pub(crate) mod ffi;
 mod folder;
 mod guest;
 mod hardware;
@@ -53,7 +53,7 @@ mod reboot;
 mod rescue;
 mod restore;
 mod secrets;
-mod seed;
+pub(crate) mod seed;
 mod sizes;
 mod snapshots;
 mod source;
@@ -69,7 +69,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, ConsoleKind, CounterSample, DomainType, Name, NetworkState, NodeCheck, PowerVerb,
+    CloneMode, ConsoleKind, CounterSample, DomainType, LeaseList, Name, NetworkState, NodeCheck, PowerVerb,
     PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
@@ -131,6 +131,8 @@ pub struct LibvirtConfig {
     pub probe_initrd: Option<PathBuf>,
     /// What guests' network cards are plugged into.
     pub network: GuestNetwork,
+    /// Does the node serve its guests DHCP, router advertisements and metadata, where it filters?
+    pub services: bool,
     /// Limits of pools.
     pub storage: StorageSection,
     /// Pools beside `default`.
@@ -188,7 +190,14 @@ impl Libvirt {
         let mode = nics::mode(&config.network, config.uri.starts_with("test"));
         let plane =
             mode.map(|mode| Plane::open(&config.prefix, mode, &config.data_dir.join("network"))).transpose();
-        let plane = plane.map_err(|e| wrong("could not keep the network's state in", &e))?.map(Arc::new);
+        let plane = plane.map_err(|e| wrong("could not keep the network's state in", &e))?;
+        let plane = match config.services {
+            true => plane.map(Plane::with_services).transpose(),
+            false => Ok(plane),
+        };
+        let plane = plane
+            .map_err(|e| HypervisorError::Failed(format!("could not begin to serve guests: {e}")))?
+            .map(Arc::new);
         Ok(Self {
             config,
             prefix,
@@ -773,6 +782,10 @@ impl Hypervisor for Libvirt {
 
     fn traffic(&self) -> Result<TrafficList, HypervisorError> {
         self.traffic_list()
+    }
+
+    fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError> {
+        self.leases_of(id)
     }
 
     fn put_network(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Result<(), HypervisorError> {

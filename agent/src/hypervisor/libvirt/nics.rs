@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_model::PrivateNetworkId;
 use berth_model::VmId;
-use berth_model::agent::{NetworkState, Nic, PrivateNetwork, TrafficList, VmSpec};
+use berth_model::agent::{LeaseList, NetworkState, Nic, PrivateNetwork, TrafficList, VmSpec};
 use quick_xml::events::{BytesStart, Event};
 use virt::domain::Domain;
 use virt::error::ErrorNumber;
@@ -181,6 +181,7 @@ impl Libvirt {
             plane.unplug(id, &gone)?;
             plane.tell(id, Some(&spec.nics));
             plane.converge()?;
+            plane.serve(id, spec);
         }
         Ok(())
     }
@@ -192,12 +193,15 @@ impl Libvirt {
         let Some(plane) = self.plane()? else { return create(0) };
         plane.converge()?;
         plane.prepare()?;
-        let nics = self.spec_of(domain)?.map(|spec| spec.nics).unwrap_or_default();
-        if !plane.needs_plug(&nics) {
-            return create(0);
+        let spec = self.spec_of(domain)?.unwrap_or_default();
+        if !plane.needs_plug(&spec.nics) {
+            create(0)?;
+            plane.serve(id, &spec);
+            return Ok(());
         }
         create(sys::VIR_DOMAIN_START_PAUSED)?;
-        let plugged = plane.plug(id, &nics);
+        let plugged = plane.plug(id, &spec.nics);
+        plane.serve(id, &spec);
         let resumed = plugged.and_then(|()| domain.resume().map_err(|e| refused("resume the VM", &e)));
         resumed.inspect_err(|_| drop(domain.destroy()))
     }
@@ -206,7 +210,10 @@ impl Libvirt {
     pub(super) fn plug_again(&self, id: VmId, domain: &Domain) -> Done {
         let Some(plane) = self.plane()? else { return Ok(()) };
         plane.converge()?;
-        plane.plug(id, &self.nics_of(Some(domain))?)
+        let spec = self.spec_of(domain)?.unwrap_or_default();
+        plane.plug(id, &spec.nics)?;
+        plane.serve(id, &spec);
+        Ok(())
     }
 
     fn spec_of(&self, domain: &Domain) -> Result<Option<VmSpec>, HypervisorError> {
@@ -217,6 +224,7 @@ impl Libvirt {
     /// After a VM is gone.
     pub(super) fn delete_nics(&self, id: VmId, nics: &[Nic]) -> Done {
         let Some(plane) = self.plane()? else { return Ok(()) };
+        plane.forget(id);
         plane.unplug(id, nics)?;
         plane.tell(id, None);
         plane.converge()
@@ -235,11 +243,12 @@ impl Libvirt {
             let vms = self.list()?;
             self.plane()?;
             plane.converge()?;
-            for vm in vms.iter().filter(|vm| vm.started.is_some()) {
-                let nics = vm.spec.as_ref().map(|spec| spec.nics.as_slice()).unwrap_or_default();
-                if let Err(e) = plane.plug(vm.id, nics) {
+            for (vm, spec) in vms.iter().filter_map(|vm| Some((vm, vm.spec.as_ref()?))) {
+                let plugged = if vm.started.is_some() { plane.plug(vm.id, &spec.nics) } else { Ok(()) };
+                if let Err(e) = plugged {
                     tracing::warn!(vm = vm.id.0, error = %e, "a VM's network cards could not be set");
                 }
+                plane.serve(vm.id, spec);
             }
         }
         plane.converge()?;
@@ -252,6 +261,11 @@ impl Libvirt {
 
     pub(super) fn traffic_list(&self) -> Result<TrafficList, HypervisorError> {
         self.plane()?.map_or_else(|| Ok(TrafficList::default()), Plane::traffic)
+    }
+
+    pub(super) fn leases_of(&self, id: VmId) -> Result<LeaseList, HypervisorError> {
+        self.get(id)?;
+        Ok(LeaseList { cards: self.plane()?.map(|plane| plane.leases(id)).unwrap_or_default() })
     }
 
     pub(super) fn put_private(&self, id: PrivateNetworkId, network: &PrivateNetwork) -> Done {

@@ -63,10 +63,7 @@ impl Seed {
         };
         let spec = VmSpec { seed, ..spec.clone() };
         let mut seed = Self::new(id, &spec);
-        // A rescue of its own for each password.
-        let digits: String =
-            hash.bytes().rev().filter(u8::is_ascii_alphanumeric).take(IMAGE_DIGITS).map(char::from).collect();
-        seed.files[0].1 = meta_data(&format!("berth-{id}-rescue-{digits}"), &spec);
+        seed.files[0].1 = meta_data(&rescue_instance(id, rescue), &spec);
         seed
     }
 
@@ -109,9 +106,17 @@ impl Seed {
     }
 }
 
-fn instance(id: VmId, spec: &VmSpec) -> String {
+/// A VM's instance id: another one for another image.
+pub fn instance(id: VmId, spec: &VmSpec) -> String {
     let image: String = spec.image.sha256.chars().take(IMAGE_DIGITS).collect();
     format!("berth-{id}-{image}")
+}
+
+/// That of its rescue: one of its own for each password.
+pub fn rescue_instance(id: VmId, rescue: &Rescue) -> String {
+    let hash = rescue.root_password_hash.bytes().rev();
+    let digits: String = hash.filter(u8::is_ascii_alphanumeric).take(IMAGE_DIGITS).map(char::from).collect();
+    format!("berth-{id}-rescue-{digits}")
 }
 
 fn meta_data(instance: &str, spec: &VmSpec) -> String {
@@ -122,7 +127,7 @@ fn meta_data(instance: &str, spec: &VmSpec) -> String {
 }
 
 /// Our part of the cloud-config.
-fn cloud_config(seed: &VmSeed) -> String {
+pub fn cloud_config(seed: &VmSeed) -> String {
     let mut out = String::from("#cloud-config\n");
     line(&mut out, format_args!("hostname: {}", quoted(&seed.hostname)));
     // Of "mail.example.org" cloud-init makes the host name "mail", and writes both to /etc/hosts.
@@ -235,7 +240,7 @@ fn scalar(text: &str) -> String {
 
 /// A text in YAML's double quotes, in ASCII. Not JSON's: YAML knows no pairs of surrogates, and a key's
 /// comment may hold any character.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match (c, u32::from(c)) {

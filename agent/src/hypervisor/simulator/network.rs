@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use berth_model::PrivateNetworkId;
 use berth_model::agent::{
-    NetworkState, NicState, PrivateNetwork, PrivateNetworkState, Traffic, TrafficList, VmSpec,
+    CardAsked, CardLeases, LeaseList, NetworkState, NicState, PrivateNetwork, PrivateNetworkState, Traffic,
+    TrafficList, VmSpec,
 };
+use berth_model::{PrivateNetworkId, VmId};
 use ipnet::IpNet;
 
 use super::{Simulator, counters, failed};
 use crate::clock;
 use crate::hypervisor::HypervisorError;
 use crate::network::{Names, network_faults};
+use crate::services::Offer;
 
 /// Where the networks stand, in the simulator's folder.
 pub const FILE: &str = "networks.json";
@@ -99,6 +102,38 @@ impl Simulator {
         };
         let networks = self.networks().into_iter().map(network).collect();
         NetworkState { nics, networks, ..NetworkState::default() }
+    }
+
+    /// A guest asks for everything once, as it comes up.
+    pub(super) fn simulate_leases(&self, id: VmId) -> Result<LeaseList, HypervisorError> {
+        let record = self.record(id)?.ok_or(HypervisorError::NotFound(id))?;
+        let names = Names::new("simulator-");
+        let mut cards: Vec<_> = record
+            .spec
+            .nics
+            .iter()
+            .map(|nic| {
+                let asked = |asked: &str, answered: &str, address: Option<IpAddr>| CardAsked {
+                    at: record.started.unwrap_or_else(clock::now),
+                    asked: asked.to_owned(),
+                    answered: Some(answered.to_owned()),
+                    address,
+                    count: 1,
+                };
+                let offer = record.started.and_then(|_| Offer::new(&record.spec, nic, false));
+                let (v4, v6) = offer.map_or((None, None), |offer| (offer.v4, offer.v6));
+                CardLeases {
+                    mac: nic.mac.clone(),
+                    interface: names.tap(id, &nic.mac),
+                    listening: record.started.is_some(),
+                    dhcp: v4.map(|v4| asked("request", "ack", Some(v4.address.addr().into()))),
+                    router: v6.map(|v6| asked("solicitation", "advertisement", v6.gateway.map(IpAddr::from))),
+                    ..CardLeases::default()
+                }
+            })
+            .collect();
+        cards.sort_by(|a, b| a.mac.cmp(&b.mac));
+        Ok(LeaseList { cards })
     }
 
     /// Each public address carries what its VM does.

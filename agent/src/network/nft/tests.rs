@@ -142,9 +142,11 @@ fn nics() -> impl Strategy<Value = Nic> {
 
 fn plans() -> impl Strategy<Value = Plan> {
     let networks = proptest::collection::btree_map(1_i64..5, proptest::collection::vec(nets(), 0..3), 0..3);
-    (any::<bool>(), proptest::collection::vec((1_i64.., nics()), 0..5), networks).prop_map(
-        |(routed, nics, networks)| Plan {
+    let switches = (any::<bool>(), any::<bool>());
+    (switches, proptest::collection::vec((1_i64.., nics()), 0..5), networks).prop_map(
+        |((routed, serves), nics, networks)| Plan {
             routed,
+            serves,
             cards: nics.iter().filter_map(|(vm, nic)| Card::new(&names(), VmId(*vm), nic)).collect(),
             networks: networks
                 .into_iter()
