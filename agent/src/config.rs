@@ -5,6 +5,7 @@
 //! | `name` | `BERTH_AGENT_NAME` | the node's name; its host name if not set |
 //! | `data_dir` | `BERTH_AGENT_DATA_DIR` | where images, disks, keys stand; `/var/lib/berth-agent` |
 //! | `listen` | `BERTH_AGENT_LISTEN` | address of the HTTPS listener; `127.0.0.1:7701` |
+//! | `move_port` | `BERTH_AGENT_MOVE_PORT` | TCP port on the same address, open while a VM comes from another node; `7702`, 0 for any |
 //! | `socket` | `BERTH_AGENT_SOCKET` | unix socket of the command line; `{data_dir}/agent.sock` |
 //! | `hypervisor` | `BERTH_AGENT_HYPERVISOR` | `libvirt` or `simulator` |
 //! | `log` | `BERTH_AGENT_LOG` | what is logged, as a tracing filter; `info` |
@@ -56,7 +57,7 @@ const DATA_DIR_MAX_BYTES: usize = 71;
 
 /// Keys with a number as their value; all others are texts.
 const NUMBERS: &[&str] =
-    &["storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
+    &["move_port", "storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
 
 /// Keys that are yes or no.
 const SWITCHES: &[&str] = &["images.fetch_private"];
@@ -65,10 +66,11 @@ const SWITCHES: &[&str] = &["images.fetch_private"];
 const POOLS_MAX: usize = 16;
 
 /// All keys, see the table above.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "data_dir",
     "listen",
+    "move_port",
     "socket",
     "hypervisor",
     "log",
@@ -98,6 +100,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address of the HTTPS listener. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Port on which VMs come from other nodes; 0 takes a free one.
+    pub move_port: u16,
     /// The unix socket; see [`Config::socket`].
     socket: Option<PathBuf>,
     /// Which hypervisor.
@@ -325,6 +329,7 @@ impl Default for Config {
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             data_dir: PathBuf::from("/var/lib/berth-agent"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            move_port: 7702,
             socket: None,
             hypervisor: HypervisorKind::default(),
             log: "info".to_owned(),
@@ -368,7 +373,8 @@ impl Config {
     /// The defaults, with everything under `data_dir`. What tests and benches begin with.
     pub fn at(data_dir: impl Into<PathBuf>) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { data_dir: data_dir.into(), listen, hypervisor: HypervisorKind::Simulator, ..Self::default() }
+        let hypervisor = HypervisorKind::Simulator;
+        Self { data_dir: data_dir.into(), listen, move_port: 0, hypervisor, ..Self::default() }
     }
 
     /// Reads the file and lays the environment over it. Without `path`, a file that is missing from
@@ -407,6 +413,11 @@ impl Config {
     /// The unix socket of the command line.
     pub fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.data_dir.join("agent.sock"))
+    }
+
+    /// Where VMs come from other nodes.
+    pub fn moves(&self) -> SocketAddr {
+        SocketAddr::new(self.listen.ip(), self.move_port)
     }
 
     /// Where image files stand.

@@ -30,6 +30,7 @@ pub mod keys;
 pub mod limits;
 pub mod maintenance;
 pub mod metrics;
+pub mod moving;
 pub mod network;
 pub mod node;
 pub mod orphans;

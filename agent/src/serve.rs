@@ -33,6 +33,7 @@ use crate::hub::Hub;
 use crate::hypervisor::Hypervisor;
 use crate::images::Images;
 use crate::maintenance::Switch;
+use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::runs::Runs;
 use crate::tls::Tls;
@@ -103,7 +104,9 @@ pub async fn serve(
         Switch::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
     let maintenance = Arc::new(maintenance);
     let trial = Arc::new(OnceLock::new());
+    let moves = Moves::new(Arc::clone(&tls), config.moves(), Arc::clone(work.hypervisor()));
     let api = Api {
+        moves: Arc::new(moves),
         node: Arc::new(NodeWatch::new(
             Arc::clone(&config),
             Arc::clone(&work),

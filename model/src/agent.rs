@@ -22,6 +22,7 @@ mod hardware;
 mod image;
 mod keeping;
 mod machine;
+mod moving;
 mod network;
 mod node;
 mod run;
@@ -58,6 +59,7 @@ pub use machine::{
     DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
     VmShutdown,
 };
+pub use moving::{MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent};
 pub use network::{
     Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
     PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,

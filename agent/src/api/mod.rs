@@ -37,6 +37,7 @@ use crate::images::Images;
 use crate::limits::Limits;
 use crate::maintenance::Switch;
 use crate::metrics;
+use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -54,6 +55,8 @@ pub struct Api {
     pub images: Arc<Images>,
     /// Key and certificate.
     pub tls: Arc<Tls>,
+    /// Moves to this node and from it.
+    pub moves: Arc<Moves>,
     /// Events and samples.
     pub hub: Arc<Hub>,
     /// Consoles.

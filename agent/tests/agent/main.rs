@@ -14,6 +14,7 @@ mod guest;
 mod images;
 mod keeping;
 mod machines;
+mod moving;
 mod network;
 mod peers;
 mod stream;

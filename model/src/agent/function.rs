@@ -743,6 +743,31 @@ functions! {
         Cancel = "cancel" Change Post "/v1/runs/{run}/cancel" (RunId) Nothing => Run;
     }
 
+    /// Moving a VM to another node: prepare there, send here, finish there.
+    mod moving {
+        /// Make room on this node for a VM that comes from another one.
+        ///
+        /// Checks image, memory and disk space, makes the VM's folder, an empty disk and its seed, and opens a
+        /// port. The answer is handed to `moving.send` on the other node. Told again, it gives the same answer,
+        /// or a new one after the agent was restarted. `conflict` when the VM is on this node already,
+        /// `resource_unavailable` when there is no room.
+        Prepare = "prepare" Change Post "/v1/vms/{vm}/move/prepare" (VmId) MovePrepare => MovePlace;
+        /// Send a VM to the node that awaits it; live when it runs.
+        ///
+        /// Nothing of the VM is left on this node afterwards. When it fails or is cancelled, the VM goes on here
+        /// as if nothing had been, and `moving.abort` clears the other node. Told again after it was cut off, it
+        /// sends anew, or finds that the VM has arrived and clears up here.
+        Send = "send" Long Post "/v1/vms/{vm}/move/send" (VmId) MoveSend => MoveSent;
+        /// Make a VM that has arrived one of this node, and close the port.
+        ///
+        /// `conflict` when it has not arrived. Told again, it shows the VM.
+        Finish = "finish" Change Post "/v1/vms/{vm}/move/finish" (VmId) Nothing => MoveArrived;
+        /// Give up awaiting a VM: nothing of it is left on this node.
+        ///
+        /// Fine when none is awaited. `conflict` when it has arrived, since then it may be nowhere else.
+        Abort = "abort" Change Post "/v1/vms/{vm}/move/abort" (VmId) Nothing => Nothing;
+    }
+
     /// The agent's certificate.
     mod certificate {
         /// Make a new key on the node, and ask for its certificate.

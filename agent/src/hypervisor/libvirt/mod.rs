@@ -38,6 +38,7 @@ mod iso;
 mod kept;
 mod lender;
 mod machines;
+mod moving;
 mod names;
 mod network;
 mod nics;
@@ -61,8 +62,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, ConsoleKind, CounterSample, DomainType, Name, NetworkState, NodeCheck, PowerVerb,
-    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
+    CloneMode, ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, Name,
+    NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
+    VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
 use serde_json::Value;
@@ -76,6 +78,7 @@ use self::connection::Connection;
 use self::disk::{Cache, Images, Overlay};
 use self::events::Hub;
 use self::folder::{Folder, Folders};
+use self::moving::notes::Notes;
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
 use self::ops::{
@@ -89,6 +92,7 @@ use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::{Accelerator, PoolSection, StorageSection};
+use crate::moving::Way;
 use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
@@ -131,6 +135,7 @@ pub struct Libvirt {
     config: LibvirtConfig,
     prefix: Prefix,
     folders: Folders,
+    notes: Notes,
     images: Images,
     kept: kept::Shelf,
     storage: Storage,
@@ -153,6 +158,7 @@ impl Libvirt {
         };
         let folders =
             Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let notes = Notes::open(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let kept = kept::Shelf::open(&config.data_dir)
             .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
         let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
@@ -177,6 +183,7 @@ impl Libvirt {
             config,
             prefix,
             folders,
+            notes,
             images,
             kept,
             storage,
@@ -324,14 +331,14 @@ impl Libvirt {
         volumes::place(spec, &sources, &there)
     }
 
+    fn ensure_network(&self, connect: &Connect) -> Result<(), HypervisorError> {
+        let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let ensured = self.config.network.ensure(connect, &self.prefix);
+        ensured.map_err(|e| refused("start the guests' network", &e))
+    }
+
     fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
-        {
-            let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-            self.config
-                .network
-                .ensure(connect, &self.prefix)
-                .map_err(|e| refused("start the guests' network", &e))?;
-        }
+        self.ensure_network(connect)?;
         match state(domain)? {
             VmState::Running => {}
             VmState::Paused => {
@@ -453,6 +460,7 @@ impl Hypervisor for Libvirt {
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         let folder = self.folders.of(id);
         self.check(id, &folder, spec)?;
+        self.notes.refuse_coming(id)?;
         let connect = self.connection.get()?;
         let before = self.domain(&connect, id)?;
         let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
@@ -534,6 +542,7 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
+        self.forget_move(id)?;
         self.storage.release(id, &[])
     }
 
@@ -568,6 +577,30 @@ impl Hypervisor for Libvirt {
 
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
         restore::begin(self, id, restoring)
+    }
+
+    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, spec)
+    }
+
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        self.send(id, order, way, cx)
+    }
+
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.receive(id, &from)
+    }
+
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        self.arrived(id)
+    }
+
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.adopt(id)
+    }
+
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.clear_room(id)
     }
 
     fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {

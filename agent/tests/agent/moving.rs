@@ -1,0 +1,112 @@
+//! Two agents with simulators, and the real way between them.
+
+use std::sync::Arc;
+
+use berth_model::ErrorCode;
+use berth_model::agent::{MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, Vm, VmState};
+use berth_model::error::ApiError;
+use reqwest::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::pki::Pki;
+use crate::support::{Agent, answer, spec};
+
+async fn post<T: DeserializeOwned>(agent: &Agent, verb: &str, body: &impl Serialize) -> Result<T, ApiError> {
+    let request = agent.request(Method::POST, &format!("/v1/vms/7/move/{verb}")).json(body);
+    answer(request.send().await.unwrap()).await
+}
+
+fn order(to: MovePlace) -> MoveSend {
+    MoveSend {
+        host: "127.0.0.1".to_owned(),
+        to,
+        auto_converge: false,
+        post_copy: false,
+        bandwidth_mib_s: None,
+        allow_unsafe: false,
+    }
+}
+
+async fn prepare(agent: &Agent) -> Result<MovePlace, ApiError> {
+    post(agent, "prepare", &MovePrepare { spec: spec() }).await
+}
+
+fn nothing() -> serde_json::Value {
+    serde_json::json!({})
+}
+
+#[tokio::test]
+async fn a_vm_moves_between_two_agents_of_one_control_plane() {
+    let _proof =
+        berth_agent::proof::driver(&["moving.prepare", "moving.send", "moving.finish", "moving.abort"]);
+    let pki = Arc::new(Pki::new());
+    let a = Agent::start_under(Arc::clone(&pki), |_| {}).await;
+    let b = Agent::start_under(pki, |_| {}).await;
+    let vm = a.put_vm(7, &spec()).await.unwrap();
+
+    assert_eq!(prepare(&a).await.unwrap_err().code, ErrorCode::Conflict);
+    let place = prepare(&b).await.unwrap();
+    assert_eq!(prepare(&b).await.unwrap(), place);
+    assert_eq!(b.put_vm(7, &spec()).await.unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(post::<MoveArrived>(&b, "finish", &nothing()).await.unwrap_err().code, ErrorCode::Conflict);
+    let sent: MoveSent = post(&a, "send", &order(place.clone())).await.unwrap();
+    assert!(sent.live && sent.sent_bytes > 0);
+    // Told again, it finds that the VM has arrived.
+    let again: MoveSent = post(&a, "send", &order(place.clone())).await.unwrap();
+    assert_eq!(again.sent_bytes, 0);
+    assert_eq!(post::<()>(&b, "abort", &nothing()).await.unwrap_err().code, ErrorCode::Conflict);
+    let arrived: MoveArrived = post(&b, "finish", &nothing()).await.unwrap();
+    assert_eq!(arrived.vm, vm);
+    assert_eq!(b.get::<Vm>("/v1/vms/7").await.state, VmState::Running);
+    assert_eq!(post::<MoveArrived>(&b, "finish", &nothing()).await.unwrap().vm, vm);
+    // The port is shut.
+    assert_eq!(post::<MoveSent>(&a, "send", &order(place)).await.unwrap_err().code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn only_who_was_told_of_a_move_gets_in() {
+    let _proof = berth_agent::proof::driver(&["moving.send", "moving.abort"]);
+    let pki = Arc::new(Pki::new());
+    let a = Agent::start_under(Arc::clone(&pki), |_| {}).await;
+    let b = Agent::start_under(pki, |_| {}).await;
+    let stranger = Agent::start().await;
+    for agent in [&a, &stranger] {
+        agent.put_vm(7, &spec()).await.unwrap();
+    }
+    let place = prepare(&b).await.unwrap();
+    assert!(!format!("{place:?}").contains(&place.secret));
+
+    // Another CA; another secret; another node than was told.
+    let other_secret = MovePlace { secret: "0".repeat(64), ..place.clone() };
+    let other_node = MovePlace { node: berth_model::NodeId(8), ..place.clone() };
+    for (agent, place) in [(&stranger, &place), (&a, &other_secret), (&a, &other_node)] {
+        let refused = post::<MoveSent>(agent, "send", &order(place.clone())).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::Unavailable, "{refused:?}");
+        assert_eq!(agent.get::<Vm>("/v1/vms/7").await.state, VmState::Running);
+    }
+    post::<()>(&b, "abort", &nothing()).await.unwrap();
+    let refused = post::<MoveSent>(&a, "send", &order(place)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable, "{refused:?}");
+    post::<()>(&b, "abort", &nothing()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_order_that_makes_no_sense_is_refused_with_its_field() {
+    let _proof = berth_agent::proof::pure(&["moving.prepare", "moving.send"]);
+    let agent = Agent::start().await;
+    let mut wrong = spec();
+    wrong.vcpus = 0;
+    let refused = post::<MovePlace>(&agent, "prepare", &MovePrepare { spec: wrong }).await.unwrap_err();
+    assert!(serde_json::to_string(&refused).unwrap().contains("spec.vcpus"), "{refused:?}");
+    let place = prepare(&agent).await.unwrap();
+    let wrong = [
+        ("host", MoveSend { host: "a b".to_owned(), ..order(place.clone()) }),
+        ("to.port", order(MovePlace { port: 0, ..place.clone() })),
+        ("bandwidth_mib_s", MoveSend { bandwidth_mib_s: Some(0), ..order(place) }),
+    ];
+    for (field, order) in wrong {
+        let refused = post::<MoveSent>(&agent, "send", &order).await.unwrap_err();
+        assert!(serde_json::to_string(&refused).unwrap().contains(field), "{refused:?}");
+    }
+}
