@@ -20,12 +20,13 @@
 //! | `network.gateway` | `BERTH_AGENT_NETWORK_GATEWAY` | the node's address on it with `nat`; `10.77.0.1/24` |
 //! | `storage.promise_percent` | `BERTH_AGENT_STORAGE_PROMISE_PERCENT` | how much a pool may promise, in percent of its size; 0: no limit; 1000 |
 //! | `storage.reserve_mib` | `BERTH_AGENT_STORAGE_RESERVE_MIB` | what must be free in a pool after a promise; 1024 |
+//! | `storage.disks` | `BERTH_AGENT_STORAGE_DISKS` | a folder for VMs' disks that nodes share, so that a VM moves without its disk being copied; in `data_dir` if not set |
 //! | `images.fetch_private` | `BERTH_AGENT_IMAGES_FETCH_PRIVATE` | may images be fetched from private addresses and from the node itself; false |
 //! | `images.max_gib` | `BERTH_AGENT_IMAGES_MAX_GIB` | largest file that is fetched; 100 |
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
 //!
 //! Pools beside `default`, which is `data_dir`, stand in the file alone: `[[pools]]` with a `name` and a `kind`,
-//! which is `directory` with a `path`, or `lvm_thin` with a `group` and a `thin_pool`.
+//! which is `directory` with a `path` (and `shared = true` where nodes share it), or `lvm_thin` with a `group` and a `thin_pool`.
 //!
 //! `agent.example.toml` shows the file. An unknown key, or a value that makes no sense, is refused with its name.
 
@@ -66,7 +67,7 @@ const SWITCHES: &[&str] = &["images.fetch_private"];
 const POOLS_MAX: usize = 16;
 
 /// All keys, see the table above.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "name",
     "data_dir",
     "listen",
@@ -85,6 +86,7 @@ const KEYS: [&str; 21] = [
     "network.gateway",
     "storage.promise_percent",
     "storage.reserve_mib",
+    "storage.disks",
     "images.fetch_private",
     "images.max_gib",
     "simulator.delay_ms",
@@ -206,18 +208,20 @@ pub enum NetworkMode {
 }
 
 /// `[storage]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
     /// How much a pool may promise, in percent of its size; 0 sets no limit.
     pub promise_percent: u64,
     /// What must be free in a pool after a promise, in MiB.
     pub reserve_mib: u64,
+    /// A folder for VMs' disks that nodes share; in `data_dir` if not set.
+    pub disks: Option<PathBuf>,
 }
 
 impl Default for StorageSection {
     fn default() -> Self {
-        Self { promise_percent: 1000, reserve_mib: 1024 }
+        Self { promise_percent: 1000, reserve_mib: 1024, disks: None }
     }
 }
 
@@ -255,6 +259,9 @@ pub enum PoolPlace {
     Directory {
         /// The folder.
         path: PathBuf,
+        /// Do several nodes share it, under any path? Volumes in it move without being copied.
+        #[serde(default)]
+        shared: bool,
     },
     /// A thin pool of LVM.
     LvmThin {
@@ -274,7 +281,7 @@ impl PoolPlace {
                 && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         };
         match self {
-            Self::Directory { path } => path.is_absolute(),
+            Self::Directory { path, .. } => path.is_absolute(),
             Self::LvmThin { group, thin_pool } => word(group) && word(thin_pool),
         }
     }

@@ -148,6 +148,8 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
     watchers.spawn(tend(api.clone()));
     watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
+    let expiry = Arc::clone(&api.moves).expire(Arc::clone(&api.work));
+    watchers.spawn(api.stop.clone().run_until_cancelled_owned(expiry));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
     watchers.spawn(async move { stop.run_until_cancelled(tls.watch(every)).await });
     watchers.close();

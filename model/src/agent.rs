@@ -59,7 +59,9 @@ pub use machine::{
     DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
     VmShutdown,
 };
-pub use moving::{MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent};
+pub use moving::{
+    MOVE_KEEP_MAX_S, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent, MoveVolume,
+};
 pub use network::{
     Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,
     PrivateNetwork, PrivateNetworkState, Traffic, TrafficList,

@@ -152,7 +152,7 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
             NetworkMode::Routed => GuestNetwork::Routed,
             NetworkMode::User => GuestNetwork::User,
         },
-        storage: config.storage,
+        storage: config.storage.clone(),
         pools: config.pools.clone(),
     }
 }

@@ -14,10 +14,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, Name, NetworkState,
+    ConsoleKind, CounterSample, DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name, NetworkState,
     NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
 };
-use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
@@ -93,9 +93,17 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Begins a disk for a VM that is off, or for one that is not there yet.
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError>;
 
-    /// Makes room for a VM that comes from another node: all but its domain. Told again, it makes an empty
-    /// disk anew unless the VM is arriving.
-    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError>;
+    /// Makes room for a VM that comes from another node: all but its domain. Told again, it makes empty
+    /// disks anew unless the VM is arriving, and keeps the room until the new moment.
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError>;
+
+    /// Rooms in which no VM has arrived, and until when they are kept.
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError>;
 
     /// Sends a VM to the room that was made for it, and leaves nothing here.
     fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError>;

@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, MoveArrived, MoveRoom,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, MoveArrived, MovePrepare, MoveRoom,
     MoveSend, MoveSent, Name, NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot,
     TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
@@ -69,7 +69,7 @@ pub struct Simulator {
     storage: Storage,
     vms: Mutex<BTreeMap<VmId, Record>>,
     /// VMs that come from another node.
-    coming: Mutex<BTreeMap<VmId, VmSpec>>,
+    coming: Mutex<BTreeMap<VmId, moving::Coming>>,
     networks: Mutex<network::Networks>,
     kept: Mutex<BTreeMap<String, KeptDisk>>,
     events: broadcast::Sender<VmEvent>,
@@ -254,7 +254,7 @@ impl Hypervisor for Simulator {
     }
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
-        self.forget_coming(id);
+        self.forget_coming(id)?;
         if self.record(id)?.is_none() {
             return self.storage.release(id, &[]);
         }
@@ -342,18 +342,27 @@ impl Hypervisor for Simulator {
         Ok(backup::restore(&self.marks, id, restoring))
     }
 
-    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
-        self.make_room(id, spec)
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, asked, until)
+    }
+
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        self.rooms()
     }
 
     fn move_send(
         &self,
         id: VmId,
-        _order: &MoveSend,
+        order: &MoveSend,
         way: &Way,
         cx: &Cx,
     ) -> Result<MoveSent, HypervisorError> {
-        self.send(id, way, cx)
+        self.send(id, order, way, cx)
     }
 
     fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {

@@ -15,9 +15,15 @@
 //! the control plane got from the target and handed to the source; the source in turn asks for the
 //! certificate of the node it was told.
 //!
+//! A connection whose other end is gone without a word ends after 20 seconds of silence, by TCP. libvirt's own
+//! keepalive would measure how busy a node is instead.
+//!
+//! A room in which no VM arrives is removed when its time is over ([`expiry`]).
+//!
 //! As long as a VM is awaited, its source speaks to the target's libvirt as the agent does: nodes of one
 //! control plane trust each other that far, and not longer.
 
+mod expiry;
 mod receive;
 mod send;
 mod sockets;
@@ -26,22 +32,28 @@ mod tls;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use berth_model::agent::{DomainType, MovePlace, MoveRoom, MoveSend};
-use berth_model::{FieldError, VmId};
+use berth_model::agent::{DomainType, MOVE_KEEP_MAX_S, MovePlace, MovePrepare, MoveRoom, MoveSend};
+use berth_model::{FieldError, Timestamp, VmId};
+use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::send::Way;
 pub use self::sockets::{Sockets, SocketsFolder};
 
-use crate::entropy;
 use crate::error::Refusal;
 use crate::hypervisor::Hypervisor;
 use crate::tls::Tls;
+use crate::{entropy, spec, storage};
 
 /// Longest line with which a channel begins, and its answer.
 const LINE_MAX_BYTES: usize = 4096;
+/// Longest that nothing is heard of the other node's kernel.
+const SILENCE: Duration = Duration::from_secs(20);
 /// Bytes that are carried at once.
 const BUFFER_BYTES: usize = 128 * 1024;
 
@@ -83,6 +95,8 @@ pub struct Moves {
     address: SocketAddr,
     hypervisor: Arc<dyn Hypervisor>,
     state: Mutex<State>,
+    /// There is a new room.
+    prepared: Notify,
 }
 
 #[derive(Default)]
@@ -107,11 +121,16 @@ struct Awaited {
 impl Moves {
     /// No VM is awaited yet. `address` is where the port opens, 0 for any.
     pub fn new(tls: Arc<Tls>, address: SocketAddr, hypervisor: Arc<dyn Hypervisor>) -> Self {
-        Self { tls, address, hypervisor, state: Mutex::default() }
+        Self { tls, address, hypervisor, state: Mutex::default(), prepared: Notify::new() }
     }
 
     /// Awaits a VM for which there is room. To be called within the async runtime, on a thread that may block.
-    pub fn await_vm(self: &Arc<Self>, id: VmId, room: MoveRoom) -> Result<MovePlace, Refusal> {
+    pub fn await_vm(
+        self: &Arc<Self>,
+        id: VmId,
+        room: MoveRoom,
+        until: Timestamp,
+    ) -> Result<MovePlace, Refusal> {
         let identity = self.tls.identity()?;
         let port = self.open()?;
         let mut state = self.state();
@@ -128,7 +147,15 @@ impl Moves {
                 secret
             }
         };
-        Ok(MovePlace { node: identity.node, port, secret, room })
+        drop(state);
+        self.prepared.notify_one();
+        Ok(MovePlace { node: identity.node, port, secret, until, room })
+    }
+
+    /// Does something of it come in at the moment?
+    fn is_coming(&self, id: VmId) -> bool {
+        // Whoever carries something of it holds it, too.
+        self.state().awaited.get(&id).is_some_and(|(awaited, _)| Arc::strong_count(awaited) > 1)
     }
 
     /// Awaits it no more; with the last one the port is shut.
@@ -153,10 +180,38 @@ impl Moves {
     }
 }
 
+/// Finds a connection dead whose other end went without a word: within 20 seconds.
+fn guard(tcp: &TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, SILENCE / 2)?;
+    sockopt::set_tcp_keepintvl(tcp, SILENCE / 5)?;
+    sockopt::set_tcp_keepcnt(tcp, 3)?;
+    let silence_ms = u32::try_from(SILENCE.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(tcp, silence_ms)?)
+}
+
+fn fault(name: &str, message: &str) -> FieldError {
+    FieldError { name: name.to_owned(), messages: vec![message.to_owned()] }
+}
+
+/// What is wrong with a wish for room.
+pub fn room_faults(asked: &MovePrepare) -> Vec<FieldError> {
+    let mut faults = spec::faults_of("spec.", &asked.spec);
+    if !(1..=MOVE_KEEP_MAX_S).contains(&asked.keep_s) {
+        faults.push(fault("keep_s", "A room is kept for 1 to 604,800 seconds."));
+    }
+    for volume in &asked.volumes {
+        faults.extend(storage::volume_faults(volume.size).into_iter().map(|fault| FieldError {
+            name: format!("volumes.{}", fault.name),
+            ..fault
+        }));
+    }
+    faults
+}
+
 /// What is wrong with an order to send.
 pub fn faults(order: &MoveSend) -> Vec<FieldError> {
-    let fault =
-        |name: &str, message: &str| FieldError { name: name.to_owned(), messages: vec![message.to_owned()] };
     let mut faults = Vec::new();
     let host = &order.host;
     let named = (1..=253).contains(&host.len())
@@ -170,7 +225,8 @@ pub fn faults(order: &MoveSend) -> Vec<FieldError> {
     if order.bandwidth_mib_s == Some(0) {
         faults.push(fault("bandwidth_mib_s", "At least 1 MiB a second is sent."));
     }
-    if !order.to.room.folder.starts_with('/') || !order.to.room.images.starts_with('/') {
+    let room = &order.to.room;
+    if [&room.folder, &room.images, &room.disk].iter().any(|path| !path.starts_with('/')) {
         faults.push(fault("to.room", "This is not what a node answered to moving.prepare."));
     }
     faults

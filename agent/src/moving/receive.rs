@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Awaited, BUFFER_BYTES, Channel, Door, Hello, LINE_MAX_BYTES, Moves, Welcome, tls};
+use super::{Awaited, BUFFER_BYTES, Channel, Door, Hello, LINE_MAX_BYTES, Moves, Welcome, guard, tls};
 use crate::error::Refusal;
 
 /// How long handshake and first line may take.
@@ -73,7 +73,7 @@ impl Moves {
     }
 
     async fn receive(&self, tcp: TcpStream, acceptor: TlsAcceptor) -> io::Result<()> {
-        tcp.set_nodelay(true)?;
+        guard(&tcp)?;
         let hello = async {
             let mut stream = acceptor.accept(tcp).await?;
             let hello: Hello = serde_json::from_str(&read_line(&mut stream).await?)?;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::receive::{read_line, say};
 use super::sockets::own;
-use super::{BUFFER_BYTES, Channel, Hello, SocketsFolder, Welcome};
+use super::{BUFFER_BYTES, Channel, Hello, SocketsFolder, Welcome, guard};
 use crate::hypervisor::HypervisorError;
 
 /// How long the other node may take to let a connection in.
@@ -59,6 +59,11 @@ impl Way {
             connector: TlsConnector::from(config),
         };
         Self { line: Arc::new(line), runtime: Handle::current(), cut: CancellationToken::new() }
+    }
+
+    /// Cuts all that it carries; it can be asked still.
+    pub fn cut(&self) {
+        self.cut.cancel();
     }
 
     /// Has the VM arrived there? The error says why the node cannot be asked.
@@ -129,7 +134,7 @@ impl Line {
     async fn open(&self, channel: Channel) -> io::Result<(TlsStream<TcpStream>, Welcome)> {
         let open = async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            tcp.set_nodelay(true)?;
+            guard(&tcp)?;
             let name = ServerName::try_from(self.name.clone()).map_err(io::Error::other)?;
             let mut stream = self.connector.connect(name, tcp).await?;
             say(&mut stream, &Hello { vm: self.vm, secret: self.secret.clone(), channel }).await?;

@@ -10,6 +10,7 @@ use berth_model::ByteSize;
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 
 use super::pool::{Data, From, Pool, Source, Space};
+use super::shared;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
@@ -23,15 +24,17 @@ const MODE: u32 = 0o711;
 pub struct Directory {
     name: Name,
     volumes: PathBuf,
+    shared: Option<String>,
 }
 
 impl Directory {
-    /// The pool in `path`, which is made if it is not there.
-    pub fn open(name: Name, path: &Path) -> Result<Self, HypervisorError> {
+    /// The pool in `path`, which is made if it is not there. Do several nodes share it?
+    pub fn open(name: Name, path: &Path, shared: bool) -> Result<Self, HypervisorError> {
         let volumes = path.join("volumes");
         make_folder(&volumes)?;
         // libvirt opens what we name, from its own working directory.
-        Ok(Self { name, volumes: volumes.canonicalize()? })
+        let shared = shared.then(|| shared::name_of(path)).transpose()?;
+        Ok(Self { name, volumes: volumes.canonicalize()?, shared })
     }
 
     fn folder(&self, data: &Data) -> PathBuf {
@@ -82,6 +85,10 @@ impl Pool for Directory {
 
     fn can_stand_on_image(&self) -> bool {
         true
+    }
+
+    fn shared(&self) -> Option<&str> {
+        self.shared.as_deref()
     }
 
     fn space(&self) -> Result<Space, HypervisorError> {

@@ -12,8 +12,10 @@
 
 mod directory;
 mod lvm;
+pub mod moving;
 pub mod pool;
 mod records;
+pub mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use self::directory::Directory;
 use self::lvm::LvmThin;
+use self::moving::Coming;
 use self::pool::{Data, From, Pool, Simulated, Source};
 use self::records::Records;
 use crate::config::{PoolPlace, PoolSection, StorageSection};
@@ -70,6 +73,9 @@ pub struct Record {
     #[serde(default)]
     attached_to: Option<VmId>,
     whole: bool,
+    /// It comes with its VM from another node.
+    #[serde(default)]
+    coming: Option<Coming>,
 }
 
 /// The image a volume was made from.
@@ -102,10 +108,12 @@ impl Storage {
         images: &Path,
         other_disks: Box<OtherDisks>,
     ) -> Result<Self, HypervisorError> {
-        let mut all: Vec<Box<dyn Pool>> = vec![Box::new(Directory::open(default_pool(), data_dir)?)];
+        let mut all: Vec<Box<dyn Pool>> = vec![Box::new(Directory::open(default_pool(), data_dir, false)?)];
         for pool in pools {
             all.push(match &pool.place {
-                PoolPlace::Directory { path } => Box::new(Directory::open(pool.name.clone(), path)?),
+                PoolPlace::Directory { path, shared } => {
+                    Box::new(Directory::open(pool.name.clone(), path, *shared)?)
+                }
                 PoolPlace::LvmThin { group, thin_pool } => {
                     Box::new(LvmThin::new(pool.name.clone(), group, thin_pool))
                 }
@@ -232,7 +240,7 @@ impl Storage {
         let pool = self.pool(&name)?;
         let format = pool_format(pool, wanted.format, None)?;
         let record =
-            Record { pool: name, format, size: wanted.size, from: None, attached_to: None, whole: false };
+            Record { pool: name, format, size: wanted.size, from: None, attached_to: None, whole: false, coming: None };
         self.make(&Cx::unwatched(), id, pool, record)
     }
 
@@ -249,7 +257,8 @@ impl Storage {
         let mode = if pool.can_stand_on_image() { wanted.mode } else { CloneMode::Copy };
         let format = pool_format(pool, wanted.format, Some(mode))?;
         let from = Some(ClonedFrom { image: wanted.image.clone(), mode });
-        let record = Record { pool: name, format, size: wanted.size, from, attached_to: None, whole: false };
+        let record =
+            Record { pool: name, format, size: wanted.size, from, attached_to: None, whole: false, coming: None };
         self.make(cx, id, pool, record)
     }
 
@@ -265,6 +274,11 @@ impl Storage {
         let is_new = {
             let _deciding = self.decide();
             match self.records.get(id)? {
+                Some(Record { coming: Some(_), attached_to: Some(vm), .. }) => {
+                    return Err(HypervisorError::Conflict(format!(
+                        "Volume {id} comes from another node with VM {vm}: finish its move first, or abort it."
+                    )));
+                }
                 Some(known) if !known.is_as(&record) => {
                     return Err(HypervisorError::Conflict(format!(
                         "Volume {id} is there already, and is another one: {} in the pool {}.",

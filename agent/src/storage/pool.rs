@@ -65,6 +65,10 @@ pub trait Pool: Send + Sync + Debug {
     fn formats(&self) -> &'static [VolumeFormat];
     /// Can a volume stand on an image's file?
     fn can_stand_on_image(&self) -> bool;
+    /// The name of the storage below it, where several nodes share that.
+    fn shared(&self) -> Option<&str> {
+        None
+    }
     /// How much room there is.
     fn space(&self) -> Result<Space, HypervisorError>;
     /// Makes a volume's data; fine if it is there. What fails leaves nothing.

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use berth_model::ErrorCode;
-use berth_model::agent::{MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, Vm, VmState};
+use berth_model::agent::{
+    MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, Vm, VmSpec, VmState,
+};
 use berth_model::error::ApiError;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::pki::Pki;
-use crate::support::{Agent, answer, spec};
+use crate::support::{Agent, PATIENCE, answer, spec};
 
 async fn post<T: DeserializeOwned>(agent: &Agent, verb: &str, body: &impl Serialize) -> Result<T, ApiError> {
     let request = agent.request(Method::POST, &format!("/v1/vms/7/move/{verb}")).json(body);
@@ -28,8 +30,12 @@ fn order(to: MovePlace) -> MoveSend {
     }
 }
 
+fn asked(spec: VmSpec) -> MovePrepare {
+    MovePrepare { spec, volumes: vec![], keep_s: MOVE_KEEP_S }
+}
+
 async fn prepare(agent: &Agent) -> Result<MovePlace, ApiError> {
-    post(agent, "prepare", &MovePrepare { spec: spec() }).await
+    post(agent, "prepare", &asked(spec())).await
 }
 
 fn nothing() -> serde_json::Value {
@@ -47,7 +53,7 @@ async fn a_vm_moves_between_two_agents_of_one_control_plane() {
 
     assert_eq!(prepare(&a).await.unwrap_err().code, ErrorCode::Conflict);
     let place = prepare(&b).await.unwrap();
-    assert_eq!(prepare(&b).await.unwrap(), place);
+    assert_eq!(MovePlace { until: place.until, ..prepare(&b).await.unwrap() }, place);
     assert_eq!(b.put_vm(7, &spec()).await.unwrap_err().code, ErrorCode::Conflict);
     assert_eq!(post::<MoveArrived>(&b, "finish", &nothing()).await.unwrap_err().code, ErrorCode::Conflict);
     let sent: MoveSent = post(&a, "send", &order(place.clone())).await.unwrap();
@@ -97,8 +103,11 @@ async fn an_order_that_makes_no_sense_is_refused_with_its_field() {
     let agent = Agent::start().await;
     let mut wrong = spec();
     wrong.vcpus = 0;
-    let refused = post::<MovePlace>(&agent, "prepare", &MovePrepare { spec: wrong }).await.unwrap_err();
+    let refused = post::<MovePlace>(&agent, "prepare", &asked(wrong)).await.unwrap_err();
     assert!(serde_json::to_string(&refused).unwrap().contains("spec.vcpus"), "{refused:?}");
+    let brief = MovePrepare { keep_s: 0, ..asked(spec()) };
+    let refused = post::<MovePlace>(&agent, "prepare", &brief).await.unwrap_err();
+    assert!(serde_json::to_string(&refused).unwrap().contains("keep_s"), "{refused:?}");
     let place = prepare(&agent).await.unwrap();
     let wrong = [
         ("host", MoveSend { host: "a b".to_owned(), ..order(place.clone()) }),
@@ -108,5 +117,18 @@ async fn an_order_that_makes_no_sense_is_refused_with_its_field() {
     for (field, order) in wrong {
         let refused = post::<MoveSent>(&agent, "send", &order).await.unwrap_err();
         assert!(serde_json::to_string(&refused).unwrap().contains(field), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_room_in_which_nothing_comes_goes_when_its_time_is_over() {
+    let _proof = berth_agent::proof::driver(&["moving.prepare"]);
+    let agent = Agent::start().await;
+    post::<MovePlace>(&agent, "prepare", &MovePrepare { keep_s: 1, ..asked(spec()) }).await.unwrap();
+    assert_eq!(agent.put_vm(7, &spec()).await.unwrap_err().code, ErrorCode::Conflict);
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while agent.put_vm(7, &spec()).await.is_err() {
+        assert!(tokio::time::Instant::now() < until, "the room stays");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }

@@ -18,12 +18,12 @@ use berth_agent::screenshot::Picture;
 use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, KeptDisk, MoveArrived, MoveRoom, MoveSend, MoveSent, Name, NetworkState, Nic,
+    ConsoleKind, CounterSample, KeptDisk, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name, NetworkState, Nic,
     Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent,
     VmImage, VmRebuild, VmSeed, VmSpec, Volume, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId, VolumeId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -280,9 +280,17 @@ impl Hypervisor for Gated {
         self.simulator.restore_begin(id, restoring)
     }
 
-    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
         self.gate.pass("move_prepare");
-        self.simulator.move_prepare(id, spec)
+        self.simulator.move_prepare(id, asked, until)
+    }
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        self.simulator.move_rooms()
     }
     fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
         self.gate.pass("move_send");

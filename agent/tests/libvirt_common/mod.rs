@@ -73,7 +73,7 @@ impl Node {
             probe_kernel: None,
             probe_initrd: None,
             network,
-            storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
+            storage: StorageSection { promise_percent: 0, reserve_mib: 0, disks: None },
             pools: vec![],
         };
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);

@@ -1,8 +1,8 @@
 #!/bin/sh
-# First process of a test's node: $1 is the node's folder, $2 its name. Everything that libvirt keeps
+# First process of a test's node: $1 is the node's folder, $2 its name, $3 where its agent has its data. Everything that libvirt keeps
 # stands below the folder, and the node's part of the cgroups is its own.
 set -e
-base=$1 name=$2
+base=$1 name=$2 data=$3
 hostname "$name"
 mount --make-rprivate /
 mkdir -p "$base/cgroup"
@@ -17,7 +17,8 @@ for controller in "$base"/cgroup/*/; do
 done
 umount -l "$base/cgroup"
 mount --bind "$base/run" /run
-mkdir -p /run/libvirt /run/lock
+mkdir -p /run/libvirt /run/lock "$data"
+mount --bind "$base/data" "$data"
 mount --bind "$base/etc" /etc/libvirt
 mount --bind "$base/lib" /var/lib/libvirt
 mount --bind "$base/log" /var/log/libvirt

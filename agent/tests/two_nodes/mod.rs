@@ -34,15 +34,17 @@ pub struct Lab {
     unique: String,
     fabric: String,
     qemu_conf: &'static str,
+    shares_disks: bool,
 }
 
 impl Lab {
+    /// QEMU is set up as Debian does it.
     pub fn new() -> Self {
-        Self::with_qemu_conf("")
+        Self::with("", false)
     }
 
-    /// QEMU is set up as Debian does it, and then by these lines.
-    pub fn with_qemu_conf(qemu_conf: &'static str) -> Self {
+    /// QEMU is set up as Debian does it, and then by these lines. Do the nodes share VMs' disks?
+    pub fn with(qemu_conf: &'static str, shares_disks: bool) -> Self {
         let home = tempfile::Builder::new().prefix("berth-nodes-").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         let unique = home.path().file_name().unwrap().to_str().unwrap().rsplit('-').next().unwrap();
@@ -54,13 +56,27 @@ impl Lab {
             home,
             unique,
             qemu_conf,
+            shares_disks,
         };
+        fs::create_dir(lab.shared()).unwrap();
+        fs::set_permissions(lab.shared(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         ip(&["netns", "add", &lab.fabric]);
         ip(&["-n", &lab.fabric, "link", "set", "lo", "up"]);
         ip(&["-n", &lab.fabric, "link", "add", BRIDGE, "type", "bridge"]);
         ip(&["-n", &lab.fabric, "addr", "add", "10.99.0.254/24", "dev", BRIDGE]);
         ip(&["-n", &lab.fabric, "link", "set", BRIDGE, "up"]);
         lab
+    }
+
+    /// A folder that all nodes have.
+    pub fn shared(&self) -> PathBuf {
+        self.home.path().join("shared")
+    }
+
+    /// Pulls a node's cable out, or puts it back.
+    pub fn plug(&self, node: &TestNode, there: bool) {
+        let state = if there { "up" } else { "down" };
+        ip(&["-n", &self.fabric, "link", "set", &format!("p{}", node.address.octets()[3]), state]);
     }
 
     /// Runs `work` on a thread that stands on the nodes' network.
@@ -88,6 +104,8 @@ impl Drop for Lab {
 pub struct TestNode {
     pub address: Ipv4Addr,
     pub data_dir: PathBuf,
+    /// The same as its processes see it.
+    own_data_dir: String,
     name: String,
     base: PathBuf,
     space: String,
@@ -102,7 +120,10 @@ impl TestNode {
         let base = lab.home.path().join(n.to_string());
         let data_dir = base.join("data");
         let address = Ipv4Addr::new(10, 99, 0, n);
-        let mut node = Self { address, data_dir, space: name.clone(), name, base, init: None, agent: None };
+        // What nodes that share disks have at the same place, others have not.
+        let own_data_dir = if lab.shares_disks { "/run/data".to_owned() } else { format!("/run/data{n}") };
+        let space = name.clone();
+        let mut node = Self { address, data_dir, own_data_dir, space, name, base, init: None, agent: None };
         node.plug_in(lab);
         node.fill(lab, n);
         node.boot();
@@ -161,13 +182,20 @@ impl TestNode {
             key_pem: key.key_pem,
         };
         identity.store(&self.data_dir.join("tls")).unwrap();
+        let shared = lab.shared();
+        let disks = match lab.shares_disks {
+            true => format!("[storage]\ndisks = \"{}\"\n", shared.join("disks").display()),
+            false => String::new(),
+        };
         let config = format!(
             "name = \"{}\"\ndata_dir = \"{}\"\nlisten = \"{}:7701\"\nlog = \"info,berth_agent=debug\"\n\
-             [libvirt]\naccelerator = \"qemu\"\nprefix = \"{}\"\n[network]\nmode = \"bridge\"\nbridge = \"{BRIDGE}\"\n",
+             [libvirt]\naccelerator = \"qemu\"\nprefix = \"{}\"\n[network]\nmode = \"bridge\"\nbridge = \"{BRIDGE}\"\n{disks}\
+             [[pools]]\nname = \"shared\"\nkind = \"directory\"\npath = \"{}\"\nshared = true\n",
             self.name,
-            self.data_dir.display(),
+            self.own_data_dir,
             self.address,
             lab.prefix,
+            shared.join("pool").display(),
         );
         fs::write(self.base.join("agent.toml"), config).unwrap();
     }
@@ -185,7 +213,7 @@ impl TestNode {
         let init = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", self.space))
             .args(["unshare", "-m", "-u", "-p", "-i", "--fork", "--kill-child", "--mount-proc", "sh", script])
-            .args([text(&self.base), &self.name])
+            .args([text(&self.base), &self.name, &self.own_data_dir])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -249,16 +277,23 @@ impl TestNode {
         self.start_agent(faults);
     }
 
-    fn kill_agent(&mut self) {
+    /// Kills the agent, at whatever it is.
+    pub fn kill_agent(&mut self) {
+        self.kill_agent_now();
         if let Some(mut agent) = self.agent.take() {
-            // The child that entered the node is the agent itself, or its parent.
-            let id = agent.id();
-            let below = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-            for pid in below.split_whitespace() {
-                let _ = Command::new("kill").args(["-9", pid]).output();
-            }
             let _ = agent.kill();
             let _ = agent.wait();
+        }
+    }
+
+    /// The same, and does not wait for its end.
+    pub fn kill_agent_now(&self) {
+        let Some(agent) = &self.agent else { return };
+        // The child that entered the node is the agent itself, or its parent.
+        let id = agent.id().to_string();
+        let below = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        for pid in below.split_whitespace().chain([&*id]) {
+            let _ = Command::new("kill").args(["-9", pid]).output();
         }
     }
 
@@ -299,6 +334,13 @@ impl TestNode {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         Ok(answer)
+    }
+
+    /// Kills the node's libvirt and starts it anew, without its guests.
+    pub fn restart_libvirt(&self) {
+        let kill = "kill -9 $(cat /run/libvirtd.pid); rm -f /run/libvirtd.pid; libvirtd -d -p /run/libvirtd.pid";
+        let said = self.command(&["sh", "-c", kill]).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     }
 
     /// Pulls the plug: every process of the node dies at once.
@@ -345,6 +387,8 @@ impl TestNode {
         let qemu = String::from_utf8(qemu.stdout).unwrap();
         let ours = qemu.split_whitespace().count();
         assert_eq!(ours, 0, "a QEMU is left: {qemu}");
+        let volumes: Vec<_> = fs::read_dir(self.data_dir.join("volumes")).into_iter().flatten().collect();
+        assert!(volumes.is_empty(), "{volumes:?}");
     }
 
     pub fn log(&self) -> String {

@@ -2,8 +2,13 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DomainType, Vm, VmSpec};
-use crate::NodeId;
+use super::{DomainType, Vm, VmSpec, Volume};
+use crate::{NodeId, Timestamp, VolumeId};
+
+/// How long room for a VM is kept, unless the request says so: an hour.
+pub const MOVE_KEEP_S: u32 = 3600;
+/// Longest that room can be asked to be kept: a week.
+pub const MOVE_KEEP_MAX_S: u32 = 7 * 24 * 3600;
 
 /// What a node shall make room for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +17,17 @@ use crate::NodeId;
 pub struct MovePrepare {
     /// What the VM is on the node it comes from. Its `power` is not acted on: it arrives as it left.
     pub spec: VmSpec,
+    /// Its volumes: what the node it comes from answers to `volume.get`, with `pool` as it shall be here. A
+    /// volume in a pool that both nodes share is handed over; any other is copied.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// For how long the room is kept when the VM does not come, in seconds, 1 to 604,800; then it is removed.
+    #[serde(default = "keep_s")]
+    pub keep_s: u32,
+}
+
+fn keep_s() -> u32 {
+    MOVE_KEEP_S
 }
 
 /// Where a VM is awaited. It is handed to the node that sends, as it is.
@@ -25,6 +41,8 @@ pub struct MovePlace {
     pub port: u16,
     /// Opens this move, and nothing else. Secret.
     pub secret: String,
+    /// When the room is removed, unless the VM comes before. Told again, it is kept anew.
+    pub until: Timestamp,
     /// The room that was made.
     pub room: MoveRoom,
 }
@@ -34,6 +52,7 @@ impl fmt::Debug for MovePlace {
         f.debug_struct("MovePlace")
             .field("node", &self.node)
             .field("port", &self.port)
+            .field("until", &self.until)
             .field("room", &self.room)
             .finish_non_exhaustive()
     }
@@ -50,10 +69,31 @@ pub struct MoveRoom {
     pub domain: String,
     /// The VM's folder.
     pub folder: String,
+    /// The VM's disk.
+    pub disk: String,
     /// The folder of images.
     pub images: String,
     /// The bridge of guests; none where they have no bridge.
     pub bridge: Option<String>,
+    /// The storage on which the VM's disk lies already, since both nodes share it; none when it is copied.
+    #[serde(default)]
+    pub shared: Option<String>,
+    /// Where its volumes lie.
+    #[serde(default)]
+    pub volumes: Vec<MoveVolume>,
+}
+
+/// A place for a volume on the node that awaits it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct MoveVolume {
+    /// Which.
+    pub volume: VolumeId,
+    /// Its file.
+    pub file: String,
+    /// The storage on which it lies already; none when it is copied.
+    pub shared: Option<String>,
 }
 
 /// How a VM is sent to another node.
@@ -90,6 +130,16 @@ pub struct MoveSent {
     pub live: bool,
     /// Bytes of disk and memory that were sent; 0 when it had left before this request.
     pub sent_bytes: u64,
+    /// Did it switch over before all of its memory was sent?
+    #[serde(default)]
+    pub post_copied: bool,
+}
+
+impl MoveSent {
+    /// It had left before this request.
+    pub fn before() -> Self {
+        Self { live: true, sent_bytes: 0, post_copied: false }
+    }
 }
 
 /// A VM has arrived.

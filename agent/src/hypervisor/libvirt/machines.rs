@@ -132,7 +132,7 @@ impl Libvirt {
         wipe::wipe(&folder.wipe(), cx).map_err(on_disk)?;
         faults::point("wipe.after_wipe")?;
         gone(std::fs::remove_file(folder.wipe())).map_err(on_disk)?;
-        sync(folder.path()).map_err(on_disk)
+        sync(folder.disk_folder()).map_err(on_disk)
     }
 }
 
@@ -209,7 +209,7 @@ impl Machines for Libvirt {
         let image = self.images.find(&spec.image.sha256, spec.disk)?;
         self.iso(&spec)?;
         hardware::check(&self.connection.get()?, self.domain_type(&self.connection.get()?), &spec.hardware)?;
-        disk::check_room(&self.config.data_dir, spec.disk)?;
+        disk::check_room(self.folders.disks(), spec.disk)?;
         cx.check()?;
         cx.phase("Switch the VM off", 0);
         Self::end_run(&domain)?;

@@ -62,11 +62,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, ConsoleKind, CounterSample, DomainType, MoveArrived, MoveRoom, MoveSend, MoveSent, Name,
+    CloneMode, ConsoleKind, CounterSample, DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name,
     NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
     VmState, Volume, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
@@ -156,12 +156,12 @@ impl Libvirt {
         let wrong = |what: &str, e: &std::io::Error| {
             HypervisorError::Failed(format!("{what} {}: {e}", config.data_dir.display()))
         };
-        let folders =
-            Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let folders = Folders::open(&config.data_dir, config.storage.disks.as_deref())
+            .map_err(|e| wrong("could not make folders for VMs in", &e))?;
         let notes = Notes::open(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let kept = kept::Shelf::open(&config.data_dir)
             .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
-        let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
+        let cache = Cache::of(folders.disks()).map_err(|e| wrong("could not write to", &e))?;
         let hub = Arc::new(Hub::new(prefix.clone()));
         let connection = Connection::keep(&config.uri, hub.clone())
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
@@ -308,7 +308,7 @@ impl Libvirt {
             self.images.find(&spec.image.sha256, spec.disk)?;
             spec.disk.bytes()
         };
-        disk::check_room(&self.config.data_dir, ByteSize(more))?;
+        disk::check_room(self.folders.disks(), ByteSize(more))?;
         self.storage.check_room_for_disk(ByteSize(more))
     }
 
@@ -342,6 +342,7 @@ impl Libvirt {
         match state(domain)? {
             VmState::Running => {}
             VmState::Paused => {
+                moving::refuse_held(domain)?;
                 self.plug_again(id, domain)?;
                 domain.resume().map_err(|e| refused("resume the VM", &e))?;
             }
@@ -519,6 +520,9 @@ impl Hypervisor for Libvirt {
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
         let connect = self.connection.get()?;
+        if self.delete_moving(id)? {
+            return self.storage.release(id, &[]);
+        }
         let folder = self.folders.of(id);
         let domain = self.domain(&connect, id)?;
         let nics = self.nics_of(domain.as_ref())?;
@@ -557,7 +561,10 @@ impl Hypervisor for Libvirt {
                 machines::drop_saved(&domain)?;
             }
             (PowerVerb::Pause, true) => machines::pause(&domain)?,
-            (PowerVerb::Resume, true) => machines::resume(&domain)?,
+            (PowerVerb::Resume, true) => {
+                moving::refuse_held(&domain)?;
+                machines::resume(&domain)?;
+            }
             (PowerVerb::Shutdown, false) => {}
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
             // power button.
@@ -579,8 +586,17 @@ impl Hypervisor for Libvirt {
         restore::begin(self, id, restoring)
     }
 
-    fn move_prepare(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
-        self.make_room(id, spec)
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, asked, until)
+    }
+
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        self.rooms()
     }
 
     fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
@@ -592,7 +608,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
-        self.arrived(id)
+        self.has_arrived(id)
     }
 
     fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {

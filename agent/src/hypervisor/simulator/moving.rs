@@ -6,14 +6,17 @@ use std::os::unix::net::UnixStream;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_model::VmId;
-use berth_model::agent::{DomainType, MoveArrived, MoveRoom, MoveSent, VmSpec, VmState};
+use berth_model::agent::{
+    DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, VmSpec, VmState,
+};
+use berth_model::{Timestamp, VmId};
 
 use super::{Record, Simulator, failed, points, record_path, remove_file, show};
 use crate::hypervisor::HypervisorError;
 use crate::moving::Way;
 use crate::runs::Cx;
 use crate::spec;
+use crate::storage::moving::Going;
 
 /// Longest record.
 const RECORD_MAX_BYTES: u64 = 8 * 1024 * 1024;
@@ -22,8 +25,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// What the target says once it has the record.
 const DONE: &str = "done\n";
 
+/// A VM that comes: what it will be, and when its room goes.
+pub(super) type Coming = (VmSpec, Timestamp);
+
 impl Simulator {
-    fn coming(&self) -> MutexGuard<'_, BTreeMap<VmId, VmSpec>> {
+    fn coming(&self) -> MutexGuard<'_, BTreeMap<VmId, Coming>> {
         self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -36,36 +42,69 @@ impl Simulator {
         )))
     }
 
-    pub(super) fn forget_coming(&self, id: VmId) {
-        self.coming().remove(&id);
+    pub(super) fn forget_coming(&self, id: VmId) -> Result<(), HypervisorError> {
+        if self.coming().remove(&id).is_none() {
+            return Ok(());
+        }
+        if self.record(id)?.is_some() { self.storage.arrived(id) } else { self.storage.clear_places(id) }
     }
 
-    pub(super) fn make_room(&self, id: VmId, spec: &VmSpec) -> Result<MoveRoom, HypervisorError> {
+    pub(super) fn rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        let coming = self.coming().clone();
+        let mut rooms = Vec::new();
+        for (id, (_, until)) in coming {
+            if self.record(id)?.is_none() {
+                rooms.push((id, until));
+            }
+        }
+        Ok(rooms)
+    }
+
+    pub(super) fn make_room(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        let spec = &asked.spec;
         spec::check(spec)?;
         let comes = self.coming().contains_key(&id);
         if self.record(id)?.is_some() && !comes {
             return Err(HypervisorError::Conflict(format!("VM {id} is on this node already.")));
         }
         self.check_image(spec)?;
+        self.storage.check_places(id, &asked.volumes)?;
         self.take_time();
-        self.coming().insert(id, spec.clone());
-        points(&["move.after_note", "move.after_room"])?;
+        self.coming().insert(id, (spec.clone(), until));
+        points(&["move.after_note"])?;
+        let volumes = self.storage.place(id, &asked.volumes)?;
+        points(&["move.after_room"])?;
         Ok(MoveRoom {
             domain_type: DomainType::Simulator,
             domain: format!("berth-{id}"),
             folder: "/".to_owned(),
+            disk: "/".to_owned(),
             images: "/".to_owned(),
             bridge: None,
+            shared: None,
+            volumes,
         })
     }
 
-    pub(super) fn send(&self, id: VmId, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+    pub(super) fn send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
         let Some(record) = self.record(id)? else {
             return match way.has_arrived() {
-                Ok(true) => Ok(MoveSent { live: true, sent_bytes: 0 }),
+                Ok(true) => Ok(MoveSent::before()),
                 _ => Err(HypervisorError::NotFound(id)),
             };
         };
+        let placed = |going: &Going| order.to.room.volumes.iter().any(|placed| placed.volume == going.volume);
+        if let Some(lost) = self.storage.going(id)?.iter().find(|going| !placed(going)) {
+            return Err(HypervisorError::Conflict(format!(
+                "VM {id} cannot move there: its volume {} was not named to moving.prepare.",
+                lost.volume
+            )));
+        }
         self.take_time();
         points(&["move.after_leaving"])?;
         let live = matches!(record.state, VmState::Running | VmState::Paused);
@@ -82,9 +121,10 @@ impl Simulator {
         }
         cx.done(line.len() as u64);
         points(&["move.after_copy", "move.after_undefine"])?;
+        self.storage.leave(id, &order.to.room.volumes)?;
         self.drop_record(id)?;
         points(&["move.after_left"])?;
-        Ok(MoveSent { live, sent_bytes: line.len() as u64 })
+        Ok(MoveSent { live, sent_bytes: line.len() as u64, post_copied: false })
     }
 
     fn drop_record(&self, id: VmId) -> Result<(), HypervisorError> {
@@ -119,7 +159,10 @@ impl Simulator {
             }
             (None, false) => return Err(HypervisorError::NotFound(id)),
         };
-        let record = Record { spec: coming.unwrap_or_else(|| record.spec.clone()), ..record };
+        let spec = coming.map_or_else(|| record.spec.clone(), |(spec, _)| spec);
+        let record = Record { spec, ..record };
+        self.storage.arrived(id)?;
+        points(&["move.after_volumes"])?;
         let pause_ms = (record.state == VmState::Running).then_some(0);
         self.keep(id, record.clone())?;
         points(&["move.after_adopt"])?;
@@ -136,6 +179,7 @@ impl Simulator {
                 "VM {id} has arrived on this node: finish its move, or delete it."
             )));
         }
+        self.storage.clear_places(id)?;
         self.coming().remove(&id);
         points(&["move.after_clear"])
     }

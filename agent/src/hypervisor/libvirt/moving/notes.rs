@@ -4,11 +4,13 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use berth_model::VmId;
 use berth_model::agent::{Nic, VmSpec};
+use berth_model::{Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::super::folder::gone;
+use super::super::names::vm_id;
+use super::off::Parcel;
 use crate::hypervisor::HypervisorError;
 
 /// What a VM is in the middle of.
@@ -19,20 +21,18 @@ pub enum Note {
     Coming {
         /// What it will be.
         spec: Box<VmSpec>,
-        /// The disk that arrived as a file.
-        arrived: Option<Stamp>,
+        /// When its room goes, unless it comes before.
+        until: Timestamp,
+        /// Its disk is that of the node it comes from, too.
+        shared: bool,
+        /// All of it, arrived as files.
+        arrived: Option<Parcel>,
     },
     /// It goes to another node.
-    Leaving,
-}
-
-/// Tells a disk's file from the same one after it was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Its length.
-    pub bytes: u64,
-    /// When it was written last, in nanoseconds of Unix time.
-    pub modified_ns: i128,
+    Leaving {
+        /// Its disk is that of the other node, too.
+        shared: bool,
+    },
 }
 
 /// All notes.
@@ -72,6 +72,18 @@ impl Notes {
     /// Removes it, unless it is gone.
     pub fn remove(&self, id: VmId) -> Result<(), HypervisorError> {
         Ok(gone(fs::remove_file(self.path(id)))?)
+    }
+
+    /// All VMs that are in the middle of something.
+    pub fn all(&self) -> Result<Vec<VmId>, HypervisorError> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let is_note = path.extension().is_some_and(|extension| extension == "json");
+            let name = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_note);
+            ids.extend(name.and_then(vm_id));
+        }
+        Ok(ids)
     }
 
     /// The network cards of those of `vms` that come.
