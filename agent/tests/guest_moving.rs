@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_model::agent::{
-    CloneMode, Firmware, Hardware, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, Name,
-    NicAddress, OrphanList, Run, RunList, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone,
+    CloneMode, Firmware, Hardware, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent,
+    Name, NicAddress, OrphanList, Run, RunList, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone,
     VolumeCreate, VolumeFormat, WantedPower,
 };
 use berth_model::error::ApiError;
@@ -328,7 +328,7 @@ fn a_guest_moves_with_its_volumes_while_it_works_and_back_while_it_is_off() {
     let place = prepare(&b, &room(&a, &spec)).unwrap();
     let order = MoveSend { post_copy: true, bandwidth_mib_s: Some(64), ..order(&b, &place) };
     let sent = send(&a, &order).unwrap();
-    println!("{sent:?}");
+    assert!(sent.post_copied, "{sent:?}");
     assert_eq!(finish(&b).unwrap().vm.state, VmState::Running);
     assert_eq!(assert_disk_is_whole(&lab), before);
     delete(&b, VM);

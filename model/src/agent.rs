@@ -60,7 +60,8 @@ pub use machine::{
     VmShutdown,
 };
 pub use moving::{
-    MOVE_KEEP_MAX_S, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent, MoveVolume,
+    MOVE_KEEP_MAX_S, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent,
+    MoveVolume,
 };
 pub use network::{
     Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,

@@ -14,8 +14,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name, NetworkState,
-    NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
+    ConsoleKind, CounterSample, DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name,
+    NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
+    Volume,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;

@@ -25,9 +25,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, MoveArrived, MovePrepare, MoveRoom,
-    MoveSend, MoveSent, Name, NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot,
-    TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, MemorySample, MoveArrived, MovePrepare,
+    MoveRoom, MoveSend, MoveSent, Name, NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork,
+    Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -355,13 +355,7 @@ impl Hypervisor for Simulator {
         self.rooms()
     }
 
-    fn move_send(
-        &self,
-        id: VmId,
-        order: &MoveSend,
-        way: &Way,
-        cx: &Cx,
-    ) -> Result<MoveSent, HypervisorError> {
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
         self.send(id, order, way, cx)
     }
 

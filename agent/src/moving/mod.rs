@@ -201,11 +201,16 @@ pub fn room_faults(asked: &MovePrepare) -> Vec<FieldError> {
     if !(1..=MOVE_KEEP_MAX_S).contains(&asked.keep_s) {
         faults.push(fault("keep_s", "A room is kept for 1 to 604,800 seconds."));
     }
+    let named = |id| asked.volumes.iter().any(|volume| volume.id == id);
+    for forgotten in asked.spec.volumes.iter().filter(|attachment| !named(attachment.volume)) {
+        faults.push(fault("volumes", &format!("The VM has volume {}: what is it?", forgotten.volume)));
+    }
     for volume in &asked.volumes {
-        faults.extend(storage::volume_faults(volume.size).into_iter().map(|fault| FieldError {
-            name: format!("volumes.{}", fault.name),
-            ..fault
-        }));
+        faults.extend(
+            storage::volume_faults(volume.size)
+                .into_iter()
+                .map(|fault| FieldError { name: format!("volumes.{}", fault.name), ..fault }),
+        );
     }
     faults
 }

@@ -239,8 +239,15 @@ impl Storage {
         let name = wanted.pool.clone().unwrap_or_else(default_pool);
         let pool = self.pool(&name)?;
         let format = pool_format(pool, wanted.format, None)?;
-        let record =
-            Record { pool: name, format, size: wanted.size, from: None, attached_to: None, whole: false, coming: None };
+        let record = Record {
+            pool: name,
+            format,
+            size: wanted.size,
+            from: None,
+            attached_to: None,
+            whole: false,
+            coming: None,
+        };
         self.make(&Cx::unwatched(), id, pool, record)
     }
 
@@ -257,8 +264,15 @@ impl Storage {
         let mode = if pool.can_stand_on_image() { wanted.mode } else { CloneMode::Copy };
         let format = pool_format(pool, wanted.format, Some(mode))?;
         let from = Some(ClonedFrom { image: wanted.image.clone(), mode });
-        let record =
-            Record { pool: name, format, size: wanted.size, from, attached_to: None, whole: false, coming: None };
+        let record = Record {
+            pool: name,
+            format,
+            size: wanted.size,
+            from,
+            attached_to: None,
+            whole: false,
+            coming: None,
+        };
         self.make(cx, id, pool, record)
     }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use berth_model::ErrorCode;
 use berth_model::agent::{
-    MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, Vm, VmSpec, VmState,
+    MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, Vm, VmSpec, VmState, Volume,
+    VolumeAttachment, VolumeCreate, VolumeList,
 };
 use berth_model::error::ApiError;
+use berth_model::{ByteSize, ErrorCode, VmId, VolumeId};
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -105,6 +106,10 @@ async fn an_order_that_makes_no_sense_is_refused_with_its_field() {
     wrong.vcpus = 0;
     let refused = post::<MovePlace>(&agent, "prepare", &asked(wrong)).await.unwrap_err();
     assert!(serde_json::to_string(&refused).unwrap().contains("spec.vcpus"), "{refused:?}");
+    let attached = vec![VolumeAttachment { volume: VolumeId(5), read_only: false }];
+    let forgetful = VmSpec { volumes: attached, ..spec() };
+    let refused = post::<MovePlace>(&agent, "prepare", &asked(forgetful)).await.unwrap_err();
+    assert!(serde_json::to_string(&refused).unwrap().contains("volume 5"), "{refused:?}");
     let brief = MovePrepare { keep_s: 0, ..asked(spec()) };
     let refused = post::<MovePlace>(&agent, "prepare", &brief).await.unwrap_err();
     assert!(serde_json::to_string(&refused).unwrap().contains("keep_s"), "{refused:?}");
@@ -131,4 +136,39 @@ async fn a_room_in_which_nothing_comes_goes_when_its_time_is_over() {
         assert!(tokio::time::Instant::now() < until, "the room stays");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn volumes_go_along_and_none_is_left_or_lost() {
+    let _proof =
+        berth_agent::proof::driver(&["moving.prepare", "moving.send", "moving.finish", "moving.abort"]);
+    let pki = Arc::new(Pki::new());
+    let a = Agent::start_under(Arc::clone(&pki), |_| {}).await;
+    let b = Agent::start_under(pki, |_| {}).await;
+    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: None };
+    let create = a.request(Method::PUT, "/v1/volumes/5").json(&wanted);
+    answer::<Volume>(create.send().await.unwrap()).await.unwrap();
+    let attached = vec![VolumeAttachment { volume: VolumeId(5), read_only: false }];
+    let spec = VmSpec { volumes: attached, ..spec() };
+    a.put_vm(7, &spec).await.unwrap();
+    let volume: Volume = a.get("/v1/volumes/5").await;
+    let room = MovePrepare { volumes: vec![volume], ..asked(spec) };
+
+    // A room that is given up takes its places along; a volume that comes is nobody else's meanwhile.
+    post::<MovePlace>(&b, "prepare", &room).await.unwrap();
+    let again = b.request(Method::PUT, "/v1/volumes/5").json(&wanted);
+    let refused = answer::<Volume>(again.send().await.unwrap()).await.unwrap_err();
+    assert!(refused.message.contains("comes from another node"), "{refused:?}");
+    post::<()>(&b, "abort", &nothing()).await.unwrap();
+    assert!(b.get::<VolumeList>("/v1/volumes").await.volumes.is_empty());
+
+    let place: MovePlace = post(&b, "prepare", &room).await.unwrap();
+    let mut lost = place.clone();
+    lost.room.volumes.clear();
+    assert_eq!(post::<MoveSent>(&a, "send", &order(lost)).await.unwrap_err().code, ErrorCode::Conflict);
+    post::<MoveSent>(&a, "send", &order(place)).await.unwrap();
+    post::<MoveArrived>(&b, "finish", &nothing()).await.unwrap();
+    assert!(a.get::<VolumeList>("/v1/volumes").await.volumes.is_empty());
+    let volume: Volume = b.get("/v1/volumes/5").await;
+    assert!(volume.whole && volume.attached_to == Some(VmId(7)), "{volume:?}");
 }

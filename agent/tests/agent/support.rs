@@ -18,9 +18,9 @@ use berth_agent::screenshot::Picture;
 use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, KeptDisk, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name, NetworkState, Nic,
-    Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent,
-    VmImage, VmRebuild, VmSeed, VmSpec, Volume, WantedPower,
+    ConsoleKind, CounterSample, KeptDisk, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name,
+    NetworkState, Nic, Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, Snapshot, TrafficList, Vm,
+    VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec, Volume, WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, Timestamp, VmId, VolumeId};

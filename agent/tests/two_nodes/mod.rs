@@ -329,7 +329,11 @@ impl TestNode {
             body.len()
         )?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        match stream.read_to_string(&mut answer) {
+            // Who answers without a look at the body resets the connection when it closes.
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset && !answer.is_empty() => {}
+            read => drop(read?),
+        }
         if answer.is_empty() {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
@@ -338,7 +342,8 @@ impl TestNode {
 
     /// Kills the node's libvirt and starts it anew, without its guests.
     pub fn restart_libvirt(&self) {
-        let kill = "kill -9 $(cat /run/libvirtd.pid); rm -f /run/libvirtd.pid; libvirtd -d -p /run/libvirtd.pid";
+        let kill =
+            "kill -9 $(cat /run/libvirtd.pid); rm -f /run/libvirtd.pid; libvirtd -d -p /run/libvirtd.pid";
         let said = self.command(&["sh", "-c", kill]).output().unwrap();
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     }

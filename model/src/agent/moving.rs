@@ -108,7 +108,7 @@ pub struct MoveSend {
     /// Slow the guest down when it writes memory faster than it can be sent.
     #[serde(default)]
     pub auto_converge: bool,
-    /// Switch over after the first round and fetch the rest of the memory on demand. It always ends, but
+    /// Switch over once nine tenths of the memory are sent, and fetch the rest on demand. It always ends, but
     /// a network that breaks between switch-over and end costs the guest its run. QEMU must be let to, by
     /// `vm.unprivileged_userfaultfd` = 1 on the other node; else the move is refused.
     #[serde(default)]

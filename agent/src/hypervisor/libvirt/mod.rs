@@ -62,9 +62,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, ConsoleKind, CounterSample, DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Name,
-    NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec,
-    VmState, Volume, WantedPower,
+    CloneMode, ConsoleKind, CounterSample, DomainType, MoveArrived, MovePrepare, MoveRoom, MoveSend,
+    MoveSent, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm,
+    VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;

@@ -1,14 +1,15 @@
 //! Moving: room for a VM that comes, and sending one that goes.
 //!
 //! ```text
-//! target  prepare: note ─► folder ─► disk ─► seed           finish: define ─► note gone
-//! source  send:    note ─► live: libvirt and QEMU copy ─► undefined ─► folder gone ─► note gone
-//!                       └► off:  the disk's file       ─┘
+//! target  prepare: note ─► folder ─► disk, volumes, seed      finish: volumes whole ─► define ─► note gone
+//! source  send:    note ─► live: libvirt and QEMU copy ─► undefined ─► volumes, folder gone ─► note gone
+//!                       └► off:  files                 ─┘
 //! ```
 //!
 //! A [note](notes) says on each side what a VM is in the middle of, and goes last. Of a live move libvirt
-//! itself sees to it that the VM runs on one side only: the source forgets it once the target runs it. A
-//! disk that arrived as a file is noted on the target before the source hears of it and forgets its own.
+//! sees to it that the VM runs on one side only, as long as the agent lives: cut off at the switch-over, the VM
+//! stands still on the source until [`Libvirt::send`] is told again and has asked the target. Files that
+//! arrived are noted on the target before the source hears of it and forgets its own.
 
 pub mod notes;
 mod off;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use berth_model::agent::{
     CloneMode, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Nic, VmSpec, VmState,
 };
-use berth_model::{ByteSize, FieldError, Timestamp, VmId};
+use berth_model::{ByteSize, Timestamp, VmId};
 use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
 use virt::sys;
@@ -52,8 +53,8 @@ const DECISION_PATIENCE: Duration = Duration::from_secs(10);
 const STALL_PATIENCE: Duration = Duration::from_secs(120);
 /// How long libvirt may take to end a live move that is to end, before its ways are cut.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
-/// Round of copying memory after which a move with post-copy switches over.
-const POST_COPY_ROUND: u64 = 2;
+/// A move with post-copy switches over when not more than this part of the memory is left to be sent.
+const POST_COPY_PART: u64 = 10;
 
 impl Libvirt {
     pub(super) fn make_room(
@@ -68,7 +69,6 @@ impl Libvirt {
         let domain = self.domain(&connect, id)?;
         let folder = self.folders.of(id);
         check_movable(id, spec)?;
-        check_volumes(asked)?;
         let noted = self.notes.get(id)?;
         let (comes, shared) = match &noted {
             Some(Note::Coming { arrived, shared, .. }) => (arrived.is_some() || domain.is_some(), *shared),
@@ -390,7 +390,11 @@ impl Libvirt {
         let sent = if live {
             self.send_live(leave, way, cx)
         } else {
-            self.send_files(leave, way, cx).map(|sent_bytes| MoveSent { live, sent_bytes, post_copied: false })
+            self.send_files(leave, way, cx).map(|sent_bytes| MoveSent {
+                live,
+                sent_bytes,
+                post_copied: false,
+            })
         };
         match sent {
             Err(e) if live => {
@@ -471,7 +475,8 @@ impl Libvirt {
         let disks = volumes::found(&text);
         let is_read = |going: &&Going| disks.get(&going.volume).is_some_and(|found| found.read_only());
         let (read, written): (Vec<&Going>, Vec<&Going>) = leave.copied().partition(is_read);
-        let files: Vec<_> = read.iter().map(|going| (Part::Volume(going.volume), going.file.clone())).collect();
+        let files: Vec<_> =
+            read.iter().map(|going| (Part::Volume(going.volume), going.file.clone())).collect();
         let mut sent_bytes = 0;
         if !files.is_empty() {
             sent_bytes += off::send(false, &files, way, cx)?;
@@ -653,11 +658,17 @@ impl Watch {
             self.went_on = Instant::now();
         }
         cx.done(self.sent.min(total));
-        if self.post_copy && number("memory_iteration").is_some_and(|round| round >= POST_COPY_ROUND) {
+        if self.post_copy && is_nearly_sent(number("memory_total"), number("memory_remaining")) {
             self.post_copied = ffi::start_post_copy(domain).is_ok();
             self.post_copy = !self.post_copied;
         }
     }
+}
+
+/// Is so little memory left that the rest can be fetched on demand? Not before there is any.
+fn is_nearly_sent(total: Option<u64>, left: Option<u64>) -> bool {
+    let nearly = |total: u64, left: u64| total > 0 && left <= total / POST_COPY_PART;
+    total.zip(left).is_some_and(|(total, left)| nearly(total, left))
 }
 
 /// Refuses a VM of which more than files would have to come along.
@@ -670,17 +681,6 @@ fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
         return Ok(());
     };
     Err(HypervisorError::Conflict(format!("VM {id} cannot move: {why}.")))
-}
-
-/// Refuses a wish for room that forgets a volume.
-fn check_volumes(asked: &MovePrepare) -> Result<(), HypervisorError> {
-    let named = |id| asked.volumes.iter().any(|volume| volume.id == id);
-    let forgotten = asked.spec.volumes.iter().find(|attachment| !named(attachment.volume));
-    let Some(forgotten) = forgotten else { return Ok(()) };
-    Err(HypervisorError::Invalid(FieldError {
-        name: "volumes".to_owned(),
-        messages: vec![format!("The VM has volume {}: what is it?", forgotten.volume)],
-    }))
 }
 
 /// Ends a move of which the agent was cut off: libvirt may not have noticed yet.
@@ -741,7 +741,67 @@ fn available(meminfo: &str) -> Option<ByteSize> {
 
 #[cfg(test)]
 mod tests {
+    use berth_model::NodeId;
+    use berth_model::agent::{DomainType, Hardware, MovePlace, Rescue};
+
     use super::*;
+
+    #[test]
+    fn what_is_wished_becomes_libvirts_flags() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        let room = MoveRoom {
+            domain_type: DomainType::Kvm,
+            domain: "t-7".to_owned(),
+            folder: "/vms/7".to_owned(),
+            disk: "/vms/7/disk.qcow2".to_owned(),
+            images: "/images".to_owned(),
+            bridge: None,
+            shared: None,
+            volumes: vec![],
+        };
+        let until = crate::clock::now();
+        let to = MovePlace { node: NodeId(2), port: 7702, secret: String::new(), until, room };
+        let plain = MoveSend {
+            host: "n2".to_owned(),
+            to,
+            auto_converge: false,
+            post_copy: false,
+            bandwidth_mib_s: None,
+            allow_unsafe: false,
+        };
+        let copied = flags(&plain, true);
+        assert_eq!(copied & !flags(&plain, false), sys::VIR_MIGRATE_NON_SHARED_INC);
+        assert_eq!(copied & sys::VIR_MIGRATE_PEER2PEER, 0, "the agent drives it");
+        let wishes = [
+            (MoveSend { auto_converge: true, ..plain.clone() }, sys::VIR_MIGRATE_AUTO_CONVERGE),
+            (MoveSend { post_copy: true, ..plain.clone() }, sys::VIR_MIGRATE_POSTCOPY),
+            (MoveSend { allow_unsafe: true, ..plain }, sys::VIR_MIGRATE_UNSAFE),
+        ];
+        for (order, flag) in wishes {
+            assert_eq!(flags(&order, true) ^ copied, flag);
+        }
+    }
+
+    #[test]
+    fn memory_is_fetched_when_little_is_left_of_some() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        assert!(is_nearly_sent(Some(100), Some(10)) && is_nearly_sent(Some(100), Some(0)));
+        assert!(!is_nearly_sent(Some(100), Some(11)) && !is_nearly_sent(Some(0), Some(0)));
+        assert!(!is_nearly_sent(None, Some(0)));
+    }
+
+    #[test]
+    fn what_would_stay_behind_is_refused_with_the_reason() {
+        let _proof = crate::proof::pure(&["moving.prepare", "moving.send"]);
+        let tpm = VmSpec { hardware: Hardware { tpm: true, ..Hardware::default() }, ..VmSpec::default() };
+        let rescue = Rescue { image: String::new(), root_password_hash: String::new() };
+        let rescue = VmSpec { rescue: Some(rescue), ..VmSpec::default() };
+        assert!(check_movable(VmId(7), &VmSpec::default()).is_ok());
+        for (spec, why) in [(tpm, "TPM"), (rescue, "rescue")] {
+            let refused = check_movable(VmId(7), &spec).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
 
     #[test]
     fn free_memory_is_read() {

@@ -37,8 +37,12 @@ pub fn begin(libvirt: &Libvirt, id: VmId, restoring: &Restoring) -> Result<Box<d
     let is_new = !folder.exists().map_err(on_disk)? && !folder.disk().exists();
     disk::check_room(libvirt.folders.disks(), ByteSize(0))?;
     folder.create().map_err(on_disk)?;
-    let files =
-        Files { folder: folder.clone(), new: folder.disk_folder().join("disk.qcow2.new"), is_new, is_done: false };
+    let files = Files {
+        folder: folder.clone(),
+        new: folder.disk_folder().join("disk.qcow2.new"),
+        is_new,
+        is_done: false,
+    };
     // A disk never shrinks: one that grew since the backup stays as large.
     let before = Overlay::read(&folder.disk())?.map_or(ByteSize(0), |overlay| overlay.size);
     disk::create(&files.new, &image, restoring.size.max(before))?;

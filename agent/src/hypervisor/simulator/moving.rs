@@ -91,7 +91,13 @@ impl Simulator {
         })
     }
 
-    pub(super) fn send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+    pub(super) fn send(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
         let Some(record) = self.record(id)? else {
             return match way.has_arrived() {
                 Ok(true) => Ok(MoveSent::before()),

@@ -191,10 +191,16 @@ mod tests {
             source.write_all(bytes).unwrap();
             source.shutdown(std::net::Shutdown::Write).unwrap();
             let mut noted = None;
-            let taken = take(&target, have, |_| Ok(()), put, |parcel| {
-                noted = Some(parcel);
-                Ok(())
-            });
+            let taken = take(
+                &target,
+                have,
+                |_| Ok(()),
+                put,
+                |parcel| {
+                    noted = Some(parcel);
+                    Ok(())
+                },
+            );
             drop(target);
             let mut said = String::new();
             source.read_to_string(&mut said).unwrap();
