@@ -42,25 +42,26 @@ impl Line {
     }
 }
 
-/// Carries both ways until the port closes or nobody is there any more.
-async fn carry(mut stream: UnixStream, mut typed: mpsc::Receiver<Bytes>, said: broadcast::Sender<Bytes>) {
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        tokio::select! {
-            read = stream.read(&mut buffer) => match read {
-                Ok(0) | Err(_) => return,
-                // Nobody listening is no fault: the last one is just leaving.
-                Ok(n) => drop(said.send(Bytes::copy_from_slice(&buffer[..n]))),
-            },
-            typed = typed.recv() => {
-                let Some(bytes) = typed else { return };
-                let written = tokio::time::timeout(WRITE_PATIENCE, stream.write_all(&bytes)).await;
-                if !matches!(written, Ok(Ok(()))) {
-                    return;
-                }
+/// Carries both ways until the port closes or nobody is there any more. The two do not wait for each other:
+/// a guest that is not listened to stands still at its next word, and then does not hear either.
+async fn carry(stream: UnixStream, mut typed: mpsc::Receiver<Bytes>, said: broadcast::Sender<Bytes>) {
+    let (mut from, mut to) = stream.into_split();
+    let listen = async {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        while let Ok(n @ 1..) = from.read(&mut buffer).await {
+            // Nobody listening is no fault: the last one is just leaving.
+            let _ = said.send(Bytes::copy_from_slice(&buffer[..n]));
+        }
+    };
+    let speak = async {
+        while let Some(bytes) = typed.recv().await {
+            let written = tokio::time::timeout(WRITE_PATIENCE, to.write_all(&bytes)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                return;
             }
         }
-    }
+    };
+    tokio::select! { () = listen => {}, () = speak => {} }
 }
 
 type Place = Arc<tokio::sync::Mutex<Weak<Line>>>;
@@ -103,6 +104,18 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_guest_says_is_heard_while_it_does_not_listen() {
+        let lines = Lines::default();
+        let (mut guest, port) = UnixStream::pair().unwrap();
+        let (line, mut heard) = lines.join(VmId(7), async { Ok(port) }).await.unwrap();
+        assert!(line.say(Bytes::from(vec![b'x'; 1 << 22])).await);
+        for _ in 0..BACKLOG {
+            guest.write_all(b"y").await.unwrap();
+            assert_eq!(heard.recv().await.unwrap(), "y");
+        }
+    }
 
     #[tokio::test]
     async fn all_who_join_hear_and_type_and_learn_of_the_end() {
