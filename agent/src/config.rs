@@ -5,6 +5,7 @@
 //! | `name` | `BERTH_AGENT_NAME` | the node's name; its host name if not set |
 //! | `data_dir` | `BERTH_AGENT_DATA_DIR` | where images, disks, keys stand; `/var/lib/berth-agent` |
 //! | `listen` | `BERTH_AGENT_LISTEN` | address of the HTTPS listener; `127.0.0.1:7701` |
+//! | `move_port` | `BERTH_AGENT_MOVE_PORT` | TCP port on the same address, open while a VM comes from another node; `7702`, 0 for any |
 //! | `socket` | `BERTH_AGENT_SOCKET` | unix socket of the command line; `{data_dir}/agent.sock` |
 //! | `hypervisor` | `BERTH_AGENT_HYPERVISOR` | `libvirt` or `simulator` |
 //! | `log` | `BERTH_AGENT_LOG` | what is logged, as a tracing filter; `info` |
@@ -20,6 +21,7 @@
 //! | `network.services` | `BERTH_AGENT_NETWORK_SERVICES` | does the agent answer its guests' DHCP, router solicitations and metadata requests; not with `user`; true |
 //! | `storage.promise_percent` | `BERTH_AGENT_STORAGE_PROMISE_PERCENT` | how much a pool may promise, in percent of its size; 0: no limit; 1000 |
 //! | `storage.reserve_mib` | `BERTH_AGENT_STORAGE_RESERVE_MIB` | what must be free in a pool after a promise; 1024 |
+//! | `storage.disks` | `BERTH_AGENT_STORAGE_DISKS` | a folder for VMs' disks that nodes share, so that a VM moves without its disk being copied; in `data_dir` if not set |
 //! | `images.fetch_private` | `BERTH_AGENT_IMAGES_FETCH_PRIVATE` | may images be fetched from private addresses and from the node itself; false |
 //! | `images.max_gib` | `BERTH_AGENT_IMAGES_MAX_GIB` | largest file that is fetched; 100 |
 //! | `simulator.delay_ms` | `BERTH_AGENT_SIMULATOR_DELAY_MS` | how long a simulated change takes; 0 |
@@ -60,7 +62,7 @@ const DATA_DIR_MAX_BYTES: usize = 71;
 
 /// Keys with a number as their value; all others are texts.
 const NUMBERS: &[&str] =
-    &["storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
+    &["move_port", "storage.promise_percent", "storage.reserve_mib", "images.max_gib", "simulator.delay_ms"];
 
 /// Keys that are yes or no.
 const SWITCHES: &[&str] = &["network.services", "images.fetch_private"];
@@ -69,10 +71,11 @@ const SWITCHES: &[&str] = &["network.services", "images.fetch_private"];
 const POOLS_MAX: usize = 16;
 
 /// All keys, see the table above.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 23] = [
     "name",
     "data_dir",
     "listen",
+    "move_port",
     "socket",
     "hypervisor",
     "log",
@@ -88,6 +91,7 @@ const KEYS: [&str; 21] = [
     "network.services",
     "storage.promise_percent",
     "storage.reserve_mib",
+    "storage.disks",
     "images.fetch_private",
     "images.max_gib",
     "simulator.delay_ms",
@@ -103,6 +107,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address of the HTTPS listener. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Port on which VMs come from other nodes; 0 takes a free one.
+    pub move_port: u16,
     /// The unix socket; see [`Config::socket`].
     socket: Option<PathBuf>,
     /// Which hypervisor.
@@ -209,18 +215,20 @@ pub enum NetworkMode {
 }
 
 /// `[storage]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
     /// How much a pool may promise, in percent of its size; 0 sets no limit.
     pub promise_percent: u64,
     /// What must be free in a pool after a promise, in MiB.
     pub reserve_mib: u64,
+    /// A folder for VMs' disks that nodes share; in `data_dir` if not set.
+    pub disks: Option<PathBuf>,
 }
 
 impl Default for StorageSection {
     fn default() -> Self {
-        Self { promise_percent: 1000, reserve_mib: 1024 }
+        Self { promise_percent: 1000, reserve_mib: 1024, disks: None }
     }
 }
 
@@ -258,7 +266,8 @@ pub enum PoolPlace {
     Directory {
         /// The folder.
         path: PathBuf,
-        /// Do other nodes have it, too, at the same path? Then its volumes are written to under leases only.
+        /// Do other nodes have it, too? Then its volumes are written to under leases only, and move without being
+        /// copied.
         #[serde(default)]
         shared: bool,
     },
@@ -377,6 +386,7 @@ impl Default for Config {
             name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             data_dir: PathBuf::from("/var/lib/berth-agent"),
             listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            move_port: 7702,
             socket: None,
             hypervisor: HypervisorKind::default(),
             log: "info".to_owned(),
@@ -420,7 +430,8 @@ impl Config {
     /// The defaults, with everything under `data_dir`. What tests and benches begin with.
     pub fn at(data_dir: impl Into<PathBuf>) -> Self {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { data_dir: data_dir.into(), listen, hypervisor: HypervisorKind::Simulator, ..Self::default() }
+        let hypervisor = HypervisorKind::Simulator;
+        Self { data_dir: data_dir.into(), listen, move_port: 0, hypervisor, ..Self::default() }
     }
 
     /// Reads the file and lays the environment over it. Without `path`, a file that is missing from
@@ -459,6 +470,11 @@ impl Config {
     /// The unix socket of the command line.
     pub fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.data_dir.join("agent.sock"))
+    }
+
+    /// Where VMs come from other nodes.
+    pub fn moves(&self) -> SocketAddr {
+        SocketAddr::new(self.listen.ip(), self.move_port)
     }
 
     /// Where image files stand.

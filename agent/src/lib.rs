@@ -31,6 +31,7 @@ pub mod lease;
 pub mod limits;
 pub mod maintenance;
 pub mod metrics;
+pub mod moving;
 pub mod network;
 pub mod node;
 pub mod orphans;

@@ -34,6 +34,7 @@ use crate::hypervisor::Hypervisor;
 use crate::images::Images;
 use crate::lease::Lease;
 use crate::maintenance::Switch;
+use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::runs::Runs;
 use crate::tls::Tls;
@@ -106,7 +107,9 @@ pub async fn serve(
         Switch::open(&config.data_dir).map_err(|e| ServeError::File(config.data_dir.clone(), e))?;
     let maintenance = Arc::new(maintenance);
     let trial = Arc::new(OnceLock::new());
+    let moves = Moves::new(Arc::clone(&tls), config.moves(), Arc::clone(work.hypervisor()));
     let api = Api {
+        moves: Arc::new(moves),
         node: Arc::new(NodeWatch::new(
             Arc::clone(&config),
             Arc::clone(&work),
@@ -151,6 +154,8 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     watchers.spawn_blocking(watch_lease(&api));
     watchers.spawn(tend(api.clone()));
     watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
+    let expiry = Arc::clone(&api.moves).expire(Arc::clone(&api.work));
+    watchers.spawn(api.stop.clone().run_until_cancelled_owned(expiry));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
     watchers.spawn(async move { stop.run_until_cancelled(tls.watch(every)).await });
     watchers.close();

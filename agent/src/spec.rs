@@ -77,6 +77,12 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
     faults.0
 }
 
+/// The same of a spec that stands within a request; `before` is what its fields' names begin with there.
+pub fn faults_of(before: &str, spec: &VmSpec) -> Vec<FieldError> {
+    let named = |fault: FieldError| FieldError { name: format!("{before}{}", fault.name), ..fault };
+    faults(spec).into_iter().map(named).collect()
+}
+
 /// What is wrong with a seed.
 pub fn seed_faults(of: &VmSeed) -> Vec<FieldError> {
     let mut faults = Faults::default();

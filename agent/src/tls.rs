@@ -78,6 +78,11 @@ impl Tls {
         self.current().as_ref().map(|current| current.life)
     }
 
+    /// The identity in use.
+    pub fn identity(&self) -> Result<Identity, Refusal> {
+        self.current().as_ref().map(|current| current.identity.clone()).ok_or_else(not_enrolled)
+    }
+
     /// Takes over what another process wrote into the folder, for as long as this is polled.
     pub async fn watch(&self, every: Duration) {
         loop {

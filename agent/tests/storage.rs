@@ -293,7 +293,7 @@ fn a_pool_that_runs_full_leaves_no_orphan() {
     let image = "ab".repeat(32);
     let file = images.join(format!("{image}.qcow2"));
     qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&file)]);
-    let section = StorageSection { promise_percent: 0, reserve_mib: 0 };
+    let section = StorageSection { promise_percent: 0, reserve_mib: 0, disks: None };
     let storage = Storage::open(&section, &[], &small.mount, &images, Box::new(|| Ok((0, 0)))).unwrap();
     let wanted = VolumeClone {
         image,
@@ -312,7 +312,7 @@ fn a_pool_that_runs_full_leaves_no_orphan() {
     // Thin, it fits.
     let thin = VolumeClone { mode: CloneMode::Backing, ..wanted };
     storage.clone_from_image(&Cx::unwatched(), VolumeId(5), &thin).unwrap();
-    let limited = StorageSection { promise_percent: 100, reserve_mib: 0 };
+    let limited = StorageSection { promise_percent: 100, reserve_mib: 0, disks: None };
     let limited = Storage::open(&limited, &[], &small.mount, &images, Box::new(|| Ok((0, 0)))).unwrap();
     let refused = limited.clone_from_image(&Cx::unwatched(), VolumeId(6), &thin).unwrap_err();
     assert!(refused.to_string().contains("may promise"), "{refused}");

@@ -23,6 +23,7 @@ mod image;
 mod keeping;
 mod lease;
 mod machine;
+mod moving;
 mod network;
 mod node;
 mod run;
@@ -60,6 +61,10 @@ pub use lease::{FENCING_S, LEASE_MAX_S, LeaseGrant, LeaseState, NodeLease, NodeM
 pub use machine::{
     DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,
     VmShutdown,
+};
+pub use moving::{
+    MOVE_KEEP_MAX_S, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveRoom, MoveSend, MoveSent,
+    MoveVolume,
 };
 pub use network::{
     Firewall, FirewallProtocol, FirewallRule, Limits, NetworkState, NicState, Peer, PortRange,

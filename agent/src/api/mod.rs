@@ -38,6 +38,7 @@ use crate::lease::Lease;
 use crate::limits::Limits;
 use crate::maintenance::Switch;
 use crate::metrics;
+use crate::moving::Moves;
 use crate::node::NodeWatch;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -55,6 +56,8 @@ pub struct Api {
     pub images: Arc<Images>,
     /// Key and certificate.
     pub tls: Arc<Tls>,
+    /// Moves to this node and from it.
+    pub moves: Arc<Moves>,
     /// Events and samples.
     pub hub: Arc<Hub>,
     /// Consoles.

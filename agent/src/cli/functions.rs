@@ -27,6 +27,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("console", "Consoles of VMs"),
     ("image", "Image files"),
     ("backup", "Backups of VMs' disks"),
+    ("moving", "Moving VMs between nodes"),
     ("nic", "Network cards"),
     ("firewall", "Firewalls of network cards"),
     ("network", "The guests' network"),

@@ -155,7 +155,7 @@ fn libvirt_config(config: &Config) -> LibvirtConfig {
             NetworkMode::User => GuestNetwork::User,
         },
         services,
-        storage: config.storage,
+        storage: config.storage.clone(),
         pools: config.pools.clone(),
     }
 }

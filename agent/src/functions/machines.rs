@@ -28,6 +28,7 @@ pub(super) fn tie(functions: &mut Functions) {
     });
     functions.change::<vm::Delete>(no_faults, |api, cx, id, how| {
         api.work.hypervisor().remove(*id, &how, cx)?;
+        api.moves.forget(*id);
         Ok(Nothing {})
     });
     power::<vm::Start>(functions, PowerVerb::Start);

@@ -13,6 +13,7 @@ mod consoles;
 mod guest;
 mod images;
 mod machines;
+mod moving;
 mod network;
 mod node;
 mod sizes;
@@ -59,6 +60,7 @@ pub fn all() -> Functions {
     consoles::tie(&mut functions);
     images::tie(&mut functions);
     backups::tie(&mut functions);
+    moving::tie(&mut functions);
     network::tie(&mut functions);
     volumes::tie(&mut functions);
     snapshots::tie(&mut functions);

@@ -15,16 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DomainType, LeaseList, Name, NetworkState, NodeCheck, PowerVerb,
-    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, Volume,
+    ConsoleKind, CounterSample, DomainType, LeaseList, MoveArrived, MovePrepare, MoveRoom, MoveSend,
+    MoveSent, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm,
+    VmEvent, VmSpec, Volume,
 };
-use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
 pub use self::machines::Machines;
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::lease::Lease;
+use crate::moving::Way;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
@@ -95,6 +97,33 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
 
     /// Begins a disk for a VM that is off, or for one that is not there yet.
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError>;
+
+    /// Makes room for a VM that comes from another node: all but its domain. Told again, it makes empty
+    /// disks anew unless the VM is arriving, and keeps the room until the new moment.
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError>;
+
+    /// Rooms in which no VM has arrived, and until when they are kept.
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError>;
+
+    /// Sends a VM to the room that was made for it, and leaves nothing here.
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError>;
+
+    /// Takes what [`Hypervisor::move_send`] sends of a VM that is off.
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError>;
+
+    /// Is a VM for which room was made here as a whole?
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError>;
+
+    /// Makes a VM that has arrived an ordinary one.
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError>;
+
+    /// Leaves nothing of a room in which no VM has arrived. Fine if there is none.
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError>;
 
     /// Opens a console of a VM that is on: a connection of its own to its screen (RFB), or to its serial port,
     /// which lets in one at a time. It ends when the VM stops.

@@ -13,6 +13,7 @@ mod backup;
 mod consoles;
 mod guest;
 mod machines;
+mod moving;
 mod network;
 
 use std::collections::BTreeMap;
@@ -24,9 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, LeaseList, MemorySample, Name,
-    NetworkState, NicSample, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm,
-    VmEvent, VmSpec, VmState, Volume, WantedPower,
+    ConsoleKind, CounterSample, DiskSample, DomainType, KeptDisk, LeaseList, MemorySample, MoveArrived,
+    MovePrepare, MoveRoom, MoveSend, MoveSent, Name, NetworkState, NicSample, NodeCheck, PowerVerb,
+    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
 use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,7 @@ use self::snapshots::SimulatedSnapshot;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::lease::Lease;
+use crate::moving::Way;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
@@ -67,6 +69,8 @@ pub struct Simulator {
     config: SimulatorConfig,
     storage: Storage,
     vms: Mutex<BTreeMap<VmId, Record>>,
+    /// VMs that come from another node.
+    coming: Mutex<BTreeMap<VmId, moving::Coming>>,
     networks: Mutex<network::Networks>,
     kept: Mutex<BTreeMap<String, KeptDisk>>,
     events: broadcast::Sender<VmEvent>,
@@ -126,6 +130,7 @@ impl Simulator {
             config,
             storage,
             vms: Mutex::new(vms),
+            coming: Mutex::default(),
             networks,
             kept,
             events,
@@ -232,6 +237,7 @@ impl Hypervisor for Simulator {
 
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         spec::check(spec)?;
+        self.refuse_coming(id)?;
         self.check_private(spec)?;
         self.check_parts(spec)?;
         self.storage.check_claims(id, &spec.volumes)?;
@@ -265,6 +271,7 @@ impl Hypervisor for Simulator {
     }
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.forget_coming(id)?;
         if self.record(id)?.is_none() {
             return self.storage.release(id, &[]);
         }
@@ -353,6 +360,39 @@ impl Hypervisor for Simulator {
         }
         self.take_time();
         Ok(backup::restore(&self.marks, id, restoring))
+    }
+
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, asked, until)
+    }
+
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        self.rooms()
+    }
+
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        self.send(id, order, way, cx)
+    }
+
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.receive(id, &from)
+    }
+
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        Ok(self.record(id)?.is_some())
+    }
+
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.adopt(id)
+    }
+
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.clear_room(id)
     }
 
     fn counters(&self) -> Result<Vec<CounterSample>, HypervisorError> {

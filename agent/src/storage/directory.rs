@@ -12,6 +12,7 @@ use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 use berth_model::{ByteSize, VolumeId};
 
 use super::pool::{Data, From, Item, Pool, Source, Space};
+use super::shared;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
 use crate::orphans::is_old;
@@ -26,7 +27,8 @@ const MODE: u32 = 0o711;
 pub struct Directory {
     name: Name,
     path: PathBuf,
-    shared: bool,
+    /// What the storage below is called, where other nodes have it, too.
+    shared: Option<String>,
 }
 
 impl Directory {
@@ -34,6 +36,7 @@ impl Directory {
     pub fn open(name: Name, path: &Path, shared: bool) -> Result<Self, HypervisorError> {
         make_folder(&path.join("volumes"))?;
         // libvirt opens what we name, from its own working directory.
+        let shared = shared.then(|| shared::name_of(path)).transpose()?;
         Ok(Self { name, path: path.canonicalize()?, shared })
     }
 
@@ -87,11 +90,15 @@ impl Pool for Directory {
     }
 
     fn shared_folder(&self) -> Option<&Path> {
-        self.shared.then_some(&self.path)
+        self.shared.is_some().then_some(&*self.path)
     }
 
     fn can_stand_on_image(&self, format: VolumeFormat) -> bool {
         format == VolumeFormat::Qcow2
+    }
+
+    fn shared(&self) -> Option<&str> {
+        self.shared.as_deref()
     }
 
     fn space(&self) -> Result<Space, HypervisorError> {

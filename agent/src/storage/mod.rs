@@ -18,9 +18,11 @@ mod directory;
 pub mod disks;
 mod left;
 mod lvm;
+pub mod moving;
 pub mod pool;
 mod rbd;
 mod records;
+pub mod shared;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use self::directory::Directory;
 use self::lvm::LvmThin;
+use self::moving::Coming;
 use self::pool::{Data, From, Item, Pool, Simulated, Source, Sums};
 use self::rbd::Rbd;
 use self::records::Records;
@@ -84,6 +87,9 @@ pub struct Record {
     #[serde(default)]
     attached_to: Option<VmId>,
     whole: bool,
+    /// It comes with its VM from another node.
+    #[serde(default)]
+    coming: Option<Coming>,
 }
 
 /// The image a volume was made from.
@@ -289,8 +295,15 @@ impl Storage {
         let name = wanted.pool.clone().unwrap_or_else(default_pool);
         let pool = self.pool(&name)?;
         let format = pool_format(pool, wanted.format, None)?;
-        let record =
-            Record { pool: name, format, size: wanted.size, from: None, attached_to: None, whole: false };
+        let record = Record {
+            pool: name,
+            format,
+            size: wanted.size,
+            from: None,
+            attached_to: None,
+            whole: false,
+            coming: None,
+        };
         let record = self.make(&Cx::unwatched(), Item::Volume(id), pool, record)?;
         self.show(id, &record)
     }
@@ -308,7 +321,15 @@ impl Storage {
         let mode = mode_in(pool, wanted.mode);
         let format = pool_format(pool, wanted.format, Some(mode))?;
         let from = Some(ClonedFrom { image: wanted.image.clone(), mode });
-        let record = Record { pool: name, format, size: wanted.size, from, attached_to: None, whole: false };
+        let record = Record {
+            pool: name,
+            format,
+            size: wanted.size,
+            from,
+            attached_to: None,
+            whole: false,
+            coming: None,
+        };
         let record = self.make(cx, Item::Volume(id), pool, record)?;
         self.show(id, &record)
     }
@@ -340,6 +361,12 @@ impl Storage {
         let is_new = {
             let _deciding = self.decide();
             match self.read(item)? {
+                Some(Record { coming: Some(_), attached_to: Some(vm), .. }) => {
+                    return Err(HypervisorError::Conflict(format!(
+                        "{} comes from another node with VM {vm}: finish its move first, or abort it.",
+                        called(item)
+                    )));
+                }
                 Some(known) if !known.is_as(&record) => {
                     return Err(HypervisorError::Conflict(format!(
                         "{} is there already, and is another one: {} in the pool {}.",

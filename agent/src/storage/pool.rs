@@ -119,6 +119,10 @@ pub trait Pool: Send + Sync + Debug {
     fn keeps_images(&self) -> bool {
         false
     }
+    /// The name of the storage below it, where several nodes share that.
+    fn shared(&self) -> Option<&str> {
+        None
+    }
     /// How much room there is.
     fn space(&self) -> Result<Space, HypervisorError>;
     /// Makes a volume's data; fine if it is there. What fails leaves nothing.

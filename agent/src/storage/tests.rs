@@ -18,15 +18,15 @@ fn info(size: u64, free: u64, promised: u64, percent: u64) -> PoolInfo {
 
 /// A node's storage in a folder, without limits.
 fn storage(home: &Path) -> Storage {
-    storage_with(home, StorageSection { promise_percent: 0, reserve_mib: 0 })
+    storage_with(home, &StorageSection { promise_percent: 0, reserve_mib: 0, disks: None })
 }
 
-fn storage_with(home: &Path, section: StorageSection) -> Storage {
+fn storage_with(home: &Path, section: &StorageSection) -> Storage {
     let large = PoolSection {
         name: Name::new("large").unwrap(),
         place: PoolPlace::Directory { path: home.join("large"), shared: false },
     };
-    Storage::open(&section, &[large], home, &home.join("images"), Box::new(|| Ok((0, 0)))).unwrap()
+    Storage::open(section, &[large], home, &home.join("images"), Box::new(|| Ok((0, 0)))).unwrap()
 }
 
 fn empty(size: ByteSize) -> VolumeCreate {

@@ -15,6 +15,7 @@ mod images;
 mod keeping;
 mod lease;
 mod machines;
+mod moving;
 mod network;
 mod peers;
 mod stream;

@@ -12,18 +12,19 @@ use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
 use berth_agent::identity::{Identity, NewKey};
 use berth_agent::lease::Lease;
+use berth_agent::moving::Way;
 use berth_agent::orphans::Found;
 use berth_agent::runs::Cx;
 use berth_agent::screenshot::Picture;
 use berth_agent::storage::Storage;
 use berth_agent::{Running, serve};
 use berth_model::agent::{
-    ConsoleKind, CounterSample, KeptDisk, LeaseList, Name, NetworkState, Nic, Node, NodeCheck, PowerVerb,
-    PrivateNetwork, Rescue, Snapshot, TrafficList, Vm, VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec,
-    Volume, WantedPower,
+    ConsoleKind, CounterSample, KeptDisk, LeaseList, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent,
+    Name, NetworkState, Nic, Node, NodeCheck, PowerVerb, PrivateNetwork, Rescue, Snapshot, TrafficList, Vm,
+    VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec, Volume, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, VmId, VolumeId};
+use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -41,7 +42,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// An agent that stops and leaves nothing when it is dropped.
 pub struct Agent {
     pub home: TempDir,
-    pub pki: Pki,
+    pub pki: Arc<Pki>,
     pub https: SocketAddr,
     pub simulator: Arc<Simulator>,
     pub gate: Arc<Gate>,
@@ -58,8 +59,12 @@ impl Agent {
 
     /// The same with other settings.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_under(Arc::new(Pki::new()), change).await
+    }
+
+    /// The same under a CA that others have, too.
+    pub async fn start_under(pki: Arc<Pki>, change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let pki = Pki::new();
         enrol_by_hand(home.path(), &pki);
         let mut config = Config::at(home.path());
         config.limits.ping_every = Duration::from_millis(50);
@@ -274,6 +279,38 @@ impl Hypervisor for Gated {
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
         self.gate.pass("restore_begin");
         self.simulator.restore_begin(id, restoring)
+    }
+
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        self.gate.pass("move_prepare");
+        self.simulator.move_prepare(id, asked, until)
+    }
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        self.simulator.move_rooms()
+    }
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        self.gate.pass("move_send");
+        self.simulator.move_send(id, order, way, cx)
+    }
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.gate.pass("move_receive");
+        self.simulator.move_receive(id, from)
+    }
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        self.simulator.move_has_arrived(id)
+    }
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.gate.pass("move_finish");
+        self.simulator.move_finish(id)
+    }
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.gate.pass("move_abort");
+        self.simulator.move_abort(id)
     }
     fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {
         self.gate.pass("console");

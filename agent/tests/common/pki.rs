@@ -1,4 +1,5 @@
 //! A CA of a test's own, and certificates of it.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
@@ -31,10 +32,15 @@ impl Pki {
 
     /// Signs an agent's request, as the control plane does.
     pub fn sign(&self, csr_pem: &str) -> String {
+        self.sign_node(csr_pem, 7, [127, 0, 0, 1].into())
+    }
+
+    /// The same for node `id` at `address`.
+    pub fn sign_node(&self, csr_pem: &str, id: i64, address: std::net::IpAddr) -> String {
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem).unwrap();
         request.params.subject_alt_names = vec![
-            SanType::IpAddress([127, 0, 0, 1].into()),
-            SanType::DnsName("node-7.berth.internal".try_into().unwrap()),
+            SanType::IpAddress(address),
+            SanType::DnsName(format!("node-{id}.berth.internal").try_into().unwrap()),
         ];
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         request.signed_by(&self.issuer).unwrap().pem()

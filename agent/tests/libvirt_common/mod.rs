@@ -88,7 +88,7 @@ impl Node {
             probe_initrd: None,
             network,
             services: true,
-            storage: StorageSection { promise_percent: 0, reserve_mib: 0 },
+            storage: StorageSection { promise_percent: 0, reserve_mib: 0, disks: None },
             pools,
         };
         run("qemu-img", &["create", "-q", "-f", "qcow2", text(&image_path(&config, EMPTY_IMAGE)), "64M"]);

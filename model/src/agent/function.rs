@@ -763,6 +763,36 @@ functions! {
         Cancel = "cancel" Change Post "/v1/runs/{run}/cancel" (RunId) Nothing => Run;
     }
 
+    /// Moving a VM to another node: prepare there, send here, finish there.
+    mod moving {
+        /// Make room on this node for a VM that comes from another one.
+        ///
+        /// Checks image, memory and disk space, makes the VM's folder, its seed, an empty disk and empty volumes
+        /// (or finds them on storage that both nodes share), and opens a port. The answer is handed to
+        /// `moving.send` on the other node. Told again, it gives the same answer and a later `until`, or a new
+        /// one after the agent was restarted. A room in which no VM arrives until then is removed; after ten
+        /// minutes it is among `node.orphans`. `conflict` when the VM or a volume is on this node already, is in
+        /// rescue, has a TPM, or a volume that is no file; `resource_unavailable` when there is no room.
+        Prepare = "prepare" Change Post "/v1/vms/{vm}/move/prepare" (VmId) MovePrepare => MovePlace;
+        /// Send a VM to the node that awaits it; live when it runs.
+        ///
+        /// Nothing of the VM or its volumes is left on this node afterwards. When it fails or is cancelled, the VM
+        /// goes on here as if nothing had been, and `moving.abort` clears the other node. Told again after the
+        /// agent was cut off, it sends anew, or finds that the VM has arrived and clears up here; a VM that was
+        /// cut off at its switch-over stands still until then. `conflict` when its memory is saved, or when it
+        /// does not fit the room.
+        Send = "send" Long Post "/v1/vms/{vm}/move/send" (VmId) MoveSend => MoveSent;
+        /// Make a VM that has arrived one of this node, and close the port.
+        ///
+        /// The answer says how long it stood still at the switch-over, in milliseconds. `conflict` when it has
+        /// not arrived. Told again, it shows the VM.
+        Finish = "finish" Change Post "/v1/vms/{vm}/move/finish" (VmId) Nothing => MoveArrived;
+        /// Give up awaiting a VM: nothing of it is left on this node.
+        ///
+        /// Fine when none is awaited. `conflict` when it has arrived, since then it may be nowhere else.
+        Abort = "abort" Change Post "/v1/vms/{vm}/move/abort" (VmId) Nothing => Nothing;
+    }
+
     /// The agent's certificate.
     mod certificate {
         /// Make a new key on the node, and ask for its certificate.

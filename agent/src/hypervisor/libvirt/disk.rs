@@ -87,10 +87,13 @@ impl Images {
         Ok(path)
     }
 
+    /// Where they stand, as QEMU and libvirt are told.
+    pub fn folder(&self) -> PathBuf {
+        self.0.canonicalize().unwrap_or_else(|_| self.0.clone())
+    }
+
     fn path(&self, sha256: &str) -> PathBuf {
-        // QEMU and libvirt follow this name from elsewhere.
-        let folder = self.0.canonicalize().unwrap_or_else(|_| self.0.clone());
-        folder.join(format!("{sha256}.qcow2"))
+        self.folder().join(format!("{sha256}.qcow2"))
     }
 }
 

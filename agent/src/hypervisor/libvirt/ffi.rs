@@ -1,5 +1,5 @@
-//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, ending a job, statistics
-//! of all domains at once (its own leaks them), a domain's state (its own hides an error), backups and
+//! The calls of libvirt that the `virt` crate lacks or gets wrong: lifecycle events, jobs, statistics of all
+//! domains at once (its own leaks them), a domain's state (its own hides an error), backups and
 //! checkpoints, limits of a disk.
 //!
 //! Beside them, what `rustix` lacks of packet sockets.
@@ -179,7 +179,44 @@ fn number(param: &sys::_virTypedParameter) -> Option<(String, u64)> {
     Some((unsafe { text(param.field.as_ptr()) }, value))
 }
 
-/// Ends what libvirt does with a domain's memory at the moment.
+/// Numbers of the job that works on a domain, or with `VIR_DOMAIN_JOB_STATS_COMPLETED` of the last one;
+/// none without a job.
+pub fn job_stats(domain: &Domain, flags: u32) -> Result<Vec<(String, u64)>, Error> {
+    let (mut job, mut count): (c_int, c_int) = (0, 0);
+    let mut params: sys::virTypedParameterPtr = ptr::null_mut();
+    // SAFETY: the domain is held by its wrapper, and the three places are ours.
+    let done = unsafe {
+        sys::virDomainGetJobStats(
+            domain.as_ptr(),
+            &raw mut job,
+            &raw mut params,
+            &raw mut count,
+            flags as c_uint,
+        )
+    };
+    if done < 0 {
+        return Err(Error::last_error());
+    }
+    let numbers = match usize::try_from(count) {
+        // SAFETY: libvirt made a list of `count` parameters.
+        Ok(len) if len > 0 && !params.is_null() && job.cast_unsigned() != sys::VIR_DOMAIN_JOB_NONE => {
+            unsafe { std::slice::from_raw_parts(params, len) }.iter().filter_map(number).collect()
+        }
+        _ => Vec::new(),
+    };
+    // SAFETY: the list came from libvirt, and nothing of it is kept.
+    unsafe { sys::virTypedParamsFree(params, count) };
+    Ok(numbers)
+}
+
+/// Lets a move switch over now and fetch the rest of the memory afterwards.
+pub fn start_post_copy(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is held by its wrapper.
+    let done = unsafe { sys::virDomainMigrateStartPostCopy(domain.as_ptr(), 0) };
+    if done < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Ends what libvirt does with a domain at the moment: a move, or a copy of its memory.
 pub fn abort_job(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the domain is valid as long as it is borrowed.
     match unsafe { sys::virDomainAbortJob(domain.as_ptr()) } {

@@ -16,6 +16,9 @@
 //! | `disk.wipe` | a disk that is being overwritten before it goes |
 //! | `*.new` | something that is being made; worthless after a cut |
 //!
+//! Where nodes share a place for disks (`storage.disks`), the disk, its note and its wipe stand there, in a
+//! folder of the same name.
+//!
 //! The folder is made before everything else of a VM and removed after everything else, so whoever
 //! lists folders finds half-made and half-deleted VMs too.
 
@@ -33,26 +36,37 @@ const MODE: u32 = 0o711;
 
 /// Where all VMs' folders stand.
 #[derive(Debug, Clone)]
-pub struct Folders(PathBuf);
+pub struct Folders {
+    place: PathBuf,
+    disks: Option<PathBuf>,
+}
 
 impl Folders {
-    /// Makes the place for folders under `data_dir`.
-    pub fn open(data_dir: &Path) -> io::Result<Self> {
-        let place = data_dir.join("vms");
-        DirBuilder::new().recursive(true).mode(MODE).create(&place)?;
-        // libvirt opens what we name, from its own working directory.
-        Ok(Self(place.canonicalize()?))
+    /// Makes the place for folders under `data_dir`; disks stand in `disks`, if that is given.
+    pub fn open(data_dir: &Path, disks: Option<&Path>) -> io::Result<Self> {
+        let make = |place: &Path| {
+            DirBuilder::new().recursive(true).mode(MODE).create(place)?;
+            // libvirt opens what we name, from its own working directory.
+            place.canonicalize()
+        };
+        Ok(Self { place: make(&data_dir.join("vms"))?, disks: disks.map(make).transpose()? })
     }
 
     /// A VM's folder, whether it is there or not.
     pub fn of(&self, id: VmId) -> Folder {
-        Folder(self.0.join(id.to_string()))
+        let disks = self.disks.as_ref().map(|disks| disks.join(id.to_string()));
+        Folder { path: self.place.join(id.to_string()), disks }
+    }
+
+    /// Where disks stand.
+    pub fn disks(&self) -> &Path {
+        self.disks.as_ref().unwrap_or(&self.place)
     }
 
     /// The VMs that have a folder.
     pub fn list(&self) -> io::Result<Vec<VmId>> {
         let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.place)? {
             ids.extend(entry?.file_name().to_str().and_then(vm_id));
         }
         Ok(ids)
@@ -61,48 +75,56 @@ impl Folders {
 
 /// One VM's folder.
 #[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    disks: Option<PathBuf>,
+}
 
 impl Folder {
     /// A folder at `path`, which need not be there.
     #[cfg(test)]
     pub fn at(path: PathBuf) -> Self {
-        Self(path)
+        Self { path, disks: None }
     }
 
     /// The folder itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// The folder with the disk.
+    pub fn disk_folder(&self) -> &Path {
+        self.disks.as_ref().unwrap_or(&self.path)
     }
 
     /// The disk.
     pub fn disk(&self) -> PathBuf {
-        self.0.join("disk.qcow2")
+        self.disk_folder().join("disk.qcow2")
     }
 
     /// The seed.
     pub fn seed(&self) -> PathBuf {
-        self.0.join("seed.iso")
+        self.path.join("seed.iso")
     }
 
     /// What UEFI remembers.
     pub fn nvram(&self) -> PathBuf {
-        self.0.join("nvram.fd")
+        self.path.join("nvram.fd")
     }
 
     /// The rescue system.
     pub fn rescue_disk(&self) -> PathBuf {
-        self.0.join("rescue.qcow2")
+        self.path.join("rescue.qcow2")
     }
 
     /// The rescue system's seed.
     pub fn rescue_seed(&self) -> PathBuf {
-        self.0.join("rescue-seed.iso")
+        self.path.join("rescue-seed.iso")
     }
 
     /// A disk that is being overwritten.
     pub fn wipe(&self) -> PathBuf {
-        self.0.join("disk.wipe")
+        self.disk_folder().join("disk.wipe")
     }
 
     /// There while it is off only to be started over.
@@ -117,46 +139,36 @@ impl Folder {
 
     /// The console's log.
     pub fn console(&self) -> PathBuf {
-        self.0.join("console.log")
+        self.path.join("console.log")
     }
 
     /// The serial port's socket.
     pub fn serial(&self) -> PathBuf {
-        self.0.join("serial.sock")
+        self.path.join("serial.sock")
     }
 
     /// Is it there?
     pub fn exists(&self) -> io::Result<bool> {
-        self.0.try_exists()
+        self.path.try_exists()
     }
 
     /// Makes it, unless it is there; then what a cut left half-made in it is removed.
     pub fn create(&self) -> io::Result<()> {
-        match DirBuilder::new().mode(MODE).create(&self.0) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => self.remove_unfinished(),
-            Err(e) => Err(e),
-            Ok(()) => sync(self.0.parent().unwrap_or(&self.0)),
-        }
-    }
-
-    fn remove_unfinished(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.0)? {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "new") {
-                let is_folder = entry.file_type()?.is_dir();
-                gone(if is_folder {
-                    fs::remove_dir_all(entry.path())
-                } else {
-                    fs::remove_file(entry.path())
-                })?;
-            }
-        }
-        Ok(())
+        make(&self.path)?;
+        self.disks.as_deref().map_or(Ok(()), make)
     }
 
     /// Removes it with all that is in it, unless it is gone.
     pub fn remove(&self) -> io::Result<()> {
-        gone(fs::remove_dir_all(&self.0))
+        if let Some(disks) = &self.disks {
+            gone(fs::remove_dir_all(disks))?;
+        }
+        self.remove_but_disk()
+    }
+
+    /// Removes it, but for a disk that stands elsewhere.
+    pub fn remove_but_disk(&self) -> io::Result<()> {
+        gone(fs::remove_dir_all(&self.path))
     }
 
     /// Makes the file `name` as a whole or not at all: `make` makes it under another name, and once it
@@ -172,9 +184,28 @@ impl Folder {
         make(&new)?;
         File::open(&new)?.sync_all()?;
         fs::rename(&new, path)?;
-        sync(&self.0)?;
+        sync(path.parent().unwrap_or(&self.path))?;
         Ok(())
     }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(MODE).create(folder) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => remove_unfinished(folder),
+        Err(e) => Err(e),
+        Ok(()) => sync(folder.parent().unwrap_or(folder)),
+    }
+}
+
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "new") {
+            let is_folder = entry.file_type()?.is_dir();
+            gone(if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) })?;
+        }
+    }
+    Ok(())
 }
 
 /// What is gone already need not be removed.
@@ -198,7 +229,7 @@ mod tests {
     fn folders_are_found_again_and_other_names_are_not() {
         let _proof = crate::proof::pure(&["vm.list", "vm.delete"]);
         let data = tempfile::tempdir().unwrap();
-        let folders = Folders::open(data.path()).unwrap();
+        let folders = Folders::open(data.path(), None).unwrap();
         for id in [3, 11] {
             folders.of(VmId(id)).create().unwrap();
             folders.of(VmId(id)).create().unwrap();
@@ -217,9 +248,28 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_on_a_place_that_nodes_share_stays_when_its_folder_goes() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        let data = tempfile::tempdir().unwrap();
+        let shared = data.path().join("shared");
+        let folder = Folders::open(&data.path().join("a"), Some(&shared)).unwrap().of(VmId(3));
+        folder.create().unwrap();
+        folder.create().unwrap();
+        folder.put(&folder.disk(), |new| fs::write(new, b"disk")).unwrap();
+        folder.put(&folder.seed(), |new| fs::write(new, b"seed")).unwrap();
+        folder.remove_but_disk().unwrap();
+        assert!(!folder.exists().unwrap() && folder.disk().exists());
+        let there = Folders::open(&data.path().join("b"), Some(&shared)).unwrap().of(VmId(3));
+        assert_eq!(there.disk(), folder.disk());
+        there.create().unwrap();
+        there.remove().unwrap();
+        assert!(!folder.disk().exists() && fs::read_dir(shared).unwrap().count() == 0);
+    }
+
+    #[test]
     fn a_file_is_there_whole_or_not_at_all() {
         let data = tempfile::tempdir().unwrap();
-        let folder = Folders::open(data.path()).unwrap().of(VmId(1));
+        let folder = Folders::open(data.path(), None).unwrap().of(VmId(1));
         folder.create().unwrap();
         let cut = folder.put(&folder.seed(), |new| {
             fs::write(new, b"half")?;

@@ -133,7 +133,7 @@ impl Libvirt {
         wipe::wipe(&folder.wipe(), cx).map_err(on_disk)?;
         faults::point("wipe.after_wipe")?;
         gone(std::fs::remove_file(folder.wipe())).map_err(on_disk)?;
-        sync(folder.path()).map_err(on_disk)
+        sync(folder.disk_folder()).map_err(on_disk)
     }
 }
 
@@ -213,7 +213,7 @@ impl Machines for Libvirt {
         self.iso(&spec)?;
         hardware::check(&self.connection.get()?, self.domain_type(&self.connection.get()?), &spec.hardware)?;
         if !in_pool {
-            disk::check_room(&self.config.data_dir, spec.disk)?;
+            disk::check_room(self.folders.disks(), spec.disk)?;
         }
         cx.check()?;
         cx.phase("Switch the VM off", 0);

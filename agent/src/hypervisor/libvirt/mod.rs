@@ -43,6 +43,7 @@ mod kept;
 mod leases;
 mod lender;
 mod machines;
+mod moving;
 mod names;
 mod network;
 mod nics;
@@ -69,10 +70,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, ConsoleKind, CounterSample, DomainType, LeaseList, Name, NetworkState, NodeCheck, PowerVerb,
-    PrivateNetwork, Snapshot, TrafficList, Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
+    CloneMode, ConsoleKind, CounterSample, DomainType, LeaseList, MoveArrived, MovePrepare, MoveRoom,
+    MoveSend, MoveSent, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList,
+    Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, PrivateNetworkId, VmId, VolumeId};
+use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
@@ -86,6 +88,7 @@ use self::domain::PoolDisk;
 use self::events::Hub;
 use self::fence::Marks;
 use self::folder::{Folder, Folders};
+use self::moving::notes::Notes;
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
 use self::ops::{
@@ -100,6 +103,7 @@ use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
 use crate::config::{Accelerator, PoolSection, StorageSection};
 use crate::lease::Lease;
+use crate::moving::Way;
 use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
@@ -144,6 +148,7 @@ pub struct Libvirt {
     config: LibvirtConfig,
     prefix: Prefix,
     folders: Folders,
+    notes: Notes,
     images: Images,
     kept: kept::Shelf,
     storage: Storage,
@@ -168,12 +173,13 @@ impl Libvirt {
         let wrong = |what: &str, e: &std::io::Error| {
             HypervisorError::Failed(format!("{what} {}: {e}", config.data_dir.display()))
         };
-        let folders =
-            Folders::open(&config.data_dir).map_err(|e| wrong("could not make folders for VMs in", &e))?;
+        let folders = Folders::open(&config.data_dir, config.storage.disks.as_deref())
+            .map_err(|e| wrong("could not make folders for VMs in", &e))?;
         let marks = Marks::open(&folders).map_err(|e| wrong("could not read the marks of VMs in", &e))?;
+        let notes = Notes::open(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
         let kept = kept::Shelf::open(&config.data_dir)
             .map_err(|e| wrong("could not make a folder for kept disks in", &e))?;
-        let cache = Cache::of(&config.data_dir).map_err(|e| wrong("could not write to", &e))?;
+        let cache = Cache::of(folders.disks()).map_err(|e| wrong("could not write to", &e))?;
         let hub = Arc::new(Hub::new(prefix.clone()));
         let connection = Connection::keep(&config.uri, hub.clone())
             .map_err(|e| HypervisorError::Failed(format!("could not start libvirt's event loop: {e}")))?;
@@ -202,6 +208,7 @@ impl Libvirt {
             config,
             prefix,
             folders,
+            notes,
             images,
             kept,
             storage,
@@ -365,7 +372,7 @@ impl Libvirt {
             self.images.find(&spec.image.sha256, spec.disk)?;
             spec.disk.bytes()
         };
-        disk::check_room(&self.config.data_dir, ByteSize(more))?;
+        disk::check_room(self.folders.disks(), ByteSize(more))?;
         self.storage.check_room_for_disk(ByteSize(more))
     }
 
@@ -395,22 +402,23 @@ impl Libvirt {
         volumes::place(spec, &sources, &there)
     }
 
+    fn ensure_network(&self, connect: &Connect) -> Result<(), HypervisorError> {
+        let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let ensured = self.config.network.ensure(connect, &self.prefix);
+        ensured.map_err(|e| refused("start the guests' network", &e))
+    }
+
     fn start(&self, connect: &Connect, id: VmId, domain: &Domain) -> Result<(), HypervisorError> {
         self.admit(id)?;
         if let Some(spec) = spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
             self.check_leases(id, &spec)?;
         }
         self.put_keys(connect, id)?;
-        {
-            let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
-            self.config
-                .network
-                .ensure(connect, &self.prefix)
-                .map_err(|e| refused("start the guests' network", &e))?;
-        }
+        self.ensure_network(connect)?;
         match state(domain)? {
             VmState::Running => {}
             VmState::Paused => {
+                moving::refuse_held(domain)?;
                 self.plug_again(id, domain)?;
                 let resumed = domain.resume().map_err(|e| refused("resume the VM", &e));
                 resumed.map_err(|e| self.explain_start(id, domain, e))?;
@@ -534,6 +542,7 @@ impl Hypervisor for Libvirt {
     fn put(&self, id: VmId, spec: &VmSpec) -> Result<Vm, HypervisorError> {
         let folder = self.folders.of(id);
         self.check(id, &folder, spec)?;
+        self.notes.refuse_coming(id)?;
         let connect = self.connection.get()?;
         let before = self.domain(&connect, id)?;
         let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
@@ -600,6 +609,9 @@ impl Hypervisor for Libvirt {
 
     fn delete(&self, id: VmId) -> Result<(), HypervisorError> {
         let connect = self.connection.get()?;
+        if self.delete_moving(id)? {
+            return self.storage.release(id, &[]);
+        }
         let folder = self.folders.of(id);
         let domain = self.domain(&connect, id)?;
         let nics = self.nics_of(domain.as_ref())?;
@@ -625,6 +637,7 @@ impl Hypervisor for Libvirt {
                 self.hub.tell_gone(id);
             }
         }
+        self.forget_move(id)?;
         self.storage.release(id, &[])
     }
 
@@ -642,7 +655,10 @@ impl Hypervisor for Libvirt {
                 machines::drop_saved(&domain)?;
             }
             (PowerVerb::Pause, true) => machines::pause(&domain)?,
-            (PowerVerb::Resume, true) => machines::resume(&domain)?,
+            (PowerVerb::Resume, true) => {
+                moving::refuse_held(&domain)?;
+                machines::resume(&domain)?;
+            }
             (PowerVerb::Shutdown, false) => {}
             // Without flags libvirt asks the guest agent if one is connected, and else presses the
             // power button.
@@ -664,6 +680,39 @@ impl Hypervisor for Libvirt {
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
         self.storage.needs_own_file(id, "backups are restored")?;
         restore::begin(self, id, restoring)
+    }
+
+    fn move_prepare(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        self.make_room(id, asked, until)
+    }
+
+    fn move_rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        self.rooms()
+    }
+
+    fn move_send(&self, id: VmId, order: &MoveSend, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        self.send(id, order, way, cx)
+    }
+
+    fn move_receive(&self, id: VmId, from: UnixStream) -> Result<(), HypervisorError> {
+        self.receive(id, &from)
+    }
+
+    fn move_has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        self.has_arrived(id)
+    }
+
+    fn move_finish(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        self.adopt(id)
+    }
+
+    fn move_abort(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.clear_room(id)
     }
 
     fn console(&self, id: VmId, kind: ConsoleKind) -> Result<UnixStream, HypervisorError> {

@@ -132,7 +132,9 @@ impl Libvirt {
         let Some(plane) = self.plane.as_deref() else { return Ok(None) };
         if plane.is_blank() {
             let vms = self.list()?;
-            plane.fill(vms.into_iter().filter_map(|vm| Some((vm.id, vm.spec?.nics))));
+            let coming = self.notes.coming(vms.iter().map(|vm| vm.id))?;
+            let here = vms.into_iter().filter_map(|vm| Some((vm.id, vm.spec?.nics)));
+            plane.fill(here.chain(coming));
         }
         Ok(Some(plane))
     }

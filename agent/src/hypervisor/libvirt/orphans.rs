@@ -1,10 +1,10 @@
 //! What crashes left of VMs: in libvirt, in the VMs' folders, and where libvirt keeps files by domain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use berth_model::VmId;
 use berth_model::agent::Name;
+use berth_model::{Timestamp, VmId};
 
 use super::folder::gone;
 use super::names::{Prefix, vm_id};
@@ -17,6 +17,7 @@ use crate::orphans::{Found, is_old};
 struct Known {
     folders: BTreeSet<VmId>,
     domains: BTreeSet<VmId>,
+    awaited: BTreeMap<VmId, Timestamp>,
 }
 
 impl Known {
@@ -28,8 +29,8 @@ impl Known {
 type Finder = for<'a> fn(&'a Libvirt, &Known) -> Result<Vec<Found<'a>>, HypervisorError>;
 
 /// Who finds what; each kind of leftover is one of them.
-const FINDERS: [Finder; 8] =
-    [folders, domains, unfinished, files_by_domain, interfaces, copies_of_images, volumes, lent_disks];
+const FINDERS: [Finder; 9] =
+    [folders, domains, unfinished, files_by_domain, interfaces, copies_of_images, volumes, lent_disks, rooms];
 
 /// Where libvirt keeps a file for each domain: what it is, the folder, and what follows the domain's name.
 const FILES_BY_DOMAIN: [(&str, &str, &str); 3] = [
@@ -46,6 +47,7 @@ pub fn find(libvirt: &Libvirt) -> Result<Vec<Found<'_>>, HypervisorError> {
     let known = Known {
         folders: libvirt.folders.list().map_err(on_disk)?.into_iter().collect(),
         domains: names.filter_map(|name| libvirt.prefix.vm(&name)).collect(),
+        awaited: libvirt.rooms()?.into_iter().collect(),
     };
     let mut found = Vec::new();
     for finder in FINDERS {
@@ -114,9 +116,23 @@ fn lent_disks<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>,
 /// VMs whose making or deleting was cut off and never told again.
 fn folders<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
     let half_made = known.folders.difference(&known.domains).copied();
-    let old = half_made.filter(|id| is_old(libvirt.folders.of(*id).path()));
+    let old = half_made
+        .filter(|id| !known.awaited.contains_key(id) && is_old(libvirt.folders.of(*id).path()))
+        .collect::<Vec<_>>()
+        .into_iter();
     let why = "It has a folder and no domain: it was not made or not deleted to its end.";
     Ok(old.map(|id| Found::new("half-made VM", id.to_string(), why, move || libvirt.delete(id))).collect())
+}
+
+/// Rooms for VMs that did not come.
+fn rooms<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
+    let empty = known.awaited.iter().filter(|(id, _)| !known.domains.contains(id));
+    let old = empty.filter(|(id, _)| is_old(libvirt.folders.of(**id).path()));
+    let found = |(id, until): (&VmId, &Timestamp)| {
+        let (id, why) = (*id, format!("It did not come from its node. The room goes by itself at {until}."));
+        Found::new("room for a VM", id.to_string(), &why, move || libvirt.clear_room(id))
+    };
+    Ok(old.map(found).collect())
 }
 
 /// Domains without files.

@@ -34,11 +34,15 @@ pub fn begin(libvirt: &Libvirt, id: VmId, restoring: &Restoring) -> Result<Box<d
     }
     let folder = libvirt.folders.of(id);
     let image = libvirt.images.find(&restoring.image, restoring.size)?;
-    let is_new = !folder.exists().map_err(on_disk)?;
-    disk::check_room(&libvirt.config.data_dir, ByteSize(0))?;
+    let is_new = !folder.exists().map_err(on_disk)? && !folder.disk().exists();
+    disk::check_room(libvirt.folders.disks(), ByteSize(0))?;
     folder.create().map_err(on_disk)?;
-    let files =
-        Files { folder: folder.clone(), new: folder.path().join("disk.qcow2.new"), is_new, is_done: false };
+    let files = Files {
+        folder: folder.clone(),
+        new: folder.disk_folder().join("disk.qcow2.new"),
+        is_new,
+        is_done: false,
+    };
     // A disk never shrinks: one that grew since the backup stays as large.
     let before = Overlay::read(&folder.disk())?.map_or(ByteSize(0), |overlay| overlay.size);
     disk::create(&files.new, &image, restoring.size.max(before))?;
@@ -75,7 +79,7 @@ impl Making for Written {
         File::open(&files.new).and_then(|new| new.sync_all()).map_err(on_disk)?;
         fs::rename(&files.new, files.folder.disk()).map_err(on_disk)?;
         files.is_done = true;
-        File::open(files.folder.path()).and_then(|folder| folder.sync_all()).map_err(on_disk)?;
+        File::open(files.folder.disk_folder()).and_then(|folder| folder.sync_all()).map_err(on_disk)?;
         // What changed since which backup is known of the old disk alone.
         domain.iter().for_each(forget_marks);
         Ok(())

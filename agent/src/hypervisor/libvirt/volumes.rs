@@ -55,6 +55,18 @@ pub struct Found {
     xml: String,
 }
 
+impl Found {
+    /// How the guest's controller calls it.
+    pub fn dev(&self) -> &str {
+        &self.dev
+    }
+
+    /// May the guest only read it?
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+}
+
 /// Puts the volumes of a spec in their places; one that is there stays where it is.
 pub fn place(
     spec: &VmSpec,

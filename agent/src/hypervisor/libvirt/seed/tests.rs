@@ -157,7 +157,7 @@ fn a_password_alone_opens_ssh() {
 #[test]
 fn the_image_reads_back_and_is_the_same_each_time() {
     let data = tempfile::tempdir().unwrap();
-    let folders = Folders::open(data.path()).unwrap();
+    let folders = Folders::open(data.path(), None).unwrap();
     let mut spec = spec();
     spec.seed.user_data = Some("#cloud-config\nruncmd: [ls]\n".to_owned());
     let seed = Seed::new(VmId(7), &spec);
@@ -183,7 +183,7 @@ fn the_image_reads_back_and_is_the_same_each_time() {
 fn a_seed_told_twice_is_left_as_it_is() {
     use std::os::unix::fs::MetadataExt;
     let data = tempfile::tempdir().unwrap();
-    let folder = Folders::open(data.path()).unwrap().of(VmId(1));
+    let folder = Folders::open(data.path(), None).unwrap().of(VmId(1));
     folder.create().unwrap();
     let inode = |seed: Seed| {
         seed.put(&folder).unwrap();

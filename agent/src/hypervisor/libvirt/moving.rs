@@ -1,0 +1,815 @@
+//! Moving: room for a VM that comes, and sending one that goes.
+//!
+//! ```text
+//! target  prepare: note ─► folder ─► disk, volumes, seed      finish: volumes whole ─► define ─► note gone
+//! source  send:    note ─► live: libvirt and QEMU copy ─► undefined ─► volumes, folder gone ─► note gone
+//!                       └► off:  files                 ─┘
+//! ```
+//!
+//! A [note](notes) says on each side what a VM is in the middle of, and goes last. Of a live move libvirt
+//! sees to it that the VM runs on one side only, as long as the agent lives: cut off at the switch-over, the VM
+//! stands still on the source until [`Libvirt::send`] is told again and has asked the target. Files that
+//! arrived are noted on the target before the source hears of it and forgets its own.
+
+pub mod notes;
+mod off;
+mod rewrite;
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use berth_model::agent::{
+    CloneMode, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Nic, VmSpec, VmState,
+};
+use berth_model::{ByteSize, Timestamp, VmId};
+use virt::connect::Connect;
+use virt::domain::{Domain, MigrateParameters};
+use virt::sys;
+
+use self::notes::Note;
+use self::off::{Parcel, Part};
+use self::rewrite::Rewrite;
+use super::folder;
+use super::network::GuestNetwork;
+use super::ops::{note_start, power_off, refused, state, undefine};
+use super::seed::Seed;
+use super::{Libvirt, disk, domain, ffi, hardware, machines, tool, volumes};
+use crate::hypervisor::HypervisorError;
+use crate::moving::{Sockets, Way};
+use crate::runs::Cx;
+use crate::storage::moving::Going;
+use crate::storage::shared;
+use crate::{faults, spec};
+
+/// How often a move is looked at.
+const STEP: Duration = Duration::from_millis(100);
+/// How long libvirt may take to end a move that was cut off.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+/// How long who asks whether a VM has arrived may be kept waiting while that is not decided.
+const DECISION_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest that nothing of a live move goes on.
+const STALL_PATIENCE: Duration = Duration::from_secs(120);
+/// How long libvirt may take to end a live move that is to end, before its ways are cut.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
+/// A move with post-copy switches over when not more than this part of the memory is left to be sent.
+const POST_COPY_PART: u64 = 10;
+
+impl Libvirt {
+    pub(super) fn make_room(
+        &self,
+        id: VmId,
+        asked: &MovePrepare,
+        until: Timestamp,
+    ) -> Result<MoveRoom, HypervisorError> {
+        let spec = &asked.spec;
+        spec::check(spec)?;
+        let connect = self.connection.get()?;
+        let domain = self.domain(&connect, id)?;
+        let folder = self.folders.of(id);
+        check_movable(id, spec)?;
+        let noted = self.notes.get(id)?;
+        let (comes, shared) = match &noted {
+            Some(Note::Coming { arrived, shared, .. }) => (arrived.is_some() || domain.is_some(), *shared),
+            _ if domain.is_some() || folder.exists()? => {
+                return Err(HypervisorError::Conflict(format!("VM {id} is on this node already.")));
+            }
+            _ => (false, self.shares_disks() && folder.disk().try_exists()?),
+        };
+        let volumes = if comes {
+            self.storage.placed(id)?
+        } else {
+            hardware::check(&connect, self.domain_type(&connect), &spec.hardware)?;
+            let image = self.images.find(&spec.image.sha256, spec.disk)?;
+            self.iso(spec)?;
+            self.check_nics(id, &spec.nics)?;
+            check_memory(spec.memory)?;
+            if !shared {
+                disk::check_room(self.folders.disks(), spec.disk)?;
+                self.storage.check_room_for_disk(spec.disk)?;
+            }
+            self.storage.check_places(id, &asked.volumes)?;
+            let note = Note::Coming { spec: Box::new(spec.clone()), until, shared, arrived: None };
+            self.notes.put(id, &note)?;
+            faults::point("move.after_note")?;
+            folder.create()?;
+            if !shared {
+                // Always an empty one: what an earlier try left in it would shine through.
+                folder::gone(std::fs::remove_file(folder.disk()))?;
+                if spec.disk_mode == CloneMode::Copy {
+                    disk::note_image(&folder, &spec.image.sha256)?;
+                }
+                folder.put(&folder.disk(), |new| match spec.disk_mode {
+                    CloneMode::Backing => disk::create(new, &image, spec.disk),
+                    CloneMode::Copy => empty(new, spec.disk),
+                })?;
+            }
+            Seed::new(id, spec).put(&folder)?;
+            let volumes = self.storage.place(id, &asked.volumes)?;
+            faults::point("move.after_room")?;
+            volumes
+        };
+        if let Some(Note::Coming { spec, shared, arrived, .. }) = noted {
+            self.notes.put(id, &Note::Coming { spec, until, shared, arrived })?;
+        }
+        self.ensure_network(&connect)?;
+        self.filter_coming(id, &spec.nics)?;
+        Ok(MoveRoom {
+            domain_type: self.domain_type(&connect),
+            domain: self.prefix.domain(id),
+            folder: folder.path().to_string_lossy().into_owned(),
+            disk: folder.disk().to_string_lossy().into_owned(),
+            images: self.images.folder().to_string_lossy().into_owned(),
+            bridge: self.bridge().map(str::to_owned),
+            shared: if shared { self.disk_storage()? } else { None },
+            volumes,
+        })
+    }
+
+    fn shares_disks(&self) -> bool {
+        self.config.storage.disks.is_some()
+    }
+
+    /// The name of the storage that disks stand on, where nodes share it.
+    fn disk_storage(&self) -> Result<Option<String>, HypervisorError> {
+        Ok(self.shares_disks().then(|| shared::name_of(self.folders.disks())).transpose()?)
+    }
+
+    /// Rooms in which no VM has arrived, and until when they are kept.
+    pub(super) fn rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
+        let mut rooms = Vec::new();
+        for id in self.notes.all()? {
+            if let Some(Note::Coming { until, .. }) = self.notes.get(id)?
+                && !self.arrived(id)?
+            {
+                rooms.push((id, until));
+            }
+        }
+        Ok(rooms)
+    }
+
+    /// The filter knows the cards of a VM before it comes: its first frame passes it already.
+    fn filter_coming(&self, id: VmId, nics: &[Nic]) -> Result<(), HypervisorError> {
+        let Some(plane) = self.plane()? else { return Ok(()) };
+        plane.tell(id, Some(nics));
+        plane.converge()?;
+        plane.prepare()
+    }
+
+    fn bridge(&self) -> Option<&str> {
+        match &self.config.network {
+            GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => Some(bridge),
+            GuestNetwork::User | GuestNetwork::Routed => None,
+        }
+    }
+
+    fn arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        match self.notes.get(id)? {
+            Some(Note::Coming { arrived: Some(_), .. }) => Ok(true),
+            Some(Note::Coming { .. }) => match self.domain(&self.connection.get()?, id)? {
+                // One that is still coming has no definition of its own.
+                Some(domain) => domain.is_persistent().map_err(|e| refused("look at the VM", &e)),
+                None => Ok(false),
+            },
+            _ => Ok(false),
+        }
+    }
+
+    /// The same for its source, which acts on the answer: so it must be final. libvirt drops a VM of which
+    /// the way was cut, unless it runs it already.
+    pub(super) fn has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
+        let until = Instant::now() + DECISION_PATIENCE;
+        loop {
+            if self.arrived(id)? {
+                return Ok(true);
+            }
+            if self.domain(&self.connection.get()?, id)?.is_none() {
+                // Between the two looks it may have become whole.
+                return self.arrived(id);
+            }
+            if Instant::now() > until {
+                return Err(HypervisorError::Unavailable(format!("VM {id} is still arriving.")));
+            }
+            std::thread::sleep(STEP);
+        }
+    }
+
+    pub(super) fn receive(&self, id: VmId, from: &UnixStream) -> Result<(), HypervisorError> {
+        let Some(Note::Coming { spec, until, shared, arrived }) = self.notes.get(id)? else {
+            return Err(HypervisorError::Conflict(format!("VM {id} is not awaited on this node.")));
+        };
+        let (folder, volumes) = (self.folders.of(id), self.storage.placed(id)?);
+        let check = |parcel: &Parcel| {
+            let bytes = parcel.files.iter().map(|file| file.bytes).sum();
+            disk::check_room(self.folders.disks(), ByteSize(bytes))
+        };
+        let put = |part: Part, fill: &mut dyn FnMut(&Path) -> Result<(), HypervisorError>| {
+            let path = match part {
+                Part::Disk if !shared => folder.disk(),
+                Part::Nvram => folder.nvram(),
+                Part::Volume(volume) => match volumes.iter().find(|placed| placed.volume == volume) {
+                    Some(placed) if placed.shared.is_none() => PathBuf::from(&placed.file),
+                    _ => return Err(HypervisorError::Conflict(format!("Volume {volume} is not awaited."))),
+                },
+                Part::Disk => return Err(HypervisorError::Conflict("The disk is here already.".to_owned())),
+            };
+            let image = match part {
+                Part::Disk if spec.disk_mode == CloneMode::Backing => {
+                    Some(self.images.find(&spec.image.sha256, spec.disk)?)
+                }
+                Part::Volume(volume) => self.storage.image_below(volume)?,
+                Part::Disk | Part::Nvram => None,
+            };
+            folder.put(&path, |new| {
+                fill(new)?;
+                image.map_or(Ok(()), |image| stand_on(new, &image))
+            })
+        };
+        off::take(from, arrived.as_ref(), check, put, |parcel| {
+            let arrived = parcel.whole.then_some(parcel);
+            self.notes.put(id, &Note::Coming { spec: spec.clone(), until, shared, arrived })
+        })
+    }
+
+    /// Leaves nothing of a VM that comes; says whether there is nothing more to be done. One that has arrived
+    /// is deleted like any other, and one that leaves may have its disk on the other node already.
+    pub(super) fn delete_moving(&self, id: VmId) -> Result<bool, HypervisorError> {
+        match self.notes.get(id)? {
+            Some(Note::Coming { .. }) if !self.arrived(id)? => self.clear_room(id).map(|()| true),
+            Some(Note::Coming { .. }) => self.storage.arrived(id).map(|()| false),
+            Some(Note::Leaving { shared: true }) => Err(HypervisorError::Conflict(format!(
+                "VM {id} was cut off on its way to another node: tell moving.send again first."
+            ))),
+            _ => Ok(false),
+        }
+    }
+
+    pub(super) fn adopt(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
+        let connect = self.connection.get()?;
+        let spec = match self.notes.get(id)? {
+            Some(Note::Coming { spec, .. }) => spec,
+            _ => {
+                let domain = self.whole_domain(&connect, id)?;
+                return Ok(MoveArrived { vm: self.show(id, Some(&domain))?, pause_ms: pause_ms(&domain) });
+            }
+        };
+        if !self.arrived(id)? {
+            return Err(HypervisorError::Conflict(format!("VM {id} has not arrived on this node.")));
+        }
+        let folder = self.folders.of(id);
+        let before = self.domain(&connect, id)?;
+        self.storage.arrived(id)?;
+        faults::point("move.after_volumes")?;
+        let iso = self.iso(&spec)?;
+        let volumes = self.claim_volumes(id, &spec, before.as_ref())?;
+        let plan = domain::Plan {
+            id,
+            prefix: &self.prefix,
+            node: &self.config.node_name,
+            domain_type: self.domain_type(&connect),
+            spec: &spec,
+            folder: &folder,
+            network: &self.config.network,
+            cache: self.cache,
+            names: self.plane.as_ref().map(|plane| plane.names()),
+            iso: iso.as_deref(),
+            volumes: &volumes,
+        };
+        let defined = connect.define_domain_xml(&domain::xml(&plan));
+        let domain = defined.map_err(|e| refused("define the VM", &e))?;
+        self.set_autostart(&connect, &domain, spec.autostart)?;
+        faults::point("move.after_adopt")?;
+        let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
+        self.put_nics(&domain, &plan, &[], on)?;
+        if on {
+            note_start(&domain)?;
+        }
+        self.forget_move(id)?;
+        Ok(MoveArrived { vm: self.show(id, Some(&domain))?, pause_ms: pause_ms(&domain) })
+    }
+
+    pub(super) fn clear_room(&self, id: VmId) -> Result<(), HypervisorError> {
+        let Some(Note::Coming { spec, shared, .. }) = self.notes.get(id)? else { return Ok(()) };
+        if self.arrived(id)? {
+            return Err(HypervisorError::Conflict(format!(
+                "VM {id} has arrived on this node: finish its move, or delete it."
+            )));
+        }
+        let connect = self.connection.get()?;
+        if let Some(domain) = self.domain(&connect, id)? {
+            // It vanishes with its run, since it has no definition.
+            power_off(&domain).or_else(|e| self.domain(&connect, id)?.map_or(Ok(()), |_| Err(e)))?;
+        }
+        faults::point("move.after_clear")?;
+        self.delete_nics(id, &spec.nics)?;
+        self.storage.clear_places(id)?;
+        self.forget_files(id, shared)?;
+        self.hub.tell_gone(id);
+        Ok(())
+    }
+
+    /// Removes all that is there of a VM without a domain, but for a disk that another node has; the note last.
+    fn forget_files(&self, id: VmId, shared: bool) -> Result<(), HypervisorError> {
+        if self.config.uri == "qemu:///system" {
+            self.remove_qemu_log(id)?;
+        }
+        let folder = self.folders.of(id);
+        if shared { folder.remove_but_disk() } else { folder.remove() }?;
+        faults::point("move.after_left")?;
+        self.forget_move(id)
+    }
+
+    /// Nothing says any more that a VM comes or leaves.
+    pub(super) fn forget_move(&self, id: VmId) -> Result<(), HypervisorError> {
+        Sockets::clear(&self.prefix.domain(id))?;
+        self.notes.remove(id)
+    }
+
+    pub(super) fn send(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
+        let connect = self.connection.get()?;
+        let leaving = matches!(self.notes.get(id)?, Some(Note::Leaving { .. }));
+        let before = self.domain(&connect, id)?;
+        let nics = self.nics_of(before.as_ref())?;
+        let sent = match before {
+            Some(domain) => {
+                let going = self.check_order(id, order, &domain)?;
+                let leave = Leave { id, connect: &connect, domain: &domain, order, going: &going };
+                self.send_domain(&leave, leaving, way, cx)?
+            }
+            None if leaving => MoveSent::before(),
+            None if !self.folders.of(id).exists()? && way.has_arrived()? => MoveSent::before(),
+            None => {
+                return Err(self.whole_domain(&connect, id).err().unwrap_or(HypervisorError::NotFound(id)));
+            }
+        };
+        faults::point("move.after_copy")?;
+        if let Some(domain) = self.domain(&connect, id)? {
+            power_off(&domain)?;
+            undefine(&domain)?;
+        }
+        self.delete_nics(id, &nics)?;
+        faults::point("move.after_undefine")?;
+        self.storage.leave(id, &order.to.room.volumes)?;
+        self.forget_files(id, order.to.room.shared.is_some())?;
+        Ok(sent)
+    }
+
+    fn send_domain(
+        &self,
+        leave: &Leave<'_>,
+        leaving: bool,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
+        let Leave { id, connect, domain, .. } = *leave;
+        end_move(domain)?;
+        let live = matches!(state(domain)?, VmState::Running | VmState::Paused);
+        // Says why it cannot be reached, before anything is touched.
+        match way.has_arrived()? {
+            // Cut off after the switch-over: what stands still here is a shadow.
+            true if live && leaving => return Ok(MoveSent::before()),
+            true if live => {
+                return Err(HypervisorError::Conflict(format!(
+                    "VM {id} is on the other node already, and runs here: delete it on one of the two."
+                )));
+            }
+            true => {}
+            // Cut off at the switch-over, and the other node dropped it.
+            false if live && leaving => resume_held(domain)?,
+            false => {}
+        }
+        self.notes.put(id, &Note::Leaving { shared: leave.order.to.room.shared.is_some() })?;
+        faults::point("move.after_leaving")?;
+        let sent = if live {
+            self.send_live(leave, way, cx)
+        } else {
+            self.send_files(leave, way, cx).map(|sent_bytes| MoveSent {
+                live,
+                sent_bytes,
+                post_copied: false,
+            })
+        };
+        match sent {
+            Err(e) if live => {
+                // Did it fail on this side alone? Then it is there, and must not be here as well.
+                if self.domain(connect, id)?.is_none() || way.has_arrived().unwrap_or(false) {
+                    return Ok(MoveSent::before());
+                }
+                self.give_up_sending(id, cx, e)
+            }
+            Err(e) => self.give_up_sending(id, cx, e),
+            sent => sent,
+        }
+    }
+
+    fn give_up_sending(&self, id: VmId, cx: &Cx, e: HypervisorError) -> Result<MoveSent, HypervisorError> {
+        self.forget_move(id)?;
+        cx.check()?;
+        Err(e)
+    }
+
+    fn send_files(&self, leave: &Leave<'_>, way: &Way, cx: &Cx) -> Result<u64, HypervisorError> {
+        let folder = self.folders.of(leave.id);
+        let mut files = Vec::new();
+        if leave.order.to.room.shared.is_none() {
+            files.push((Part::Disk, folder.disk()));
+        }
+        if folder.nvram().try_exists()? {
+            files.push((Part::Nvram, folder.nvram()));
+        }
+        files.extend(leave.copied().map(|going| (Part::Volume(going.volume), going.file.clone())));
+        off::send(true, &files, way, cx)
+    }
+
+    /// Refuses what cannot go well, before anything is touched.
+    fn check_order(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        domain: &Domain,
+    ) -> Result<Vec<Going>, HypervisorError> {
+        let room = &order.to.room;
+        let ours = self.domain_type(&self.connection.get()?);
+        let images = self.images.folder();
+        let vm = self.show(id, Some(domain))?;
+        if let Some(spec) = &vm.spec {
+            check_movable(id, spec)?;
+        }
+        let going = self.storage.going(id)?;
+        let placed = |going: &Going| room.volumes.iter().find(|placed| placed.volume == going.volume);
+        let lost = going.iter().find(|going| {
+            placed(going).is_none_or(|placed| placed.shared.is_some() && placed.shared != going.shared)
+        });
+        let why = if room.domain_type != ours {
+            format!("the other node runs guests by {:?}, this one by {ours:?}", room.domain_type)
+        } else if room.bridge.is_some() != self.bridge().is_some() {
+            "one of the two nodes has no bridge for guests".to_owned()
+        } else if room.domain != self.prefix.domain(id) && !self.is_test_driver() {
+            "the two nodes name their domains differently (libvirt.prefix)".to_owned()
+        } else if vm.saved {
+            "its saved memory would stay behind; start it first".to_owned()
+        } else if room.shared.is_some() && room.shared != self.disk_storage()? {
+            "another disk of its number lies there already".to_owned()
+        } else if room.shared.is_some() && room.images != images.to_string_lossy() {
+            // The disk's file names its image, and cannot be changed while a guest has it.
+            "its disk is shared, and the two nodes keep images in different folders (data_dir)".to_owned()
+        } else if let Some(lost) = lost {
+            format!("its volume {} was not named to moving.prepare, or is another one there", lost.volume)
+        } else {
+            return Ok(going);
+        };
+        Err(HypervisorError::Conflict(format!("VM {id} cannot move there: {why}.")))
+    }
+
+    fn send_live(&self, leave: &Leave<'_>, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        let Leave { domain, order, .. } = *leave;
+        let room = &order.to.room;
+        let text = domain.xml_desc(0).map_err(|e| refused("describe the VM", &e))?;
+        let disks = volumes::found(&text);
+        let is_read = |going: &&Going| disks.get(&going.volume).is_some_and(|found| found.read_only());
+        let (read, written): (Vec<&Going>, Vec<&Going>) = leave.copied().partition(is_read);
+        let files: Vec<_> =
+            read.iter().map(|going| (Part::Volume(going.volume), going.file.clone())).collect();
+        let mut sent_bytes = 0;
+        if !files.is_empty() {
+            sent_bytes += off::send(false, &files, way, cx)?;
+        }
+        let mut copied: Vec<String> = room.shared.is_none().then(|| "vda".to_owned()).into_iter().collect();
+        copied.extend(written.iter().filter_map(|going| Some(disks.get(&going.volume)?.dev().to_owned())));
+
+        let sockets = way.sockets(&room.domain)?;
+        let rewrite = self.rewrite(leave);
+        let described = |flags: u32| {
+            let flags = flags | sys::VIR_DOMAIN_XML_MIGRATABLE | sys::VIR_DOMAIN_XML_SECURE;
+            let xml = domain.xml_desc(flags).map_err(|e| refused("describe the VM", &e))?;
+            rewrite.apply(&xml).map_err(HypervisorError::Failed)
+        };
+        let unix = |path: PathBuf| format!("unix://{}", path.display());
+        let parameters = MigrateParameters {
+            dest_xml: Some(described(0)?),
+            persist_xml: Some(described(sys::VIR_DOMAIN_XML_INACTIVE)?),
+            uri: Some(unix(sockets.memory())),
+            disks_uri: (!copied.is_empty()).then(|| unix(sockets.disks())),
+            bandwidth: order.bandwidth_mib_s.map(u64::from),
+            ..MigrateParameters::default()
+        };
+        let flags = flags(order, !copied.is_empty());
+        let parameters = MigrateParameters { migrate_disks: copied, ..parameters };
+        let driver = format!("qemu+unix:///system?socket={}", sockets.driver().display());
+
+        cx.phase("Copy disk and memory", 0);
+        let there = OnceLock::new();
+        let migrate = || -> Result<(), virt::error::Error> {
+            // Without keepalive: a node that is gone is found by TCP, and what stalls is cut by the watch.
+            let opened = Connect::open(Some(&driver))?;
+            domain.migrate3(there.get_or_init(|| opened), parameters, flags).map(drop)
+        };
+        std::thread::scope(|scope| {
+            let copy = scope.spawn(migrate);
+            let mut watch = Watch::new(order.post_copy);
+            while !copy.is_finished() {
+                watch.look(domain, there.get(), way, cx);
+                std::thread::sleep(STEP);
+            }
+            sent_bytes += watch.sent;
+            match copy.join() {
+                Ok(Ok(())) => Ok(MoveSent { live: true, sent_bytes, post_copied: watch.post_copied }),
+                Ok(Err(e)) => Err(watch.error(&e)),
+                Err(_) => Err(HypervisorError::Failed("Moving the VM broke off.".to_owned())),
+            }
+        })
+    }
+
+    fn rewrite<'a>(&'a self, leave: &Leave<'a>) -> Rewrite<'a> {
+        let (folder, room) = (self.folders.of(leave.id), &leave.order.to.room);
+        let mut places = vec![
+            (folder.disk(), room.disk.clone()),
+            (folder.path().to_owned(), room.folder.clone()),
+            (self.images.folder(), room.images.clone()),
+        ];
+        for going in leave.going {
+            let placed = room.volumes.iter().find(|placed| placed.volume == going.volume);
+            places.extend(placed.map(|placed| (going.file.clone(), placed.file.clone())));
+        }
+        Rewrite { places, bridge: self.bridge().zip(room.bridge.as_deref()) }
+    }
+}
+
+/// A VM that leaves.
+struct Leave<'a> {
+    id: VmId,
+    connect: &'a Connect,
+    domain: &'a Domain,
+    order: &'a MoveSend,
+    /// Its volumes.
+    going: &'a [Going],
+}
+
+impl<'a> Leave<'a> {
+    /// Volumes that are not on a storage that both nodes share.
+    fn copied(&self) -> impl Iterator<Item = &'a Going> {
+        let placed = &self.order.to.room.volumes;
+        self.going.iter().filter(|going| {
+            placed.iter().any(|placed| placed.volume == going.volume && placed.shared.is_none())
+        })
+    }
+}
+
+/// How libvirt moves.
+fn flags(order: &MoveSend, copies_disks: bool) -> u32 {
+    let flags = [
+        (true, sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_ABORT_ON_ERROR),
+        (true, sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE),
+        (copies_disks, sys::VIR_MIGRATE_NON_SHARED_INC),
+        (order.auto_converge, sys::VIR_MIGRATE_AUTO_CONVERGE),
+        (order.post_copy, sys::VIR_MIGRATE_POSTCOPY),
+        (order.allow_unsafe, sys::VIR_MIGRATE_UNSAFE),
+    ];
+    flags.iter().filter(|(wanted, _)| *wanted).fold(0, |all, (_, flag)| all | flag)
+}
+
+/// Refuses to let a VM run on that stands still at a switch-over: it may run on the other node.
+pub(super) fn refuse_held(domain: &Domain) -> Result<(), HypervisorError> {
+    if is_held(domain)? {
+        let message = "The VM stands still in the middle of its move: tell moving.send again.";
+        return Err(HypervisorError::Conflict(message.to_owned()));
+    }
+    Ok(())
+}
+
+fn is_held(domain: &Domain) -> Result<bool, HypervisorError> {
+    let now = ffi::state(domain).map_err(|e| refused("say the VM's state", &e))?;
+    Ok(now == (sys::VIR_DOMAIN_PAUSED, sys::VIR_DOMAIN_PAUSED_MIGRATION))
+}
+
+/// Lets a VM run on that stands still since a switch-over that came to nothing; one that was paused before
+/// stays so.
+fn resume_held(domain: &Domain) -> Result<(), HypervisorError> {
+    if is_held(domain)? {
+        machines::resume(domain)?;
+    }
+    Ok(())
+}
+
+/// Watches a live move: progress, cancel, switch-over, stalls.
+struct Watch {
+    post_copy: bool,
+    post_copied: bool,
+    total: u64,
+    sent: u64,
+    /// When it went on last.
+    went_on: Instant,
+    /// Since when it is to end, and why.
+    ends: Option<(Instant, Why)>,
+}
+
+/// Why a live move is ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Cancelled,
+    Lost,
+    Stalled,
+}
+
+impl Watch {
+    fn new(post_copy: bool) -> Self {
+        Self { post_copy, post_copied: false, total: 0, sent: 0, went_on: Instant::now(), ends: None }
+    }
+
+    /// What it means that libvirt gave up.
+    fn error(&self, e: &virt::error::Error) -> HypervisorError {
+        let message = match self.ends {
+            Some((_, Why::Lost)) => "The connection to the other node's libvirt was lost in the middle.",
+            Some((_, Why::Stalled)) => "Nothing of the move went on for two minutes.",
+            Some((_, Why::Cancelled)) | None => return refused("move the VM", e),
+        };
+        HypervisorError::Unavailable(message.to_owned())
+    }
+
+    fn look(&mut self, domain: &Domain, there: Option<&Connect>, way: &Way, cx: &Cx) {
+        // Without the other libvirt nobody takes the VM over, however much of it is copied.
+        let lost = there.is_some_and(|there| !there.is_alive().unwrap_or(false));
+        let stalls = self.went_on.elapsed() > STALL_PATIENCE;
+        let why = [(cx.is_cancelled(), Why::Cancelled), (lost, Why::Lost), (stalls, Why::Stalled)];
+        if let Some((_, why)) = why.into_iter().find(|(holds, _)| *holds) {
+            let (since, _) = *self.ends.get_or_insert_with(|| (Instant::now(), why));
+            // An error says that the move has not begun yet or is over; it is asked again in the former case.
+            let _not_under_way = ffi::abort_job(domain);
+            if since.elapsed() > CANCEL_PATIENCE {
+                way.cut();
+            }
+        }
+        let Ok(stats) = ffi::job_stats(domain, 0) else { return };
+        let number = |name: &str| stats.iter().find(|(key, _)| key == name).map(|(_, value)| *value);
+        let (Some(total), Some(sent)) = (number("data_total"), number("data_processed")) else { return };
+        if total != self.total {
+            cx.phase("Copy disk and memory", total);
+            self.total = total;
+        }
+        if sent > self.sent {
+            self.sent = sent;
+            self.went_on = Instant::now();
+        }
+        cx.done(self.sent.min(total));
+        if self.post_copy && is_nearly_sent(number("memory_total"), number("memory_remaining")) {
+            self.post_copied = ffi::start_post_copy(domain).is_ok();
+            self.post_copy = !self.post_copied;
+        }
+    }
+}
+
+/// Is so little memory left that the rest can be fetched on demand? Not before there is any.
+fn is_nearly_sent(total: Option<u64>, left: Option<u64>) -> bool {
+    let nearly = |total: u64, left: u64| total > 0 && left <= total / POST_COPY_PART;
+    total.zip(left).is_some_and(|(total, left)| nearly(total, left))
+}
+
+/// Refuses a VM of which more than files would have to come along.
+fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
+    let why = if spec.rescue.is_some() {
+        "it is in rescue, which is made of this node's files; end that first"
+    } else if spec.hardware.tpm {
+        "libvirt keeps its TPM's state on this node, and it would stay behind"
+    } else {
+        return Ok(());
+    };
+    Err(HypervisorError::Conflict(format!("VM {id} cannot move: {why}.")))
+}
+
+/// Ends a move of which the agent was cut off: libvirt may not have noticed yet.
+fn end_move(domain: &Domain) -> Result<(), HypervisorError> {
+    let until = Instant::now() + END_PATIENCE;
+    while ffi::job_stats(domain, 0).is_ok_and(|stats| !stats.is_empty()) {
+        let _over = ffi::abort_job(domain);
+        if Instant::now() > until {
+            return Err(HypervisorError::Conflict(
+                "libvirt is still busy with the last move of this VM.".to_owned(),
+            ));
+        }
+        std::thread::sleep(STEP);
+    }
+    Ok(())
+}
+
+/// Lets a disk that came from elsewhere stand on the same image here.
+fn stand_on(disk: &Path, image: &Path) -> Result<(), HypervisorError> {
+    let args = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"].map(AsRef::as_ref);
+    let files = [image.as_os_str(), disk.as_os_str()];
+    tool::run("qemu-img", "qemu-utils", args.into_iter().chain(files)).map(drop)
+}
+
+/// An empty disk that stands on no image.
+fn empty(path: &Path, size: ByteSize) -> Result<(), HypervisorError> {
+    let size = size.bytes().to_string();
+    let args = ["create", "-q", "-f", "qcow2"].map(AsRef::as_ref).into_iter();
+    tool::run("qemu-img", "qemu-utils", args.chain([path.as_os_str(), size.as_ref()])).map(drop)
+}
+
+/// What libvirt measured of the switch-over to this node.
+fn pause_ms(domain: &Domain) -> Option<u64> {
+    let flags = sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED;
+    let stats = ffi::job_stats(domain, flags).ok()?;
+    stats.into_iter().find(|(name, _)| name == "downtime").map(|(_, ms)| ms)
+}
+
+/// Refuses a VM for which there is no memory.
+fn check_memory(wanted: ByteSize) -> Result<(), HypervisorError> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+    let free = available(&meminfo).unwrap_or(wanted);
+    if free >= wanted {
+        return Ok(());
+    }
+    Err(HypervisorError::Lacking(format!(
+        "The node has no memory for this VM: {} MiB are free, and {} MiB must be.",
+        free.as_mib(),
+        wanted.as_mib()
+    )))
+}
+
+fn available(meminfo: &str) -> Option<ByteSize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(ByteSize(kib.saturating_mul(1024)))
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::NodeId;
+    use berth_model::agent::{DomainType, Hardware, MovePlace, Rescue};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wished_becomes_libvirts_flags() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        let room = MoveRoom {
+            domain_type: DomainType::Kvm,
+            domain: "t-7".to_owned(),
+            folder: "/vms/7".to_owned(),
+            disk: "/vms/7/disk.qcow2".to_owned(),
+            images: "/images".to_owned(),
+            bridge: None,
+            shared: None,
+            volumes: vec![],
+        };
+        let until = crate::clock::now();
+        let to = MovePlace { node: NodeId(2), port: 7702, secret: String::new(), until, room };
+        let plain = MoveSend {
+            host: "n2".to_owned(),
+            to,
+            auto_converge: false,
+            post_copy: false,
+            bandwidth_mib_s: None,
+            allow_unsafe: false,
+        };
+        let copied = flags(&plain, true);
+        assert_eq!(copied & !flags(&plain, false), sys::VIR_MIGRATE_NON_SHARED_INC);
+        assert_eq!(copied & sys::VIR_MIGRATE_PEER2PEER, 0, "the agent drives it");
+        let wishes = [
+            (MoveSend { auto_converge: true, ..plain.clone() }, sys::VIR_MIGRATE_AUTO_CONVERGE),
+            (MoveSend { post_copy: true, ..plain.clone() }, sys::VIR_MIGRATE_POSTCOPY),
+            (MoveSend { allow_unsafe: true, ..plain }, sys::VIR_MIGRATE_UNSAFE),
+        ];
+        for (order, flag) in wishes {
+            assert_eq!(flags(&order, true) ^ copied, flag);
+        }
+    }
+
+    #[test]
+    fn memory_is_fetched_when_little_is_left_of_some() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        assert!(is_nearly_sent(Some(100), Some(10)) && is_nearly_sent(Some(100), Some(0)));
+        assert!(!is_nearly_sent(Some(100), Some(11)) && !is_nearly_sent(Some(0), Some(0)));
+        assert!(!is_nearly_sent(None, Some(0)));
+    }
+
+    #[test]
+    fn what_would_stay_behind_is_refused_with_the_reason() {
+        let _proof = crate::proof::pure(&["moving.prepare", "moving.send"]);
+        let tpm = VmSpec { hardware: Hardware { tpm: true, ..Hardware::default() }, ..VmSpec::default() };
+        let rescue = Rescue { image: String::new(), root_password_hash: String::new() };
+        let rescue = VmSpec { rescue: Some(rescue), ..VmSpec::default() };
+        assert!(check_movable(VmId(7), &VmSpec::default()).is_ok());
+        for (spec, why) in [(tpm, "TPM"), (rescue, "rescue")] {
+            let refused = check_movable(VmId(7), &spec).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn free_memory_is_read() {
+        let _proof = crate::proof::pure(&["moving.prepare"]);
+        let meminfo = "MemTotal:  2048 kB\nMemFree:  1 kB\nMemAvailable:    1536 kB\n";
+        assert_eq!(available(meminfo), Some(ByteSize(1536 * 1024)));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+        assert!(check_memory(ByteSize::mib(1)).is_ok());
+        assert!(matches!(check_memory(ByteSize::gib(1 << 20)), Err(HypervisorError::Lacking(_))));
+    }
+}

@@ -1,0 +1,77 @@
+//! Rooms in which no VM arrived in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_model::agent::function::{Function, Kind, moving};
+use berth_model::{Timestamp, VmId};
+use serde_json::Value;
+
+use super::Moves;
+use crate::clock;
+use crate::error::Refusal;
+use crate::functions::vm_thing;
+use crate::work::{Asked, Work};
+
+/// Longest between two looks.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Shortest.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+
+impl Moves {
+    /// Removes rooms whose time is over, for as long as this is polled.
+    pub async fn expire(self: Arc<Self>, work: Arc<Work>) {
+        loop {
+            let wait = self.expire_once(&work).await.unwrap_or_else(|refusal| {
+                tracing::debug!(error = %refusal.0, "rooms for VMs could not be looked at");
+                LOOK_EVERY
+            });
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.prepared.notified() => {}
+            }
+        }
+    }
+
+    /// Removes those whose time is over now, and says when to look again.
+    async fn expire_once(self: &Arc<Self>, work: &Arc<Work>) -> Result<Duration, Refusal> {
+        let hypervisor = Arc::clone(work.hypervisor());
+        let rooms = work.read("moving.rooms", move || Ok(hypervisor.move_rooms()?)).await?;
+        let now = clock::now();
+        let mut wait = LOOK_EVERY;
+        for (id, until) in rooms {
+            let left_ms = until.unix_ms() - now.unix_ms();
+            if left_ms > 0 {
+                wait = wait.min(Duration::from_millis(left_ms.unsigned_abs()));
+            } else if !self.is_coming(id)
+                && let Err(e) = self.remove(work, id).await
+            {
+                tracing::warn!(vm = id.0, error = %e.0, "a room for a VM could not be removed");
+            }
+        }
+        Ok(wait.max(LOOK_MIN))
+    }
+
+    async fn remove(self: &Arc<Self>, work: &Arc<Work>, id: VmId) -> Result<(), Refusal> {
+        let asked = Asked {
+            function: moving::Abort::NAME,
+            kind: Kind::Change,
+            on: vm_thing(id),
+            words: "its time is over".to_owned(),
+            by: "the agent".to_owned(),
+            wait: None,
+        };
+        let (moves, hypervisor) = (Arc::clone(self), Arc::clone(work.hypervisor()));
+        let remove = move |_: &_| {
+            // It may have been asked for anew, or begun to come, while this waited.
+            let is_over = |(room, until): &(VmId, Timestamp)| *room == id && *until <= clock::now();
+            if hypervisor.move_rooms()?.iter().any(is_over) && !moves.is_coming(id) {
+                hypervisor.move_abort(id)?;
+                moves.forget(id);
+                tracing::info!(vm = id.0, "a VM did not come in time, and its room is removed");
+            }
+            Ok(Value::Null)
+        };
+        work.change(asked, remove).await.map(drop)
+    }
+}

@@ -1,0 +1,198 @@
+//! Volumes that move with their VM to another node.
+//!
+//! ```text
+//! there  place: record says who comes ─► empty data      arrived: record says whole
+//! here   leave: record says not whole ─► data ─► record
+//! ```
+//!
+//! A volume in a storage that both nodes share is handed over: there its data is only looked for, and here
+//! only its record goes.
+
+use std::path::PathBuf;
+
+use berth_model::agent::{CloneMode, MoveVolume, Volume, VolumeFormat};
+use berth_model::{VmId, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use super::pool::Source;
+use super::{ClonedFrom, Record, Storage, pool_format};
+use crate::faults;
+use crate::hypervisor::HypervisorError;
+use crate::runs::Cx;
+
+/// A volume has not arrived yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coming {
+    /// Its data is that of the node it comes from, too.
+    shared: bool,
+}
+
+/// A volume of a VM that goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Going {
+    /// Which.
+    pub volume: VolumeId,
+    /// Its file here.
+    pub file: PathBuf,
+    /// How it lies there.
+    pub format: VolumeFormat,
+    /// The storage that others may share.
+    pub shared: Option<String>,
+}
+
+impl Storage {
+    /// Refuses volumes for which there is no place, before anything is touched.
+    pub fn check_places(&self, vm: VmId, volumes: &[Volume]) -> Result<(), HypervisorError> {
+        volumes.iter().try_for_each(|volume| self.place_of(vm, volume).map(drop))
+    }
+
+    /// What a volume will be here; nothing of it is written down.
+    fn place_of(&self, vm: VmId, volume: &Volume) -> Result<Record, HypervisorError> {
+        let id = volume.id;
+        let pool = self.pool(&volume.pool)?;
+        let mode = if volume.stands_on_image { CloneMode::Backing } else { CloneMode::Copy };
+        let format = pool_format(pool, Some(volume.format), volume.stands_on_image.then_some(mode))?;
+        let mut record = Record {
+            pool: volume.pool.clone(),
+            format,
+            size: volume.size,
+            from: volume.image.clone().map(|image| ClonedFrom { image, mode }),
+            attached_to: Some(vm),
+            whole: false,
+            coming: Some(Coming { shared: false }),
+        };
+        let data = record.data(id);
+        if !matches!(pool.source(&data), Source::File(_)) {
+            return Err(HypervisorError::Conflict(format!(
+                "Volume {id} cannot move to the pool {}: only volumes that are files move.",
+                volume.pool
+            )));
+        }
+        match self.records.get(id)? {
+            Some(known) if known.coming.is_some() && known.attached_to == Some(vm) => return Ok(known),
+            Some(_) => {
+                return Err(HypervisorError::Conflict(format!("Volume {id} is on this node already.")));
+            }
+            None => {}
+        }
+        if pool.shared().is_some() && pool.allocated(&data)?.is_some() {
+            record.coming = Some(Coming { shared: true });
+            return Ok(record);
+        }
+        if volume.stands_on_image {
+            self.source_of(&record)?;
+        }
+        self.check_room(pool, volume.size, volume.allocated)?;
+        Ok(record)
+    }
+
+    /// Makes places for the volumes that come with a VM, empty ones.
+    pub fn place(&self, vm: VmId, volumes: &[Volume]) -> Result<Vec<MoveVolume>, HypervisorError> {
+        volumes.iter().map(|volume| self.place_one(vm, volume)).collect()
+    }
+
+    fn place_one(&self, vm: VmId, volume: &Volume) -> Result<MoveVolume, HypervisorError> {
+        let id = volume.id;
+        let record = {
+            let _deciding = self.decide();
+            let record = self.place_of(vm, volume)?;
+            self.records.put(id, &record)?;
+            record
+        };
+        faults::point("move.after_record")?;
+        let pool = self.pool(&record.pool)?;
+        let data = record.data(id);
+        let shared = record.coming.as_ref().is_some_and(|coming| coming.shared);
+        if !shared {
+            let from = if volume.stands_on_image { self.source_of(&record)? } else { None };
+            // Always an empty one: what an earlier try left in it would shine through.
+            pool.remove(&data)?;
+            pool.create(&Cx::unwatched(), &data, from.as_ref())?;
+        }
+        self.show_place(id, &record)
+    }
+
+    /// The image that a volume stands on.
+    pub fn image_below(&self, id: VolumeId) -> Result<Option<PathBuf>, HypervisorError> {
+        let record = self.record(id)?;
+        let below = record.from.as_ref().is_some_and(|from| from.mode == CloneMode::Backing);
+        Ok(if below { self.source_of(&record)?.map(|from| from.file) } else { None })
+    }
+
+    /// The places that were made for a VM's volumes.
+    pub fn placed(&self, vm: VmId) -> Result<Vec<MoveVolume>, HypervisorError> {
+        self.coming(vm)?.iter().map(|(id, record)| self.show_place(*id, record)).collect()
+    }
+
+    fn show_place(&self, id: VolumeId, record: &Record) -> Result<MoveVolume, HypervisorError> {
+        let pool = self.pool(&record.pool)?;
+        let Source::File(file) = pool.source(&record.data(id)) else {
+            return Err(HypervisorError::Failed(format!("Volume {id} is no file.")));
+        };
+        let is_shared = record.coming.as_ref().is_some_and(|coming| coming.shared);
+        let shared = pool.shared().filter(|_| is_shared).map(str::to_owned);
+        Ok(MoveVolume { volume: id, file: file.to_string_lossy().into_owned(), shared })
+    }
+
+    /// The volumes that came with a VM are whole.
+    pub fn arrived(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let _deciding = self.decide();
+        for (id, record) in self.coming(vm)? {
+            self.records.put(id, &Record { whole: true, coming: None, ..record })?;
+        }
+        Ok(())
+    }
+
+    /// Removes the places of volumes that did not come.
+    pub fn clear_places(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let _deciding = self.decide();
+        for (id, record) in self.coming(vm)? {
+            if record.coming.as_ref().is_some_and(|coming| !coming.shared) {
+                self.pool(&record.pool)?.remove(&record.data(id))?;
+            }
+            self.records.remove(id)?;
+        }
+        Ok(())
+    }
+
+    fn coming(&self, vm: VmId) -> Result<Vec<(VolumeId, Record)>, HypervisorError> {
+        let is_of = |record: &Record| record.coming.is_some() && record.attached_to == Some(vm);
+        Ok(self.records.all()?.into_iter().filter(|(_, record)| is_of(record)).collect())
+    }
+
+    /// What a VM takes along.
+    pub fn going(&self, vm: VmId) -> Result<Vec<Going>, HypervisorError> {
+        let mut going = Vec::new();
+        for (volume, record) in self.records.all()? {
+            if record.attached_to != Some(vm) {
+                continue;
+            }
+            let pool = self.pool(&record.pool)?;
+            let Source::File(file) = pool.source(&record.data(volume)) else {
+                return Err(HypervisorError::Conflict(format!(
+                    "VM {vm} cannot move: its volume {volume} is no file; detach it first."
+                )));
+            };
+            let shared = pool.shared().map(str::to_owned);
+            going.push(Going { volume, file, format: record.format, shared });
+        }
+        Ok(going)
+    }
+
+    /// Leaves nothing here of the volumes that went; data on a shared storage stays.
+    pub fn leave(&self, vm: VmId, went: &[MoveVolume]) -> Result<(), HypervisorError> {
+        let _deciding = self.decide();
+        for MoveVolume { volume: id, shared, .. } in went {
+            let Some(record) = self.records.get(*id)?.filter(|record| record.attached_to == Some(vm)) else {
+                continue;
+            };
+            if shared.is_none() {
+                // Cut off here, it is half-made: nobody uses it.
+                self.records.put(*id, &Record { whole: false, ..record.clone() })?;
+                self.pool(&record.pool)?.remove(&record.data(*id))?;
+            }
+            self.records.remove(*id)?;
+        }
+        Ok(())
+    }
+}

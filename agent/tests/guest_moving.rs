@@ -1,0 +1,543 @@
+//! VMs that move between two nodes: real agents, real guests, two of everything.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod libvirt_common;
+#[path = "common/pki.rs"]
+mod pki;
+mod two_nodes;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use berth_model::agent::{
+    CloneMode, Firmware, Hardware, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent,
+    Name, NicAddress, OrphanList, Run, RunList, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone,
+    VolumeCreate, VolumeFormat, WantedPower,
+};
+use berth_model::error::ApiError;
+use berth_model::{ByteSize, ErrorCode, VolumeId};
+use libvirt_common::{PATIENCE, spec, wait_for};
+use two_nodes::{Lab, TestNode};
+
+/// The name of the tiny image in these tests; nobody here checks it.
+const TINY: &str = "71717171717171717171717171717171717171717171717171717171717171aa";
+const VM: i64 = 7;
+/// A volume that the guest writes, one that it reads, and one on the storage that both nodes share.
+const VOLUMES: [i64; 3] = [5, 6, 9];
+const GUEST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 99, 0, 50)), 80);
+/// Longest that a guest may stand still.
+const PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// Post-copy needs a QEMU that may handle the faults of others: with its capabilities, or by the node's
+/// `vm.unprivileged_userfaultfd`.
+const QEMU_MAY_POST_COPY: &str = "user = \"root\"\ngroup = \"root\"\nclear_emulator_capabilities = 0\n";
+
+/// A page that counts without end, another that reads the disk anew, and a marker on the disk.
+const COUNT: &str = "#!/bin/sh
+mkdir -p /root/www/cgi-bin
+cat >/root/www/cgi-bin/count <<'E'
+#!/bin/sh
+printf 'Content-type: text/plain\\r\\n\\r\\n'
+n=0
+while :; do n=$((n+1)); echo $n; sleep 0.05; done
+E
+cat >/root/www/cgi-bin/disk <<'E'
+#!/bin/sh
+printf 'Content-type: text/plain\\r\\n\\r\\n'
+sync
+echo 3 >/proc/sys/vm/drop_caches
+md5sum </root/blob
+cat /root/sum
+modprobe -a virtio_scsi sd_mod
+for volume in 5 6 9; do
+  for d in /sys/block/sd*; do
+    grep -aq \"volume-$volume$\" $d/device/vpd_pg80 || continue
+    disk=/dev/${d##*/}
+    [ $volume = 6 ] || [ -n \"$(dd if=$disk bs=9 count=1 2>/dev/null | tr -d '\\0')\" ] ||
+      printf \"cargo %03d\" $volume | dd of=$disk bs=9 conv=notrunc,fsync 2>/dev/null
+    echo \"volume $volume: $(dd if=$disk bs=64k count=64 2>/dev/null | md5sum)\"
+  done
+done
+E
+chmod 755 /root/www/cgi-bin/*
+[ -f /root/blob ] || dd if=/dev/urandom of=/root/blob bs=64k count=64 2>/dev/null
+[ -f /root/sum ] || md5sum </root/blob >/root/sum
+sync
+echo the guest counts >/dev/ttyS0
+";
+
+fn tiny() -> PathBuf {
+    let usual =
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/images/tiny.qcow2");
+    let path = std::env::var_os("BERTH_TINY_IMAGE").map_or_else(usual, PathBuf::from);
+    assert!(path.exists(), "{} is missing: `cargo xtask up` builds it", path.display());
+    path
+}
+
+fn guest_spec() -> VmSpec {
+    let mut spec = VmSpec { disk: ByteSize::mib(128), ..spec(TINY) };
+    spec.nics[0].addresses = vec![NicAddress { ip: GUEST.ip(), prefix: 24, gateway: None }];
+    spec.seed.user_data = Some(COUNT.to_owned());
+    spec
+}
+
+fn two(lab: &Lab) -> (TestNode, TestNode) {
+    let (a, b) = std::thread::scope(|scope| {
+        let a = scope.spawn(|| TestNode::up(lab, 1));
+        let b = scope.spawn(|| TestNode::up(lab, 2));
+        (a.join().unwrap(), b.join().unwrap())
+    });
+    for node in [&a, &b] {
+        node.image(TINY, &tiny());
+    }
+    (a, b)
+}
+
+fn nothing() -> serde_json::Value {
+    serde_json::json!({})
+}
+
+fn path(vm: i64, what: &str) -> String {
+    format!("/v1/vms/{vm}{what}")
+}
+
+fn show(node: &TestNode) -> Result<Vm, ApiError> {
+    node.ask("GET", &path(VM, ""), &())
+}
+
+fn put(node: &TestNode, spec: &VmSpec) -> Result<Vm, ApiError> {
+    node.ask("PUT", &path(VM, ""), spec)
+}
+
+fn delete(node: &TestNode, vm: i64) {
+    node.ask::<()>("DELETE", &path(vm, ""), &nothing()).unwrap();
+}
+
+fn volume(node: &TestNode, id: i64) -> Result<Volume, ApiError> {
+    node.ask("GET", &format!("/v1/volumes/{id}"), &())
+}
+
+/// Room for `spec` with its volumes, as `from` tells of them.
+fn room(from: &TestNode, spec: &VmSpec) -> MovePrepare {
+    let volumes = spec.volumes.iter().map(|attachment| volume(from, attachment.volume.0).unwrap()).collect();
+    MovePrepare { spec: spec.clone(), volumes, keep_s: MOVE_KEEP_S }
+}
+
+fn prepare(node: &TestNode, asked: &MovePrepare) -> Result<MovePlace, ApiError> {
+    node.ask("POST", &path(VM, "/move/prepare"), asked)
+}
+
+fn order(to: &TestNode, place: &MovePlace) -> MoveSend {
+    MoveSend {
+        host: to.address.to_string(),
+        to: place.clone(),
+        auto_converge: true,
+        post_copy: false,
+        bandwidth_mib_s: None,
+        // ext4 is on one node only, and libvirt knows it.
+        allow_unsafe: true,
+    }
+}
+
+fn send(from: &TestNode, order: &MoveSend) -> Result<MoveSent, ApiError> {
+    from.ask("POST", &path(VM, "/move/send"), order)
+}
+
+fn finish(node: &TestNode) -> Result<MoveArrived, ApiError> {
+    node.ask("POST", &path(VM, "/move/finish"), &nothing())
+}
+
+fn abort(node: &TestNode) -> Result<(), ApiError> {
+    node.ask("POST", &path(VM, "/move/abort"), &nothing())
+}
+
+fn power_off(node: &TestNode) {
+    node.ask::<Vm>("POST", &path(VM, "/power_off"), &nothing()).unwrap();
+}
+
+fn counts(node: &TestNode) {
+    wait_for("the guest to count", || node.console(VM).contains("the guest counts").then_some(()));
+}
+
+/// A page of the guest, over the nodes' network.
+fn page(lab: &Lab, name: &'static str) -> String {
+    let page = lab.on_network(move || {
+        wait_for("the guest's page", || {
+            let mut guest = TcpStream::connect_timeout(&GUEST, Duration::from_secs(2)).ok()?;
+            guest.set_read_timeout(Some(PATIENCE)).unwrap();
+            write!(guest, "GET {name} HTTP/1.0\r\n\r\n").ok()?;
+            let mut page = String::new();
+            guest.read_to_string(&mut page).ok()?;
+            page.contains("200 OK").then_some(page)
+        })
+    });
+    page.join().unwrap()
+}
+
+/// What the guest wrote is what it reads from its disk; what it reads from its volumes.
+fn assert_disk_is_whole(lab: &Lab) -> Vec<String> {
+    let page = page(lab, "/cgi-bin/disk");
+    let (volumes, sums): (Vec<_>, Vec<_>) =
+        page.lines().filter(|line| line.ends_with('-')).partition(|line| line.starts_with("volume"));
+    assert!(sums.len() == 2 && sums[0] == sums[1], "{page}");
+    volumes.into_iter().map(str::to_owned).collect()
+}
+
+/// A TCP stream from the guest that goes on through everything.
+struct Stream {
+    last: Arc<AtomicU64>,
+    longest: Arc<Mutex<Duration>>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Stream {
+    fn open(lab: &Lab) -> Self {
+        let (last, longest) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Duration::ZERO)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (ours, longest_here, stop_here) = (Arc::clone(&last), Arc::clone(&longest), Arc::clone(&stop));
+        let thread = lab.on_network(move || {
+            let mut guest = TcpStream::connect_timeout(&GUEST, PATIENCE).unwrap();
+            guest.set_read_timeout(Some(PATIENCE)).unwrap();
+            guest.write_all(b"GET /cgi-bin/count HTTP/1.0\r\n\r\n").unwrap();
+            let mut at = None;
+            for line in BufReader::new(guest).lines() {
+                let Ok(count) = line.unwrap().trim().parse::<u64>() else { continue };
+                assert_eq!(count, ours.load(Ordering::Relaxed) + 1, "the guest counts without a gap");
+                let now = Instant::now();
+                let gap = at.replace(now).map_or(Duration::ZERO, |before| now - before);
+                let mut longest = longest_here.lock().unwrap();
+                *longest = gap.max(*longest);
+                ours.store(count, Ordering::Relaxed);
+                if stop_here.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            panic!("the stream ended");
+        });
+        let stream = Self { last, longest, stop, thread };
+        stream.goes_on();
+        stream
+    }
+
+    /// Waits until the guest has counted on.
+    fn goes_on(&self) {
+        let before = self.last.load(Ordering::Relaxed);
+        wait_for("the stream to go on", || {
+            (self.thread.is_finished() || self.last.load(Ordering::Relaxed) > before + 5).then_some(())
+        });
+    }
+
+    /// Its longest silence.
+    fn close(self) -> Duration {
+        self.goes_on();
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        *self.longest.lock().unwrap()
+    }
+}
+
+/// Makes the volumes, and gives them to a guest.
+fn with_volumes(node: &TestNode, spec: VmSpec) -> VmSpec {
+    let size = ByteSize::mib(64);
+    let shared = Some(Name::new("shared").unwrap());
+    for (id, pool, format) in [(5, None, VolumeFormat::Raw), (9, shared, VolumeFormat::Qcow2)] {
+        let wanted = VolumeCreate { size, pool, format: Some(format) };
+        node.ask::<Volume>("PUT", &format!("/v1/volumes/{id}"), &wanted).unwrap();
+    }
+    let clone = VolumeClone {
+        image: TINY.to_owned(),
+        size: ByteSize::mib(128),
+        pool: None,
+        format: Some(VolumeFormat::Qcow2),
+        mode: CloneMode::Backing,
+    };
+    node.ask::<Volume>("POST", "/v1/volumes/6/clone", &clone).unwrap();
+    let attach = |id| VolumeAttachment { volume: VolumeId(id), read_only: id == 6 };
+    VmSpec { volumes: VOLUMES.map(attach).to_vec(), ..spec }
+}
+
+#[test]
+fn a_guest_moves_with_its_volumes_while_it_works_and_back_while_it_is_off() {
+    let _proof =
+        berth_agent::proof::guest(&["moving.prepare", "moving.send", "moving.finish", "moving.abort"]);
+    let lab = Lab::with(QEMU_MAY_POST_COPY, false);
+    let (a, b) = two(&lab);
+    let spec = with_volumes(&a, guest_spec());
+    let began = put(&a, &spec).unwrap().started;
+    counts(&a);
+    let before = assert_disk_is_whole(&lab);
+    assert_eq!(before.len(), 3, "{before:?}");
+    let stream = Stream::open(&lab);
+
+    // Nothing comes where it is already, and nothing else may touch what is awaited.
+    let asked = room(&a, &spec);
+    assert_eq!(prepare(&a, &asked).unwrap_err().code, ErrorCode::Conflict);
+    let forgetful = MovePrepare { volumes: asked.volumes[1..].to_vec(), ..asked.clone() };
+    assert!(format!("{:?}", prepare(&b, &forgetful).unwrap_err()).contains("volume 5"));
+    let place = prepare(&b, &asked).unwrap();
+    let again = prepare(&b, &asked).unwrap();
+    assert_eq!(MovePlace { until: place.until, ..again }, place);
+    let shared = place.room.volumes.iter().map(|volume| (volume.volume.0, volume.shared.is_some()));
+    assert_eq!(shared.collect::<Vec<_>>(), [(5, false), (6, false), (9, true)]);
+    assert_eq!(put(&b, &spec).unwrap_err().code, ErrorCode::Conflict);
+    assert_eq!(finish(&b).unwrap_err().code, ErrorCode::Conflict);
+    abort(&b).unwrap();
+    abort(&b).unwrap();
+    b.assert_clean();
+
+    // Live: disks and memory.
+    let place = prepare(&b, &asked).unwrap();
+    let stale = MovePlace { secret: "0".repeat(64), ..place.clone() };
+    assert_eq!(send(&a, &order(&b, &stale)).unwrap_err().code, ErrorCode::Unavailable);
+    let sent = send(&a, &order(&b, &place)).unwrap();
+    assert!(sent.live && !sent.post_copied, "{sent:?}");
+    a.assert_clean();
+    assert_eq!(show(&a).unwrap_err().code, ErrorCode::NotFound);
+    // Told again before and after it is finished.
+    send(&a, &order(&b, &place)).unwrap();
+    assert_eq!(abort(&b).unwrap_err().code, ErrorCode::Conflict);
+    let arrived = finish(&b).unwrap();
+    assert_eq!((arrived.vm.state, arrived.vm.spec.as_ref()), (VmState::Running, Some(&spec)));
+    assert_eq!(arrived.vm.started, began);
+    assert_eq!(finish(&b).unwrap(), arrived);
+    assert_eq!(show(&b).unwrap(), arrived.vm);
+    let silence = stream.close();
+    let pause = Duration::from_millis(arrived.pause_ms.expect("libvirt measured the pause"));
+    println!("pause {pause:?}, longest silence {silence:?}");
+    assert!(pause < PAUSE_MAX && silence < PAUSE_MAX, "{pause:?}, {silence:?}");
+    assert_eq!(assert_disk_is_whole(&lab), before);
+
+    // Back, off: the files.
+    power_off(&b);
+    let place = prepare(&a, &room(&b, &spec)).unwrap();
+    let sent = send(&b, &order(&a, &place)).unwrap();
+    assert!(!sent.live && sent.sent_bytes > 68 << 20, "{sent:?}");
+    b.assert_clean();
+    let arrived = finish(&a).unwrap();
+    assert_eq!((arrived.vm.state, arrived.pause_ms), (VmState::Off, None));
+    a.ask::<Vm>("POST", &path(VM, "/start"), &nothing()).unwrap();
+    assert_eq!(assert_disk_is_whole(&lab), before);
+
+    // Live once more, by post-copy: slowly, so that memory is left to be fetched.
+    let place = prepare(&b, &room(&a, &spec)).unwrap();
+    let order = MoveSend { post_copy: true, bandwidth_mib_s: Some(64), ..order(&b, &place) };
+    let sent = send(&a, &order).unwrap();
+    assert!(sent.post_copied, "{sent:?}");
+    assert_eq!(finish(&b).unwrap().vm.state, VmState::Running);
+    assert_eq!(assert_disk_is_whole(&lab), before);
+    delete(&b, VM);
+    for id in VOLUMES {
+        assert_eq!(volume(&a, id).unwrap_err().code, ErrorCode::NotFound);
+        let volume = volume(&b, id).unwrap();
+        assert!(volume.whole && volume.attached_to.is_none(), "{volume:?}");
+        b.ask::<()>("DELETE", &format!("/v1/volumes/{id}"), &nothing()).unwrap();
+    }
+    for node in [&a, &b] {
+        node.assert_clean();
+    }
+}
+
+#[test]
+fn a_guest_on_storage_that_nodes_share_moves_without_a_copy_and_uefi_goes_along() {
+    let _proof = berth_agent::proof::guest(&["moving.prepare", "moving.send", "moving.finish"]);
+    let lab = Lab::with("user = \"root\"\ngroup = \"root\"\n", true);
+    let (a, b) = two(&lab);
+    let hardware = Hardware { firmware: Firmware::Uefi, ..Hardware::default() };
+    let spec = VmSpec { memory: ByteSize::mib(160), hardware, ..guest_spec() };
+    put(&a, &spec).unwrap();
+    let disk = lab.shared().join("disks/7/disk.qcow2");
+    // What UEFI writes once it looks for something to boot.
+    let boot_order: Vec<u8> = "BootOrder".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let nvram = |node: &TestNode| std::fs::read(node.data_dir.join("vms/7/nvram.fd")).unwrap_or_default();
+    let remembers = |node: &TestNode| nvram(node).windows(boot_order.len()).any(|part| part == boot_order);
+    wait_for("UEFI to remember", || remembers(&a).then_some(()));
+
+    let place = prepare(&b, &room(&a, &spec)).unwrap();
+    assert!(place.room.shared.is_some(), "{place:?}");
+    let safely = MoveSend { allow_unsafe: false, ..order(&b, &place) };
+    assert!(send(&a, &safely).unwrap_err().message.contains("unsafe"));
+    abort(&b).unwrap();
+    b.assert_clean();
+    assert!(disk.exists(), "a room that is given up leaves the disk to who has it");
+    let place = prepare(&b, &room(&a, &spec)).unwrap();
+    let sent = send(&a, &order(&b, &place)).unwrap();
+    assert!(sent.live, "{sent:?}");
+    a.assert_clean();
+    let arrived = finish(&b).unwrap();
+    println!("pause on shared storage {:?} ms", arrived.pause_ms);
+    assert!(arrived.pause_ms.is_some_and(|ms| u128::from(ms) < PAUSE_MAX.as_millis()), "{arrived:?}");
+    assert!(remembers(&b));
+
+    // Off, the firmware's memory is all that is sent.
+    power_off(&b);
+    let before = nvram(&b);
+    let place = prepare(&a, &room(&b, &spec)).unwrap();
+    let sent = send(&b, &order(&a, &place)).unwrap();
+    assert_eq!(sent.sent_bytes, before.len() as u64);
+    b.assert_clean();
+    assert_eq!(finish(&a).unwrap().vm.state, VmState::Off);
+    assert!(nvram(&a) == before, "what UEFI remembers is the same");
+    delete(&a, VM);
+    a.assert_clean();
+    assert!(!disk.exists(), "it goes with its VM");
+}
+
+/// Sends slowly, and calls `cut` in the middle of it.
+fn cut_midway(from: &TestNode, order: &MoveSend, cut: impl FnOnce(&Run)) -> ApiError {
+    let slow = MoveSend { bandwidth_mib_s: Some(1), ..order.clone() };
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(move || send(from, &slow));
+        let run = wait_for("the move to be under way", || {
+            assert!(!sent.is_finished(), "it ended already");
+            let runs: RunList = from.ask("GET", "/v1/runs", &()).unwrap();
+            let moving = |run: &Run| {
+                run.ended.is_none() && run.progress.as_ref().is_some_and(|p| p.total > 0 && p.done > 0)
+            };
+            runs.runs.into_iter().find(|run| run.function == "moving.send" && moving(run))
+        });
+        cut(&run);
+        sent.join().unwrap().unwrap_err()
+    })
+}
+
+/// After a move came to nothing: the guest runs on where it was, and nothing of it is on the other node.
+fn assert_stayed(from: &TestNode, to: &TestNode, stream: &Stream) {
+    assert_eq!(show(from).unwrap().state, VmState::Running);
+    stream.goes_on();
+    // A libvirt that came anew has to find out first what it may drop.
+    wait_for("the other node to be cleared", || abort(to).ok());
+    to.assert_clean();
+}
+
+#[test]
+fn a_move_that_is_cut_off_leaves_the_guest_where_it_was() {
+    let _proof = berth_agent::proof::guest(&["moving.send", "moving.abort", "moving.finish"]);
+    let lab = Lab::new();
+    let (mut a, mut b) = two(&lab);
+    let spec = guest_spec();
+    put(&a, &spec).unwrap();
+    counts(&a);
+    let stream = Stream::open(&lab);
+    let asked = room(&a, &spec);
+
+    // Cancelled.
+    let place = prepare(&b, &asked).unwrap();
+    let error = cut_midway(&a, &order(&b, &place), |run| {
+        a.ask::<Run>("POST", &format!("/v1/runs/{}/cancel", run.id), &nothing()).unwrap();
+    });
+    assert!(error.message.contains("cancelled"), "{error:?}");
+    assert_stayed(&a, &b, &stream);
+
+    // The other node's libvirt dies in the middle.
+    let place = prepare(&b, &asked).unwrap();
+    let error = cut_midway(&a, &order(&b, &place), |_| b.restart_libvirt());
+    println!("libvirt killed: {}", error.message);
+    assert_stayed(&a, &b, &stream);
+
+    // The other node's agent does.
+    let place = prepare(&b, &asked).unwrap();
+    let error = cut_midway(&a, &order(&b, &place), |_| b.kill_agent_now());
+    println!("agent killed: {}", error.message);
+    b.agent_died();
+    assert_stayed(&a, &b, &stream);
+
+    // The cable between them.
+    let place = prepare(&b, &asked).unwrap();
+    let error = cut_midway(&a, &order(&b, &place), |_| lab.plug(&b, false));
+    println!("cable pulled: {}", error.message);
+    lab.plug(&b, true);
+    assert_stayed(&a, &b, &stream);
+
+    // The source's agent dies in the middle: the guest goes on.
+    let place = prepare(&b, &asked).unwrap();
+    cut_midway(&a, &order(&b, &place), |_| a.kill_agent_now());
+    a.agent_died();
+    stream.goes_on();
+    assert_eq!(show(&a).unwrap().state, VmState::Running);
+    // So does the move when it is told again. It dies after the switch-over.
+    a.restart_agent("move.after_copy=kill");
+    send(&a, &order(&b, &place)).unwrap_err();
+    a.agent_died();
+    send(&a, &order(&b, &place)).unwrap();
+    a.assert_clean();
+    // The target's dies as it takes the VM over.
+    for point in ["move.after_volumes", "move.after_adopt"] {
+        b.restart_agent(&format!("{point}=kill"));
+        finish(&b).unwrap_err();
+        b.agent_died();
+    }
+    assert_eq!(finish(&b).unwrap().vm.state, VmState::Running);
+    stream.goes_on();
+
+    // The other node loses power in the middle.
+    let place = prepare(&a, &room(&b, &spec)).unwrap();
+    let order_back = order(&a, &place);
+    let stop = Mutex::new(&mut a);
+    cut_midway(&b, &order_back, |_| stop.lock().unwrap().pull_the_plug());
+    assert_eq!(show(&b).unwrap().state, VmState::Running);
+    let silence = stream.close();
+    println!("longest silence {silence:?}");
+    assert_disk_is_whole(&lab);
+    delete(&b, VM);
+    b.assert_clean();
+}
+
+#[test]
+fn an_agent_that_is_killed_at_any_step_of_a_move_ends_it_when_told_again() {
+    let _proof =
+        berth_agent::proof::driver(&["moving.prepare", "moving.send", "moving.finish", "moving.abort"]);
+    let lab = Lab::new();
+    let (mut a, mut b) = two(&lab);
+    let spec = with_volumes(&a, VmSpec { power: WantedPower::Off, ..guest_spec() });
+    put(&a, &spec).unwrap();
+    let asked = room(&a, &spec);
+    for point in ["move.after_note", "move.after_record", "move.after_room"] {
+        b.restart_agent(&format!("{point}=kill"));
+        prepare(&b, &asked).unwrap_err();
+        b.agent_died();
+    }
+    prepare(&b, &asked).unwrap();
+    b.restart_agent("move.after_clear=kill");
+    abort(&b).unwrap_err();
+    b.agent_died();
+    abort(&b).unwrap();
+    b.assert_clean();
+
+    // A room in which nothing comes is an orphan, and goes by itself.
+    prepare(&b, &asked).unwrap();
+    let folder = b.data_dir.join("vms/7");
+    libvirt_common::run("find", &[folder.to_str().unwrap(), "-exec", "touch", "-d", "1 hour ago", "{}", ";"]);
+    let orphans: OrphanList =
+        b.ask("POST", "/v1/node/orphans", &serde_json::json!({ "remove": false })).unwrap();
+    let kinds: Vec<&str> = orphans.orphans.iter().map(|orphan| orphan.kind.as_str()).collect();
+    assert_eq!(kinds, ["room for a VM"], "{orphans:?}");
+    prepare(&b, &MovePrepare { keep_s: 1, ..asked.clone() }).unwrap();
+    let note = b.data_dir.join("moves/7.json");
+    wait_for("the room to go", || (!note.exists()).then_some(()));
+    b.assert_clean();
+
+    let place = prepare(&b, &asked).unwrap();
+    for point in ["move.after_leaving", "move.after_copy", "move.after_undefine", "move.after_left"] {
+        a.restart_agent(&format!("{point}=kill"));
+        assert!(send(&a, &order(&b, &place)).is_err(), "{point}");
+        a.agent_died();
+    }
+    send(&a, &order(&b, &place)).unwrap();
+    a.assert_clean();
+    b.restart_agent("move.after_adopt=kill");
+    finish(&b).unwrap_err();
+    b.agent_died();
+    let arrived = finish(&b).unwrap();
+    assert_eq!((arrived.vm.state, arrived.vm.spec.as_ref()), (VmState::Off, Some(&spec)));
+    delete(&b, VM);
+    for id in VOLUMES {
+        b.ask::<()>("DELETE", &format!("/v1/volumes/{id}"), &nothing()).unwrap();
+    }
+    b.assert_clean();
+}
