@@ -223,7 +223,7 @@ fn checked(libvirt: &Libvirt, name: &str) -> NodeCheck {
 }
 
 fn refuses_before_the_pool_is_full(ceph: &Ceph, node: &Node) {
-    let section = StorageSection { promise_percent: 100, reserve_mib: 64 };
+    let section = StorageSection { promise_percent: 100, reserve_mib: 64, disks: None };
     let strict = Libvirt::open(LibvirtConfig { storage: section, ..node.config.clone() }).unwrap();
     let quota = |mib: u64| {
         let bytes = ByteSize::mib(mib).bytes().to_string();

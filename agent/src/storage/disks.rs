@@ -158,6 +158,7 @@ impl Storage {
             from,
             attached_to: Some(vm),
             whole: false,
+            coming: None,
         })
     }
 }

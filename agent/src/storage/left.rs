@@ -107,7 +107,7 @@ mod tests {
     fn volumes_of_no_vm_and_data_of_no_volume_are_found_when_they_are_old() {
         let _proof = crate::proof::pure(&["node.orphans"]);
         let home = tempfile::tempdir().unwrap();
-        let section = StorageSection { promise_percent: 0, reserve_mib: 0 };
+        let section = StorageSection { promise_percent: 0, reserve_mib: 0, disks: None };
         let others = Box::new(|| Ok((0, 0)));
         let storage = Storage::open(&section, &[], home.path(), &home.path().join("images"), others).unwrap();
         let wanted = VolumeCreate { size: ByteSize::mib(1), pool: None, format: None };

@@ -14,7 +14,7 @@ use berth_model::agent::{CloneMode, MoveVolume, Volume, VolumeFormat};
 use berth_model::{VmId, VolumeId};
 use serde::{Deserialize, Serialize};
 
-use super::pool::Source;
+use super::pool::{Item, Source};
 use super::{ClonedFrom, Record, Storage, pool_format};
 use crate::faults;
 use crate::hypervisor::HypervisorError;
@@ -61,7 +61,7 @@ impl Storage {
             whole: false,
             coming: Some(Coming { shared: false }),
         };
-        let data = record.data(id);
+        let data = record.data(Item::Volume(id));
         if !matches!(pool.source(&data), Source::File(_)) {
             return Err(HypervisorError::Conflict(format!(
                 "Volume {id} cannot move to the pool {}: only volumes that are files move.",
@@ -101,7 +101,7 @@ impl Storage {
         };
         faults::point("move.after_record")?;
         let pool = self.pool(&record.pool)?;
-        let data = record.data(id);
+        let data = record.data(Item::Volume(id));
         let shared = record.coming.as_ref().is_some_and(|coming| coming.shared);
         if !shared {
             let from = if volume.stands_on_image { self.source_of(&record)? } else { None };
@@ -126,7 +126,7 @@ impl Storage {
 
     fn show_place(&self, id: VolumeId, record: &Record) -> Result<MoveVolume, HypervisorError> {
         let pool = self.pool(&record.pool)?;
-        let Source::File(file) = pool.source(&record.data(id)) else {
+        let Source::File(file) = pool.source(&record.data(Item::Volume(id))) else {
             return Err(HypervisorError::Failed(format!("Volume {id} is no file.")));
         };
         let is_shared = record.coming.as_ref().is_some_and(|coming| coming.shared);
@@ -148,7 +148,7 @@ impl Storage {
         let _deciding = self.decide();
         for (id, record) in self.coming(vm)? {
             if record.coming.as_ref().is_some_and(|coming| !coming.shared) {
-                self.pool(&record.pool)?.remove(&record.data(id))?;
+                self.pool(&record.pool)?.remove(&record.data(Item::Volume(id)))?;
             }
             self.records.remove(id)?;
         }
@@ -168,7 +168,7 @@ impl Storage {
                 continue;
             }
             let pool = self.pool(&record.pool)?;
-            let Source::File(file) = pool.source(&record.data(volume)) else {
+            let Source::File(file) = pool.source(&record.data(Item::Volume(volume))) else {
                 return Err(HypervisorError::Conflict(format!(
                     "VM {vm} cannot move: its volume {volume} is no file; detach it first."
                 )));
@@ -189,7 +189,7 @@ impl Storage {
             if shared.is_none() {
                 // Cut off here, it is half-made: nobody uses it.
                 self.records.put(*id, &Record { whole: false, ..record.clone() })?;
-                self.pool(&record.pool)?.remove(&record.data(*id))?;
+                self.pool(&record.pool)?.remove(&record.data(Item::Volume(*id)))?;
             }
             self.records.remove(*id)?;
         }

@@ -166,7 +166,8 @@ impl Libvirt {
         self.admit_marked(id, spec.failover && (comes_on || is_marked_now))
     }
 
-    fn admit_marked(&self, id: VmId, marked: bool) -> Result<(), HypervisorError> {
+    /// The same, whether the mark is there or not.
+    pub(super) fn admit_marked(&self, id: VmId, marked: bool) -> Result<(), HypervisorError> {
         self.lease.get().filter(|_| marked).map_or(Ok(()), |lease| lease.admit(id))
     }
 
@@ -266,7 +267,7 @@ mod tests {
     fn marks_outlive_the_agent() {
         let _proof = crate::proof::pure(&["node.lease"]);
         let data = tempfile::tempdir().unwrap();
-        let folders = Folders::open(data.path()).unwrap();
+        let folders = Folders::open(data.path(), None).unwrap();
         let marks = Marks::open(&folders).unwrap();
         for id in [VmId(3), VmId(7)] {
             folders.of(id).create().unwrap();

@@ -129,12 +129,12 @@ impl Folder {
 
     /// There while it is off only to be started over.
     pub fn rebooting(&self) -> PathBuf {
-        self.0.join("rebooting")
+        self.path.join("rebooting")
     }
 
     /// There when it is marked for failover.
     pub fn failover(&self) -> PathBuf {
-        self.0.join("failover")
+        self.path.join("failover")
     }
 
     /// The console's log.

@@ -90,10 +90,13 @@ impl Libvirt {
                 self.storage.check_room_for_disk(spec.disk)?;
             }
             self.storage.check_places(id, &asked.volumes)?;
+            self.check_leases(id, spec)?;
+            self.admit_marked(id, spec.failover)?;
             let note = Note::Coming { spec: Box::new(spec.clone()), until, shared, arrived: None };
             self.notes.put(id, &note)?;
             faults::point("move.after_note")?;
             folder.create()?;
+            self.mark(id, &folder, spec.failover)?;
             if !shared {
                 // Always an empty one: what an earlier try left in it would shine through.
                 folder::gone(std::fs::remove_file(folder.disk()))?;
@@ -275,6 +278,7 @@ impl Libvirt {
             names: self.plane.as_ref().map(|plane| plane.names()),
             iso: iso.as_deref(),
             volumes: &volumes,
+            disk: None,
         };
         let defined = connect.define_domain_xml(&domain::xml(&plan));
         let domain = defined.map_err(|e| refused("define the VM", &e))?;
@@ -316,6 +320,7 @@ impl Libvirt {
         }
         let folder = self.folders.of(id);
         if shared { folder.remove_but_disk() } else { folder.remove() }?;
+        self.unmark(id, &folder, false)?;
         faults::point("move.after_left")?;
         self.forget_move(id)
     }
@@ -677,6 +682,8 @@ fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
         "it is in rescue, which is made of this node's files; end that first"
     } else if spec.hardware.tpm {
         "libvirt keeps its TPM's state on this node, and it would stay behind"
+    } else if disks::pool_of(spec).is_some() {
+        "its disk lies in a pool"
     } else {
         return Ok(());
     };
