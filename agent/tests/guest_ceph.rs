@@ -75,7 +75,7 @@ fn refuses_what_needs_a_file(node: &Node) {
     let cx = Cx::unwatched();
     let refused = |what: &str, done: Result<(), HypervisorError>| match done {
         Err(HypervisorError::Conflict(why)) => {
-            assert!(why.contains("lies in the pool ceph"), "{what}: {why}")
+            assert!(why.contains("lies in the pool ceph"), "{what}: {why}");
         }
         other => panic!("{what}: {other:?}"),
     };
