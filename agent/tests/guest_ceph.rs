@@ -75,7 +75,7 @@ fn refuses_what_needs_a_file(node: &Node) {
     let cx = Cx::unwatched();
     let refused = |what: &str, done: Result<(), HypervisorError>| match done {
         Err(HypervisorError::Conflict(why)) => {
-            assert!(why.contains("lies in the pool ceph"), "{what}: {why}")
+            assert!(why.contains("lies in the pool ceph"), "{what}: {why}");
         }
         other => panic!("{what}: {other:?}"),
     };
@@ -127,8 +127,8 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
         let cut = faults::with(&format!("{point}=error"), || libvirt.put(ONE, &guest(small, &[])));
         assert!(cut.is_err(), "{point}");
     }
-    let made = libvirt.put(ONE, &guest(small, &[])).unwrap();
     let _key = KeptKey(storage.keys_of(ONE).unwrap()[0].uuid.clone());
+    let made = libvirt.put(ONE, &guest(small, &[])).unwrap();
     assert_eq!(ceph.images(), [format!("berth-image-{TINY}"), "berth-vm-7".to_owned()]);
     let key = ceph.key();
     let shown = |line: &Vec<u8>| line.windows(key.len()).any(|part| part == key.as_bytes());
