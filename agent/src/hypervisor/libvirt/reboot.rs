@@ -22,8 +22,8 @@ use super::ops::{on_disk, refused, state};
 use crate::hypervisor::HypervisorError;
 use crate::orphans::is_old;
 
-/// How long the caller waits for the system to switch itself off.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the caller waits for the system to switch itself off; one that takes longer is tended to.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a VM that is waited for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
