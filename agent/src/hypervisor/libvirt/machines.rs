@@ -83,6 +83,7 @@ pub(super) fn press_power_button(domain: &Domain) -> Result<(), virt::error::Err
 impl Libvirt {
     /// The domain and the spec of a VM that is whole.
     fn whole(&self, id: VmId) -> Result<(Domain, VmSpec), HypervisorError> {
+        self.notes.refuse_coming(id)?;
         let domain = self.whole_domain(&self.connection.get()?, id)?;
         match spec_in(id, &domain, sys::VIR_DOMAIN_AFFECT_CONFIG)? {
             Some(spec) => Ok((domain, spec)),
@@ -260,6 +261,10 @@ impl Machines for Libvirt {
     }
 
     fn remove(&self, id: VmId, how: &VmDelete, cx: &Cx) -> Result<(), HypervisorError> {
+        // Its disk may be another node's.
+        if self.delete_moving(id)? {
+            return self.storage.release(id, &[]);
+        }
         let domain = self.domain(&self.connection.get()?, id)?;
         let folder = self.folders.of(id);
         let name = kept_name(id, how);
