@@ -51,6 +51,8 @@ pub struct Limits {
     pub relist_every: Duration,
     /// How often the hypervisor tends to the node's network.
     pub tend_every: Duration,
+    /// How often the hypervisor mends what was cut off.
+    pub mend_every: Duration,
     /// Messages that a stream's reader may lie behind.
     pub stream_backlog: usize,
     /// How long a stream's reader may take for one message.
@@ -90,6 +92,7 @@ impl Default for Limits {
             all_every: 15,
             relist_every: seconds(60),
             tend_every: seconds(60),
+            mend_every: seconds(3),
             stream_backlog: 1024,
             send_patience: seconds(10),
             samples_per_message: 1000,

@@ -144,6 +144,7 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     watchers.spawn(Arc::clone(&api.node).run(api.stop.clone()));
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
     watchers.spawn(tend(api.clone()));
+    watchers.spawn(mend(api.clone()));
     watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
     let (tls, every, stop) = (Arc::clone(&api.tls), api.limits.identity_every, api.stop.clone());
     watchers.spawn(async move { stop.run_until_cancelled(tls.watch(every)).await });
@@ -188,6 +189,22 @@ async fn tend(api: Api) {
         }
     };
     api.stop.run_until_cancelled(tending).await;
+}
+
+/// Lets the hypervisor mend what was cut off, from the start on. One that hangs is waited for.
+async fn mend(api: Api) {
+    let mending = async {
+        loop {
+            let hypervisor = Arc::clone(api.work.hypervisor());
+            match tokio::task::spawn_blocking(move || hypervisor.mend()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!(error = %e, "what was cut off could not be mended"),
+                Err(broken) => tracing::error!(error = %broken, "mending broke off"),
+            }
+            tokio::time::sleep(api.limits.mend_every).await;
+        }
+    };
+    api.stop.run_until_cancelled(mending).await;
 }
 
 async fn serve_https(api: &Api, socket: TcpSocket) {

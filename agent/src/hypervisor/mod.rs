@@ -150,6 +150,12 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// from the node's network, and counts traffic.
     fn tend(&self) -> Result<(), HypervisorError>;
 
+    /// Mends what functions that were cut off left in VMs that run: to be done at the agent's start and every
+    /// few seconds. Leaves alone what a function works on.
+    fn mend(&self) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
     /// What the node does for its guests' network cards.
     fn network(&self) -> Result<NetworkState, HypervisorError>;
 

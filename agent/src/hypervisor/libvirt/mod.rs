@@ -38,6 +38,7 @@ mod iso;
 mod kept;
 mod lender;
 mod machines;
+mod mend;
 mod names;
 mod network;
 mod nics;
@@ -76,6 +77,7 @@ use self::connection::Connection;
 use self::disk::{Cache, Images, Overlay};
 use self::events::Hub;
 use self::folder::{Folder, Folders};
+use self::mend::AtWork;
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
 use self::ops::{
@@ -142,6 +144,7 @@ pub struct Libvirt {
     network: Mutex<()>,
     /// Filters, where guests' cards are the node's interfaces.
     plane: Option<Arc<Plane>>,
+    at_work: AtWork,
 }
 
 impl Libvirt {
@@ -186,6 +189,7 @@ impl Libvirt {
             verdict,
             network: Mutex::default(),
             plane,
+            at_work: AtWork::default(),
         })
     }
 
@@ -410,7 +414,6 @@ impl Hypervisor for Libvirt {
 
     fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
         let connect = self.connection.get()?;
-        self.thaw_left_behind()?;
         let domain_type = self.domain_type(&connect);
         let mut versions =
             Versions { libvirt: version(connect.lib_version().unwrap_or_default()), ..Versions::default() };
@@ -654,6 +657,10 @@ impl Hypervisor for Libvirt {
 
     fn tend(&self) -> Result<(), HypervisorError> {
         self.tend_network()
+    }
+
+    fn mend(&self) -> Result<(), HypervisorError> {
+        self.mend_all()
     }
 
     fn network(&self) -> Result<NetworkState, HypervisorError> {

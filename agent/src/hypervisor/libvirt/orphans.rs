@@ -68,7 +68,8 @@ fn folders<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hy
     let half_made = known.folders.difference(&known.domains).copied();
     let old = half_made.filter(|id| is_old(libvirt.folders.of(*id).path()));
     let why = "It has a folder and no domain: it was not made or not deleted to its end.";
-    Ok(old.map(|id| Found::new("half-made VM", id.to_string(), why, move || libvirt.delete(id))).collect())
+    let found = |id: VmId| Found::new("half-made VM", id.to_string(), why, move || libvirt.delete(id)).of(id);
+    Ok(old.map(found).collect())
 }
 
 /// Domains without files.
@@ -82,7 +83,8 @@ fn domains<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hy
         libvirt.delete(id)
     };
     let why = "The domain has no folder: its disk is gone.";
-    Ok(bare.map(|id| Found::new("domain", libvirt.prefix.domain(id), why, move || remove(id))).collect())
+    let found = |id: VmId| Found::new("domain", libvirt.prefix.domain(id), why, move || remove(id)).of(id);
+    Ok(bare.map(found).collect())
 }
 
 /// What was being made in a VM's folder.
@@ -91,7 +93,8 @@ fn unfinished<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>,
     for id in known.folders.intersection(&known.domains) {
         for path in entries(libvirt.folders.of(*id).path())? {
             if path.extension().is_some_and(|extension| extension == "new") && is_old(&path) {
-                found.push(file("unfinished file", path, "It was being made when the agent was cut off."));
+                let why = "It was being made when the agent was cut off.";
+                found.push(file("unfinished file", path, why).of(*id));
             }
         }
     }
@@ -107,9 +110,11 @@ fn files_by_domain<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<
     for (kind, folder, suffix) in FILES_BY_DOMAIN {
         for path in entries(Path::new(folder))? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_of_none = vm_of_file(&libvirt.prefix, name, suffix).is_some_and(|id| !known.has(id));
-            if is_of_none && is_old(&path) {
-                found.push(file(kind, path, "Its VM is not there any more."));
+            let of_none = vm_of_file(&libvirt.prefix, name, suffix).filter(|id| !known.has(*id));
+            if let Some(id) = of_none
+                && is_old(&path)
+            {
+                found.push(file(kind, path, "Its VM is not there any more.").of(id));
             }
         }
     }
