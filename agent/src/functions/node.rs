@@ -1,10 +1,10 @@
 //! `node`, `run`, `certificate`.
 
 use berth_model::ErrorCode;
-use berth_model::agent::function::{certificate, node, run};
+use berth_model::agent::function::{Function, certificate, node, run};
 use berth_model::agent::{NodeChecks, Nothing, RunList};
 
-use super::{Functions, no_faults};
+use super::{Functions, no_faults, vm_thing};
 use crate::error::Refusal;
 use crate::{clock, maintenance, orphans, update};
 
@@ -19,7 +19,7 @@ pub(super) fn tie(functions: &mut Functions) {
     functions.change::<node::Orphans>(no_faults, |api, _, (), request| {
         let mut found = api.work.hypervisor().orphans()?;
         found.extend(api.images.orphans()?);
-        Ok(orphans::list(found, request.remove))
+        Ok(orphans::list(found, request.remove, |vm| api.work.try_hold(node::Orphans::NAME, vm_thing(vm))))
     });
     functions.change::<node::Update>(update::faults, |api, cx, (), request| {
         api.updates.prepare(cx, &request, api.node.health().healthy)
