@@ -46,11 +46,13 @@ const PACKAGES: &[&str] = &[
     "binutils",
     "fonts-dejavu-core",
     "isolinux",
+    "libfaketime",
     "libxml2-utils",
     "mtools",
     "openssh-client",
     "python3",
     "python3-venv",
+    "python3-yaml",
     "syslinux-common",
     "systemd-boot-efi",
 ];
