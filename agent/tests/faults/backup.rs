@@ -7,15 +7,15 @@ use std::process::{Child, Command, Stdio};
 
 use berth_model::agent::function::{backup, run, vm};
 use berth_model::agent::{
-    Backup, BackupCreate, BackupDelete, BackupKeep, BackupKey, BackupPrune, BackupRestore, BackupStore,
-    BackupVerify, BackupWhere, Nothing, StoreSecret, VmState,
+    Backup, BackupCreate, BackupKeep, BackupPrune, BackupRestore, BackupStore, BackupVerify, BackupWhere,
+    Nothing, StoreSecret, VmState,
 };
 use berth_model::{ErrorCode, VmId};
 
 use crate::agent::{Agent, ControlPlane, Failed, pause};
 use crate::create::name;
 use crate::guest::{Ground, ID, OFF};
-use crate::libvirt_common::{run as output, text, wait_for};
+use crate::libvirt_common::{run as output, wait_for};
 use crate::node::Node;
 
 /// Backups to a folder of the node.
@@ -25,14 +25,12 @@ struct Store<'a> {
 }
 
 impl<'a> Store<'a> {
-    fn folder(ground: &'a Ground, folder: &str) -> Self {
-        let path = text(&ground.node.home().join(folder)).to_owned();
-        Self { ground, store: BackupStore::Directory { path } }
+    fn new(ground: &'a Ground) -> Self {
+        Self { ground, store: ground.store() }
     }
 
     fn request(&self) -> BackupCreate {
-        let key = BackupKey("5c".repeat(32));
-        BackupCreate { store: self.store.clone(), key, full: false, incrementals_max: None }
+        BackupCreate { store: self.store.clone(), ..self.ground.backup() }
     }
 
     fn create(&self, agent: &Agent<'_>, vm: VmId, backup: &str) -> Result<Backup, Failed> {
@@ -50,15 +48,19 @@ impl<'a> Store<'a> {
         agent.call::<backup::Verify>(name(backup), &request).unwrap();
     }
 
-    /// Told again, it is there once, can be read back, and builds on what was before; beside the mark of the
-    /// last one, nothing is on the node.
-    fn told_again(&self, agent: &Agent<'_>, backup: &str, builds_on: &str) {
+    /// Told again, it is there once, and builds on what was before; beside the mark of the last one, nothing is on
+    /// the node.
+    fn told_again(&self, agent: &Agent<'_>, backup: &str) {
         let made = self.create(agent, ID, backup).unwrap();
-        assert_eq!(made.builds_on, Some(name(builds_on)), "{made:?}");
+        let before = self.ground.last.replace(name(backup));
+        assert_eq!(made.builds_on, Some(before), "{made:?}");
         assert_eq!(self.create(agent, ID, backup).unwrap(), made, "told twice");
-        self.verify(agent, ID, backup);
         self.assert_nothing_half(agent, backup);
         self.ground.assert_well(agent, backup);
+    }
+
+    fn has(&self, agent: &Agent<'_>, backup: &str) -> bool {
+        self.names(agent).contains(&backup.to_owned())
     }
 
     fn marks(&self) -> usize {
@@ -84,10 +86,9 @@ impl<'a> Store<'a> {
 }
 
 pub fn libvirtd_killed(ground: &Ground) {
-    let (node, store) = (&ground.node, Store::folder(ground, "libvirtd"));
+    let (node, store) = (&ground.node, Store::new(ground));
     let agent = Agent::start(node, &pause(node, "backup.after_begin"));
-    store.create(&agent, ID, "first").unwrap();
-    let told = agent.begin::<backup::Create>((ID, name("second")), &store.request());
+    let told = agent.begin::<backup::Create>((ID, name("libvirtd")), &store.request());
     agent.wait_at_point();
     node.kill_libvirtd();
     agent.go_on();
@@ -97,20 +98,16 @@ pub fn libvirtd_killed(ground: &Ground) {
     wait_for("the agent to find libvirt", || agent.call::<vm::Get>(ID, &Nothing {}).ok());
     // Nobody tells it to, and the job that QEMU went on with is ended.
     ground.assert_well(&agent, "libvirtd was killed");
-    assert_eq!(store.names(&agent), ["first"]);
-    store.told_again(&agent, "second", "first");
+    assert!(!store.has(&agent, "libvirtd"));
+    store.told_again(&agent, "libvirtd");
     assert_eq!(store.marks(), 1);
 }
 
 pub fn agent_killed(ground: &Ground) {
-    let (node, store) = (&ground.node, Store::folder(ground, "agent"));
-    let agent = Agent::start(node, "");
-    store.create(&agent, ID, "0").unwrap();
-    drop(agent);
-    let points =
-        ["backup.after_freeze", "backup.after_begin", "backup.after_pieces", "backup.after_manifest"];
-    for (n, point) in points.into_iter().enumerate() {
-        let (before, new) = (n.to_string(), (n + 1).to_string());
+    let (node, store) = (&ground.node, Store::new(ground));
+    for point in ["backup.after_freeze", "backup.after_begin", "backup.after_pieces", "backup.after_manifest"]
+    {
+        let new = point.replace("backup.", "killed-");
         let agent = Agent::start(node, &format!("{point}=kill"));
         let cut = store.create(&agent, ID, &new).unwrap_err();
         assert!(matches!(cut, Failed::Cut(_)), "{point}: {cut:?}");
@@ -118,59 +115,56 @@ pub fn agent_killed(ground: &Ground) {
         let agent = Agent::start(node, "");
         ground.assert_well(&agent, point);
         let there = point == "backup.after_manifest";
-        assert_eq!(store.names(&agent).len(), n + 1 + usize::from(there), "{point}");
-        store.told_again(&agent, &new, &before);
+        assert_eq!(store.has(&agent, &new), there, "{point}");
+        store.told_again(&agent, &new);
         // Whoever wrote the manifest died before it dropped the mark of the backup before.
         assert_eq!(store.marks(), 1 + usize::from(there), "{point}");
     }
     let agent = Agent::start(node, "");
-    store.told_again(&agent, "5", "4");
+    store.told_again(&agent, "after-all");
     assert_eq!(store.marks(), 1);
 }
 
 pub fn disk_full(ground: &Ground) {
-    let (node, store) = (&ground.node, Store::folder(ground, "full"));
+    let (node, store) = (&ground.node, Store::new(ground));
     let agent = Agent::start(node, &pause(node, "backup.after_begin"));
-    store.create(&agent, ID, "first").unwrap();
     node.fill_disk();
-    let (code, words) = store.create(&agent, ID, "second").unwrap_err().refusal();
+    let (code, words) = store.create(&agent, ID, "full").unwrap_err().refusal();
     assert_eq!(code, ErrorCode::ResourceUnavailable, "beforehand: {words}");
     node.empty_disk();
     ground.assert_well(&agent, "refused beforehand");
-    let told = agent.begin::<backup::Create>((ID, name("second")), &store.request());
+    let told = agent.begin::<backup::Create>((ID, name("full")), &store.request());
     agent.wait_at_point();
     node.fill_disk();
     agent.go_on();
     let (code, words) = told.end(&agent).unwrap_err().refusal();
     assert_eq!(code, ErrorCode::ResourceUnavailable, "{words}");
     assert!(words.contains("for the guest's sake"), "{words}");
-    assert_eq!(store.names(&agent), ["first"]);
+    assert!(!store.has(&agent, "full"));
     // What the guest writes now holds it, and is written when there is room.
-    let script = "dd if=/dev/urandom of=/root/large bs=1M count=8 2>/dev/null; sync; md5sum </root/large";
+    let script = "dd if=/dev/urandom of=/root/large bs=1M count=4 2>/dev/null; sync; md5sum </root/large";
     let writing = node.begin_inside(ID, script);
     let state = || agent.call::<vm::Get>(ID, &Nothing {}).unwrap().state;
     wait_for("the guest to be held", || (state() == VmState::Paused).then_some(()));
     node.empty_disk();
     assert_eq!(agent.call::<vm::Resume>(ID, &Nothing {}).unwrap().state, VmState::Running);
     let wrote = node.end_inside(ID, &writing);
-    assert_eq!(
-        node.inside(ID, "echo 3 >/proc/sys/vm/drop_caches; md5sum </root/large; rm /root/large"),
-        wrote
-    );
-    store.told_again(&agent, "second", "first");
+    let read = node.inside(ID, "echo 3 >/proc/sys/vm/drop_caches; md5sum </root/large; rm /root/large");
+    assert_eq!(read, wrote);
+    store.told_again(&agent, "full");
 }
 
 pub fn disk_damaged(ground: &Ground) {
-    let store = Store::folder(ground, "damaged");
+    let store = Store::new(ground);
     let agent = Agent::start(&ground.node, "");
-    ground.write_off("write -P 0x44 100M 2M");
+    ground.write_off("write -P 0x44 20M 2M");
     store.create(&agent, OFF, "good").unwrap();
     let damaged = ground.damage_off();
     for _ in 0..2 {
         let (code, words) = store.create(&agent, OFF, "bad").unwrap_err().refusal();
         assert_eq!(code, ErrorCode::ServiceError, "{words}");
         assert!(words.contains("disk"), "{words}");
-        assert_eq!(store.names(&agent), ["good"]);
+        assert!(!store.has(&agent, "bad"));
         store.assert_nothing_half(&agent, "damaged");
     }
     let now = std::fs::read(ground.disk_off()).unwrap();
@@ -178,7 +172,7 @@ pub fn disk_damaged(ground: &Ground) {
     let key = store.request().key;
     let restore = BackupRestore { store: store.store.clone(), key, backup: name("good"), of_vm: None };
     agent.call::<backup::Restore>(OFF, &restore).unwrap();
-    ground.write_off("read -P 0x44 100M 2M");
+    ground.write_off("read -P 0x44 20M 2M");
     let again = store.create(&agent, OFF, "again").unwrap();
     assert!(again.full_because.is_some(), "{again:?}");
     store.verify(&agent, OFF, "again");
@@ -186,17 +180,16 @@ pub fn disk_damaged(ground: &Ground) {
 }
 
 pub fn guest_silent(ground: &Ground) {
-    let (node, store) = (&ground.node, Store::folder(ground, "silent"));
+    let (node, store) = (&ground.node, Store::new(ground));
     let agent = Agent::start(node, "");
-    assert!(store.create(&agent, ID, "first").unwrap().frozen);
     ground.silence(true);
-    assert!(!store.create(&agent, ID, "second").unwrap().frozen);
+    assert!(!store.create(&agent, ID, "silent").unwrap().frozen);
     ground.silence(false);
-    store.told_again(&agent, "second", "first");
+    store.told_again(&agent, "silent");
     drop(agent);
     // It falls silent when its file systems are frozen, and comes back.
     let agent = Agent::start(node, &pause(node, "backup.after_freeze"));
-    let told = agent.begin::<backup::Create>((ID, name("third")), &store.request());
+    let told = agent.begin::<backup::Create>((ID, name("late")), &store.request());
     agent.wait_at_point();
     ground.silence(true);
     agent.go_on();
@@ -207,16 +200,14 @@ pub fn guest_silent(ground: &Ground) {
     ground.silence(false);
     assert!(told.end(&agent).unwrap().frozen);
     assert!(!node.is_frozen(ID));
-    store.told_again(&agent, "third", "second");
+    store.told_again(&agent, "late");
 }
 
 pub fn network_cut(ground: &Ground) {
-    let node = &ground.node;
-    let store = Store::folder(ground, "cut");
+    let (node, store) = (&ground.node, Store::new(ground));
     let plane = ControlPlane::enrol(node);
     let agent = Agent::start(node, &pause(node, "backup.after_begin"));
-    store.create(&agent, ID, "first").unwrap();
-    plane.call_and_lose::<backup::Create>(node, (ID, name("second")), &store.request(), || {
+    plane.call_and_lose::<backup::Create>(node, (ID, name("cut")), &store.request(), || {
         agent.wait_at_point();
         node.space.ip("link set eth0 down");
         agent.go_on();
@@ -228,48 +219,43 @@ pub fn network_cut(ground: &Ground) {
         assert_eq!(wait_for("the function's end", ended), None, "it went on without its caller");
     });
     node.space.ip("link set eth0 up");
-    assert_eq!(store.names(&agent), ["first", "second"]);
-    store.told_again(&agent, "second", "first");
+    assert!(store.has(&agent, "cut"));
+    store.told_again(&agent, "cut");
 
     // The other side: the store.
     let s3 = S3::start(node, "5000");
     let store = Store { ground, store: s3.store() };
-    store.create(&agent, ID, "first").unwrap();
-    let told = agent.begin::<backup::Create>((ID, name("second")), &store.request());
+    let told = agent.begin::<backup::Create>((OFF, name("cut")), &store.request());
     agent.wait_at_point();
     drop(s3);
     agent.go_on();
     let (code, words) = told.end(&agent).unwrap_err().refusal();
     assert_eq!(code, ErrorCode::Unavailable, "{words}");
     ground.assert_well(&agent, "the store is gone");
-    // It comes back, and has lost everything: then that is a full one.
     let _s3 = S3::start(node, "5000");
-    let made = store.create(&agent, ID, "second").unwrap();
-    assert_eq!(made.builds_on, None);
-    store.verify(&agent, ID, "second");
+    let made = store.create(&agent, OFF, "cut").unwrap();
+    assert_eq!(store.create(&agent, OFF, "cut").unwrap(), made, "told twice");
+    store.verify(&agent, OFF, "cut");
     ground.assert_well(&agent, "the store is back");
 }
 
 pub fn clock_jump(ground: &Ground) {
-    let (node, store) = (&ground.node, Store::folder(ground, "clock"));
+    let (node, store) = (&ground.node, Store::new(ground));
     let agent = Agent::with_false_clock(node, &pause(node, "backup.after_begin"));
-    store.create(&agent, ID, "first").unwrap();
-    for (backup, jump_s, before) in [("second", 10 * 365 * 86_400, "first"), ("third", -86_400, "second")] {
+    for (backup, jump_s) in [("forward", 10 * 365 * 86_400), ("back", -86_400)] {
         let told = agent.begin::<backup::Create>((ID, name(backup)), &store.request());
         agent.wait_at_point();
         agent.set_clock(jump_s);
         agent.go_on();
         told.end(&agent).unwrap();
-        store.told_again(&agent, backup, before);
+        store.told_again(&agent, backup);
     }
-    store.create(&agent, ID, "fourth").unwrap();
-    // The newest is what was made last, whatever the clock said.
+    store.told_again(&agent, "later");
+    // The newest is what was made last, whatever the clock said, and it builds on all before it.
     let keep = BackupKeep { last: 1, ..BackupKeep::default() };
     let prune = BackupPrune { store: store.store.clone(), keep, dry_run: true };
-    assert_eq!(agent.call::<backup::Prune>(ID, &prune).unwrap().gone, [], "fourth builds on all");
-    let delete = BackupDelete { store: store.store.clone(), with_dependents: true };
-    let gone = agent.call::<backup::Delete>((ID, name("first")), &delete).unwrap().gone;
-    assert_eq!(gone, ["fourth", "third", "second", "first"].map(name));
+    assert_eq!(agent.call::<backup::Prune>(ID, &prune).unwrap().gone, []);
+    store.verify(&agent, ID, "later");
 }
 
 /// An S3 server in the control plane's network, with a bucket.

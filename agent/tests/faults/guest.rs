@@ -1,13 +1,15 @@
 //! A booted guest for faults during snapshots and backups.
 
-use berth_model::VmId;
+use std::cell::RefCell;
+
 use berth_model::agent::function::{backup, snapshot, vm};
-use berth_model::agent::{BackupCreate, BackupKey, BackupStore, Nothing, VmSpec, WantedPower};
+use berth_model::agent::{BackupCreate, BackupKey, BackupStore, Name, Nothing, VmSpec, WantedPower};
+use berth_model::{ByteSize, VmId};
 
 use crate::agent::Agent;
 use crate::create::name;
 use crate::inventory::{Inventory, assert_settles};
-use crate::libvirt_common::{TINY, spec, text, wait_for};
+use crate::libvirt_common::{EMPTY_IMAGE, TINY, spec, text, wait_for};
 use crate::node::Node;
 
 /// The VM that runs.
@@ -25,8 +27,10 @@ const SILENCER: &str = "agent=$(cat /run/qemu-ga.pid)\n\
 /// A node with a guest.
 pub struct Ground {
     pub node: Node,
+    /// The last backup of the VM that runs.
+    pub last: RefCell<Name>,
     /// What there is.
-    pub normal: Inventory,
+    normal: Option<Inventory>,
     words: String,
 }
 
@@ -39,18 +43,29 @@ impl Ground {
         node.inside(ID, SILENCER);
         node.inside(ID, "dd if=/dev/urandom of=/root/words bs=64k count=16 2>/dev/null; sync");
         let words = node.inside(ID, "md5sum </root/words");
-        let off = VmSpec { power: WantedPower::Off, nics: vec![], ..spec(TINY) };
+        let off =
+            VmSpec { power: WantedPower::Off, nics: vec![], disk: ByteSize::mib(64), ..spec(EMPTY_IMAGE) };
         agent.call::<vm::Put>(OFF, &off).unwrap();
+        drop(agent);
+        let ground = Self { node, normal: None, words, last: RefCell::new(name("ground")) };
+        let agent = Agent::start(&ground.node, "");
         // The mark of a VM's last backup is one of its belongings.
         for vm in [ID, OFF] {
-            let store = BackupStore::Directory { path: text(&node.home().join("ground")).to_owned() };
-            let key = BackupKey("5c".repeat(32));
-            let request = BackupCreate { store, key, full: true, incrementals_max: None };
-            agent.call::<backup::Create>((vm, name("ground")), &request).unwrap();
+            agent.call::<backup::Create>((vm, name("ground")), &ground.backup()).unwrap();
         }
         drop(agent);
-        let normal = Inventory::of(&node);
-        Self { node, normal, words }
+        Self { normal: Some(Inventory::of(&ground.node)), ..ground }
+    }
+
+    /// A folder of the node.
+    pub fn store(&self) -> BackupStore {
+        BackupStore::Directory { path: text(&self.node.home().join("store")).to_owned() }
+    }
+
+    /// A backup to it.
+    pub fn backup(&self) -> BackupCreate {
+        let key = BackupKey("5c".repeat(32));
+        BackupCreate { store: self.store(), key, full: false, incrementals_max: None }
     }
 
     /// The end of every fault: the guest runs on with what it wrote, and nothing is left.
@@ -62,7 +77,7 @@ impl Ground {
             self.words,
             "{what}"
         );
-        assert_settles(node, what, &self.normal, &[]);
+        assert_settles(node, what, self.normal.as_ref().unwrap(), &[]);
         assert_eq!(agent.orphans(), [], "{what}");
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::libvirt_common::guest::put_file;
-use crate::libvirt_common::{READY, TINY, run, text, tiny, wait_for};
+use crate::libvirt_common::{EMPTY_IMAGE, READY, TINY, run, text, tiny, wait_for};
 use crate::netns::Namespace;
 
 /// Size of the disk.
@@ -86,6 +86,8 @@ impl Node {
         node.wait_for_libvirt();
         fs::create_dir(node.data().join("images")).unwrap();
         put_file(&tiny("BERTH_TINY_IMAGE", "tiny.qcow2"), &node.image());
+        let empty = node.data().join("images").join(format!("{EMPTY_IMAGE}.qcow2"));
+        run("qemu-img", &["create", "-q", "-f", "qcow2", text(&empty), "64M"]);
         node
     }
 
