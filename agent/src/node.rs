@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    Capacity, DomainType, Health, Node, NodeCheck, NodeFacts, Share, Versions, Vm, VmSpec,
+    Capacity, DomainType, Health, Node, NodeCheck, NodeFacts, RoomShare, Share, Versions, Vm, VmSpec,
 };
 use berth_model::{ByteSize, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -310,12 +310,16 @@ fn certificate_fault(life: Life, now: Timestamp) -> Option<String> {
 
 fn capacity((cores, memory, storage): (u64, ByteSize, ByteSize), free: ByteSize, vms: &[Vm]) -> Capacity {
     let specs: Vec<_> = vms.iter().filter_map(|vm| vm.spec.as_ref()).collect();
-    let promised = |of: fn(&VmSpec) -> u64| specs.iter().map(|spec| of(spec)).fold(0, u64::saturating_add);
+    let cores_promised = specs.iter().map(|spec| u64::from(spec.vcpus)).fold(0, u64::saturating_add);
+    let room = |total: ByteSize, of: fn(&VmSpec) -> ByteSize| {
+        let promised = specs.iter().map(|spec| of(spec).bytes()).fold(0, u64::saturating_add);
+        RoomShare { total, promised: ByteSize(promised) }
+    };
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     Capacity {
-        cores: Share { total: cores, promised: promised(|spec| u64::from(spec.vcpus)) },
-        memory: Share { total: memory.bytes(), promised: promised(|spec| spec.memory.bytes()) },
-        storage: Share { total: storage.bytes(), promised: promised(|spec| spec.disk.bytes()) },
+        cores: Share { total: cores, promised: cores_promised },
+        memory: room(memory, |spec| spec.memory),
+        storage: room(storage, |spec| spec.disk),
         storage_free: free,
         vms: count(specs.len()),
         half_made: count(vms.len() - specs.len()),
@@ -391,8 +395,8 @@ mod tests {
         let vms = [vm(1, Running, Some(spec(2, 4))), vm(2, Off, Some(spec(4, 8))), vm(3, Off, None)];
         let found = capacity((4, ByteSize::gib(16), ByteSize::gib(100)), ByteSize::gib(90), &vms);
         assert_eq!(found.cores, Share { total: 4, promised: 6 });
-        assert_eq!(found.memory.promised, ByteSize::gib(12).bytes());
-        assert_eq!(found.storage.promised, ByteSize::gib(120).bytes());
+        assert_eq!(found.memory.promised, ByteSize::gib(12));
+        assert_eq!(found.storage.promised, ByteSize::gib(120));
         assert_eq!((found.vms, found.half_made), (2, 1));
     }
 

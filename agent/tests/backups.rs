@@ -426,10 +426,10 @@ impl S3 {
             let programs = places.map(|place| place.path().join("bin/moto_server"));
             programs.into_iter().find(|program| program.exists()).unwrap_or(cache)
         };
-        let program = std::env::var_os("BERTH_MOTO_SERVER").map_or_else(usual, PathBuf::from);
+        let program = std::env::var_os("BERTH_TEST_MOTO_SERVER").map_or_else(usual, PathBuf::from);
         assert!(
             program.is_file(),
-            "{} is missing: `cargo xtask test agent` installs it, or set BERTH_MOTO_SERVER",
+            "{} is missing: `cargo xtask test agent` installs it, or set BERTH_TEST_MOTO_SERVER",
             program.display()
         );
         let log = home.join("s3.log");

@@ -1,7 +1,7 @@
 //! Whole machines with real guests, seen from inside them.
 //!
 //! Beside the tiny image they want the rescue image, where `cargo xtask images` leaves it or at
-//! `BERTH_RESCUE_IMAGE`.
+//! `BERTH_TEST_RESCUE_IMAGE`.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
@@ -48,7 +48,7 @@ fn change(node: &Node, change: impl FnOnce(&mut VmSpec)) -> Vm {
 }
 
 fn rescue_file(name: &str) -> PathBuf {
-    let image = tiny("BERTH_RESCUE_IMAGE", "rescue.qcow2");
+    let image = tiny("BERTH_TEST_RESCUE_IMAGE", "rescue.qcow2");
     image.with_file_name(name)
 }
 

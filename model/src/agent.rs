@@ -52,7 +52,7 @@ pub use hardware::{
 pub use image::{ImageFetch, ImageFile, ImageFileList, ImageFormat, ImageVerdict};
 pub use keeping::{
     Capacity, Maintenance, MaintenanceRequest, NodeCheck, NodeChecks, Orphan, OrphanList, OrphansRequest,
-    Share, UpdateRequest, UpdateState, UpdateStatus,
+    RoomShare, Share, UpdateRequest, UpdateState, UpdateStatus,
 };
 pub use machine::{
     DisksAfter, KeptDisk, KeptDiskList, Rescued, SHUTDOWN_WAIT_MAX_S, VmDelete, VmRebuild, VmRescue,

@@ -387,9 +387,9 @@ fn environment<'a>(place: &Place, postgres: &Postgres, command: &'a mut Command)
     command.env("BERTH_TINY_IMAGE", images::disk(place, "tiny"));
     command.env("BERTH_TINY_KERNEL", place.images().join("tiny.vmlinuz"));
     command.env("BERTH_TINY_INITRD", place.images().join("tiny.initrd"));
-    command.env("BERTH_RESCUE_IMAGE", images::disk(place, images::RESCUE.name));
+    command.env("BERTH_TEST_RESCUE_IMAGE", images::disk(place, images::RESCUE.name));
     command.env("BERTH_DEBIAN_IMAGE", images::disk(place, "debian-12"));
-    command.env("BERTH_MOTO_SERVER", tools::s3_server(place));
+    command.env("BERTH_TEST_MOTO_SERVER", tools::s3_server(place));
     command.env("BERTH_NODE_MODULES", tools::node_modules(place));
     command.env("PATH", tools::path(place)?);
     Ok(command)

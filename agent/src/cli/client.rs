@@ -36,14 +36,15 @@ impl Client {
         Self { socket }
     }
 
-    /// Asks for a function. Whether it goes on, and then its run; or its answer, `null` for none.
+    /// Asks for a function. Whether it goes on, and then its run; or its answer. Both as
+    /// they came, `null` for none.
     pub async fn function(
         &self,
         method: &str,
         path: &str,
         body: &Value,
         wait_s: Option<u32>,
-    ) -> Result<(bool, Value), CliError> {
+    ) -> Result<(bool, Bytes), CliError> {
         let method: Method = method.parse().map_err(|e| CliError::failed("The request", &e))?;
         let body = serde_json::to_vec(body).map_err(|e| CliError::failed("The request", &e))?;
         let body = Full::from(body).map_err(|never| match never {}).boxed();
@@ -54,8 +55,8 @@ impl Client {
         let late = |_| CliError::Unreached(format!("The agent at {} did not answer.", self.socket.display()));
         let answered = tokio::time::timeout(PATIENCE, self.request(request, body)).await.map_err(late)?;
         let (status, answer) = answered?;
-        let value = if answer.is_empty() { Value::Null } else { read(&answer)? };
-        Ok((status == StatusCode::ACCEPTED, value))
+        let answer = if answer.is_empty() { Bytes::from_static(b"null") } else { answer };
+        Ok((status == StatusCode::ACCEPTED, answer))
     }
 
     /// Uploads a file, however long that takes.
@@ -98,6 +99,7 @@ impl Client {
     }
 }
 
-fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {
+/// What the agent answered.
+pub fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, CliError> {
     serde_json::from_slice(answer).map_err(|e| CliError::failed("The agent's answer makes no sense", &e))
 }

@@ -13,7 +13,7 @@ use hyper::body::Frame;
 use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 
-use super::client::Client;
+use super::client::{Client, read};
 use super::print::{self, Output};
 use super::{CliError, Common, run};
 
@@ -39,8 +39,7 @@ pub fn console(common: &Common, words: &ArgMatches) -> Result<(), CliError> {
     let request = serde_json::to_value(request).map_err(|e| CliError::failed("The request", &e))?;
     let (client, path) = (common.client()?, console::Log::path(&id));
     let (_, log) = run::block_on(client.function(console::Log::METHOD.word(), &path, &request, None))?;
-    let log: ConsoleLog =
-        serde_json::from_value(log).map_err(|e| CliError::failed("The agent's answer makes no sense", &e))?;
+    let log: ConsoleLog = read(&log)?;
     let text =
         |log: &ConsoleLog| log.lines.iter().map(|line| print::harmless(line)).collect::<Vec<_>>().join("\n");
     Output::new(common.json).show(&log, text)

@@ -1,13 +1,16 @@
 //! The agent's functions as commands, made from their list: a group for each room, `berth-agent vm …`,
 //! in it a command for each function, whose arguments come from its path and its request.
 
-use berth_model::agent::{ImageFile, ImageFileList, Node, Run, Screenshot, Vm, VmList};
+use berth_model::agent::{ImageFile, ImageFileList, Node, Run, RunList, Screenshot, Vm, VmList};
+use bytes::Bytes;
 use clap::{Arg, ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::client::read;
 use super::print::{self, Output};
-use super::words::Words;
+use super::shown::Shown;
+use super::words::{self, Words};
 use super::{CliError, Common, files, run};
 use crate::clock;
 use crate::functions::{List, Listed};
@@ -112,12 +115,57 @@ impl Functions {
             Some(_) => Words::new(function.request.as_ref(), &self.list.schemas).request(words)?,
         };
         let answer = run::block_on(ask(common, function, &path(function, &values), &request))?;
-        show(common, function, &values, &answer)
+        self.show(common, function, &values, &answer)
+    }
+
+    fn show(
+        &self,
+        common: &Common,
+        function: &Listed,
+        values: &[String],
+        answer: &Bytes,
+    ) -> Result<(), CliError> {
+        let output = Output::new(common.json);
+        let vms = |vms: &[Vm]| print::vms(vms, clock::now());
+        match function.answer.as_ref().map(|schema| (schema, words::reference(schema))) {
+            None => output.say(&done(function, values)),
+            Some((_, Some("Node"))) => output.show(&read::<Node>(answer)?, print::node),
+            Some((_, Some("Vm"))) => output.show(&read::<Vm>(answer)?, |vm| vms(std::slice::from_ref(vm))),
+            Some((_, Some("VmList"))) => output.show(&read::<VmList>(answer)?, |list| vms(&list.vms)),
+            Some((_, Some("Screenshot"))) if !common.json => output.file(&read::<Screenshot>(answer)?.png),
+            Some((_, Some("ImageFile"))) => {
+                output.show(&read::<ImageFile>(answer)?, |image| print::images(std::slice::from_ref(image)))
+            }
+            Some((_, Some("ImageFileList"))) => {
+                output.show(&read::<ImageFileList>(answer)?, |list| print::images(&list.images))
+            }
+            Some((_, Some("RunList"))) => {
+                output.show(&read::<RunList>(answer)?, |list| print::runs(&list.runs))
+            }
+            Some((schema, _)) => {
+                let shown: Shown = read(answer)?;
+                output.show(&read::<Value>(answer)?, |_| shown.text(schema, &self.list.schemas))
+            }
+        }
     }
 }
 
+/// What a function did that answers nothing.
+fn done(function: &Listed, values: &[String]) -> String {
+    let thing = match (parts(function).0, values.first()) {
+        ("vm" | "guest", Some(id)) => format!("VM {id}"),
+        ("image", Some(sha256)) => format!("Image {sha256}"),
+        ("volume", Some(id)) => format!("Volume {id}"),
+        ("snapshot", Some(_)) => format!("The snapshot {}", values.last().map_or("", String::as_str)),
+        (room, Some(name)) => format!("The {room} {name}"),
+        (room, None) => format!("The {room}"),
+    };
+    let is_gone = function.method == "DELETE";
+    if is_gone { format!("{thing} is gone.") } else { format!("{thing}: done.") }
+}
+
 /// Asks until the function has ended, and shows how far it is.
-async fn ask(common: &Common, function: &Listed, path: &str, request: &Value) -> Result<Value, CliError> {
+async fn ask(common: &Common, function: &Listed, path: &str, request: &Value) -> Result<Bytes, CliError> {
     let client = common.client()?;
     let bar = ProgressBar::new(0);
     loop {
@@ -127,9 +175,7 @@ async fn ask(common: &Common, function: &Listed, path: &str, request: &Value) ->
             bar.finish_and_clear();
             return Ok(answer);
         }
-        if let Ok(run) = serde_json::from_value::<Run>(answer) {
-            show_progress(&bar, &run);
-        }
+        show_progress(&bar, &read(&answer)?);
     }
 }
 
@@ -145,42 +191,6 @@ fn show_progress(bar: &ProgressBar, run: &Run) {
     bar.set_message(progress.phase.clone());
     bar.set_length(progress.total);
     bar.set_position(progress.done);
-}
-
-fn show(common: &Common, function: &Listed, values: &[String], answer: &Value) -> Result<(), CliError> {
-    let output = Output::new(common.json);
-    let broken = |e: serde_json::Error| CliError::failed("The agent's answer makes no sense", &e);
-    let schema = function.answer.as_ref().and_then(|schema| schema["$ref"].as_str()?.rsplit('/').next());
-    let vms = |vms: &[Vm]| print::vms(vms, clock::now());
-    match schema {
-        None => {
-            let thing = match (parts(function).0, values.first()) {
-                ("vm" | "guest", Some(id)) => format!("VM {id}"),
-                ("image", Some(sha256)) => format!("Image {sha256}"),
-                ("volume", Some(id)) => format!("Volume {id}"),
-                ("snapshot", Some(_)) => format!("The snapshot {}", values.last().map_or("", String::as_str)),
-                (room, Some(name)) => format!("The {room} {name}"),
-                (room, None) => format!("The {room}"),
-            };
-            let is_gone = function.method == "DELETE";
-            output.say(&if is_gone { format!("{thing} is gone.") } else { format!("{thing}: done.") })
-        }
-        Some("Node") => output.show(&from::<Node>(answer).map_err(broken)?, print::node),
-        Some("Vm") => output.show(&from::<Vm>(answer).map_err(broken)?, |vm| vms(std::slice::from_ref(vm))),
-        Some("VmList") => output.show(&from::<VmList>(answer).map_err(broken)?, |list| vms(&list.vms)),
-        Some("Screenshot") if !common.json => output.file(&from::<Screenshot>(answer).map_err(broken)?.png),
-        Some("ImageFile") => output.show(&from::<ImageFile>(answer).map_err(broken)?, |image| {
-            print::images(std::slice::from_ref(image))
-        }),
-        Some("ImageFileList") => {
-            output.show(&from::<ImageFileList>(answer).map_err(broken)?, |list| print::images(&list.images))
-        }
-        Some(_) => output.show(answer, print::anything),
-    }
-}
-
-fn from<T: serde::de::DeserializeOwned>(answer: &Value) -> serde_json::Result<T> {
-    T::deserialize(answer)
 }
 
 /// The room and the verb.

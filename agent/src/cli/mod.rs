@@ -8,6 +8,7 @@ mod files;
 mod functions;
 mod print;
 mod run;
+mod shown;
 mod words;
 
 use std::io::Write;
@@ -22,7 +23,6 @@ use clap_complete::Shell;
 use self::functions::Functions;
 use crate::config::{Config, ConfigError};
 
-/// The agent of Berth: one per node. It runs virtual machines for a control plane.
 /// The agent of Berth: one per node. It runs virtual machines for a control plane.
 #[derive(Debug, Parser)]
 #[command(name = "berth-agent", version, max_term_width = 110)]

@@ -4,10 +4,9 @@ use std::io::{IsTerminal, Write};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use berth_model::agent::{ImageFile, Node, Vm, VmState};
+use berth_model::agent::{ImageFile, Node, Run, Vm, VmState};
 use berth_model::{ByteSize, Timestamp};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::CliError;
 
@@ -123,48 +122,38 @@ pub fn harmless(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
-/// An answer of which nothing more is known: a list of things as a table, one thing a field a line.
-pub fn anything(answer: &Value) -> String {
-    let fields = answer.as_object();
-    let mut lists = fields.into_iter().flatten().filter_map(|(_, field)| field.as_array());
-    if let (Some(list), None) = (lists.next(), lists.next())
-        && fields.is_some_and(|fields| fields.len() == 1)
-    {
-        return rows(list);
-    }
-    let rows = fields.into_iter().flatten().map(|(name, field)| vec![name.replace('_', " "), cell(field)]);
-    table(&[], &rows.collect::<Vec<_>>())
+/// Runs, one a line.
+pub fn runs(runs: &[Run]) -> String {
+    let row = |run: &Run| {
+        let how = match (&run.error, &run.progress, run.ended) {
+            (Some(error), _, _) => harmless(&error.message),
+            (None, Some(progress), None) => harmless(&progress.phase),
+            (None, None, None) => "at work".to_owned(),
+            (None, _, Some(_)) => "done".to_owned(),
+        };
+        let took = run.ended.map_or_else(|| "-".to_owned(), |ended| span(run.began, ended));
+        // The request's id behind it is for machines.
+        let by = run.asked_by.split(',').next().unwrap_or_default();
+        let on = if run.on == run.function { "" } else { &run.on };
+        let [on, by] = [on, by].map(|text| if text.is_empty() { "-".to_owned() } else { harmless(text) });
+        vec![run.id.to_string(), run.function.clone(), on, time(run.began), took, by, how]
+    };
+    let rows: Vec<_> = runs.iter().map(row).collect();
+    table(&["ID", "FUNCTION", "ON", "BEGAN", "TOOK", "ASKED BY", "END"], &rows)
 }
 
-fn rows(list: &[Value]) -> String {
-    let names: Vec<&str> = list
-        .first()
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let head: Vec<String> = names.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
-    let head: Vec<&str> = head.iter().map(String::as_str).collect();
-    let rows: Vec<Vec<String>> =
-        list.iter().map(|row| names.iter().map(|name| cell(&row[*name])).collect()).collect();
-    table(&head, &rows)
+/// A point in time to the second, UTC.
+pub fn time(at: Timestamp) -> String {
+    let text = at.to_string();
+    text.get(..19).map_or_else(|| text.clone(), |second| format!("{}Z", second.replace('T', " ")))
 }
 
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        Value::String(text) => harmless(text),
-        Value::Array(list) => list.iter().map(cell).collect::<Vec<_>>().join(", "),
-        Value::Object(fields) => {
-            let fields = fields.iter().filter(|(_, field)| !field.is_null());
-            fields
-                .map(|(name, field)| format!("{}: {}", name.replace('_', " "), cell(field)))
-                .collect::<Vec<_>>()
-                .join("; ")
-        }
-        Value::Number(number) => number.to_string(),
+/// How long something took.
+fn span(from: Timestamp, to: Timestamp) -> String {
+    match (to.unix_ms() - from.unix_ms()).max(0) {
+        ms @ ..1000 => format!("{ms} ms"),
+        ms @ ..60_000 => format!("{}.{} s", ms / 1000, ms / 100 % 10),
+        _ => age(from, to),
     }
 }
 
@@ -177,7 +166,7 @@ fn word(value: &impl Serialize) -> String {
 }
 
 /// A size for people: two digits behind the point from MiB on.
-fn size(size: ByteSize) -> String {
+pub fn size(size: ByteSize) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut value = size.0 as f64;
@@ -231,6 +220,11 @@ mod tests {
         for (seconds, text) in ages {
             assert_eq!(age(at(0), at(seconds)), text);
         }
+        let at_ms = |ms: i64| Timestamp::from_unix_ms(ms).unwrap();
+        for (ms, text) in [(7, "7 ms"), (1_250, "1.2 s"), (65_000, "1m5s")] {
+            assert_eq!(span(at_ms(0), at_ms(ms)), text);
+        }
+        assert_eq!(time(at_ms(1_500)), "1970-01-01 00:00:01Z");
         assert_eq!(size(ByteSize(512)), "512 B");
         assert_eq!(size(ByteSize::mib(1536)), "1.5 GiB");
     }

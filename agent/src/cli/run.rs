@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_model::agent::Node;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
-use super::client::Client;
+use super::client::{Client, read};
 use crate::config::{Config, HypervisorKind, LogFormat, NetworkMode, NetworkSection};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::hypervisor::Hypervisor;
@@ -66,7 +67,8 @@ pub fn serve(config: Config) -> Result<(), CliError> {
 async fn is_healthy(client: &Client) -> Result<bool, String> {
     let (_, node) =
         client.function("GET", "/v1/node", &Value::Null, None).await.map_err(|e| e.to_string())?;
-    Ok(node["health"]["healthy"] == true)
+    let node: Node = read(&node).map_err(|e| e.to_string())?;
+    Ok(node.health.healthy)
 }
 
 /// `check-config`: says whether the agent would start with this configuration.

@@ -152,7 +152,7 @@ impl Shape {
 }
 
 /// What a schema says in the end: references followed, `null` taken out of a choice.
-fn resolve(schema: &Value, schemas: &BTreeMap<String, Value>) -> Value {
+pub fn resolve(schema: &Value, schemas: &BTreeMap<String, Value>) -> Value {
     if let Some(name) = reference(schema) {
         return schemas.get(name).map_or(Value::Null, |schema| resolve(schema, schemas));
     }
@@ -165,17 +165,19 @@ fn resolve(schema: &Value, schemas: &BTreeMap<String, Value>) -> Value {
     }
 }
 
-fn reference(schema: &Value) -> Option<&str> {
+/// The name of the schema that it refers to.
+pub fn reference(schema: &Value) -> Option<&str> {
     schema["$ref"].as_str()?.rsplit('/').next()
 }
 
-fn is_size(schema: &Value) -> bool {
+/// Is it the named schema, perhaps with `null` beside it?
+pub fn is(schema: &Value, name: &str) -> bool {
     let choices = ["oneOf", "anyOf", "allOf"].iter().find_map(|key| schema[key].as_array());
-    reference(schema) == Some("ByteSize") || choices.into_iter().flatten().any(is_size)
+    reference(schema) == Some(name) || choices.into_iter().flatten().any(|choice| is(choice, name))
 }
 
 fn shape(schema: &Value, schemas: &BTreeMap<String, Value>) -> Shape {
-    if is_size(schema) {
+    if is(schema, "ByteSize") {
         return Shape::Size;
     }
     let schema = resolve(schema, schemas);

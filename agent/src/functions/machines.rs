@@ -1,17 +1,20 @@
 //! `vm`, `kept`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::agent::function::{Function, kept, vm};
 use berth_model::agent::{
     BootDevice, HardwareChange, KeptDiskList, Nothing, PowerVerb, Rescue, Rescued, SHUTDOWN_WAIT_MAX_S, Vm,
-    VmIso, VmList, VmRebuild, VmRename, VmShutdown, VmSpec, WantedPower,
+    VmIso, VmList, VmRebuild, VmRename, VmShutdown, VmSpec, VmState, WantedPower,
 };
 use berth_model::{FieldError, VmId};
 
 use super::{Functions, no_faults};
 use crate::api::Api;
 use crate::error::Refusal;
+use crate::guest::Guest;
+use crate::hypervisor::Hypervisor;
 use crate::{entropy, spec};
 
 pub(super) fn tie(functions: &mut Functions) {
@@ -122,7 +125,25 @@ fn power<F: Function<Target = VmId, Request = Nothing, Answer = Vm>>(
     functions: &mut Functions,
     verb: PowerVerb,
 ) {
-    functions.change::<F>(no_faults, move |api, _, id, _| Ok(api.work.hypervisor().power(*id, verb)?));
+    functions.change::<F>(no_faults, move |api, _, id, _| {
+        let hypervisor = api.work.hypervisor();
+        let stood_still = match verb {
+            PowerVerb::Resume => hypervisor.get(*id)?.state == VmState::Paused,
+            PowerVerb::Start => hypervisor.get(*id)?.saved,
+            _ => false,
+        };
+        let vm = hypervisor.power(*id, verb)?;
+        if stood_still {
+            set_clock_beside(hypervisor, *id);
+        }
+        Ok(vm)
+    });
+}
+
+/// Sets the clock of a guest that stood still. It runs already, so nobody waits for its agent.
+fn set_clock_beside(hypervisor: &Arc<dyn Hypervisor>, id: VmId) {
+    let hypervisor = Arc::clone(hypervisor);
+    std::thread::spawn(move || Guest::of(&*hypervisor, id).sync_time_or_log());
 }
 
 /// Reads what a VM should be, changes it, and brings the VM there; whether it runs stays as it is.

@@ -117,6 +117,29 @@ async fn a_guest_is_told_and_asked() {
 }
 
 #[tokio::test]
+async fn a_guest_that_stood_still_gets_the_time_and_another_keeps_its_own() {
+    let agent = Agent::start().await;
+    let (id, hour_ns) = (VmId(1), 3_600_000_000_000_i64);
+    agent.put_vm(1, &spec()).await.unwrap();
+    let behind = || agent.simulator.guest(id, |guest| guest.ahead_ns < -hour_ns / 2);
+    for (stop, go_on) in [("pause", "resume"), ("save", "start")] {
+        post::<Vm>(&agent, &format!("/v1/vms/1/{stop}"), json!({})).await.unwrap();
+        agent.simulator.guest(id, |guest| guest.ahead_ns = -hour_ns);
+        post::<Vm>(&agent, &format!("/v1/vms/1/{go_on}"), json!({})).await.unwrap();
+        let until = std::time::Instant::now() + PATIENCE;
+        while behind() {
+            assert!(std::time::Instant::now() < until, "its clock was not set after {go_on}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+    agent.simulator.guest(id, |guest| guest.ahead_ns = -hour_ns);
+    for verb in ["resume", "start"] {
+        post::<Vm>(&agent, &format!("/v1/vms/1/{verb}"), json!({})).await.unwrap();
+    }
+    assert!(behind(), "it ran all the time");
+}
+
+#[tokio::test]
 async fn a_freeze_ends_by_itself() {
     let _proof = berth_agent::proof::driver(&["guest.freeze"]);
     let agent = Agent::start().await;

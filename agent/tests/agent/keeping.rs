@@ -2,8 +2,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use berth_model::ErrorCode;
 use berth_model::agent::{Capacity, Node, NodeChecks, OrphanList, VmSpec};
+use berth_model::{ByteSize, ErrorCode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -44,8 +44,11 @@ async fn a_node_tells_what_it_promised_and_how_it_is() {
     let capacity: Capacity = agent.get("/v1/node/capacity").await;
     let node: Node = agent.get("/v1/node").await;
     assert_eq!((capacity.cores.total, capacity.cores.promised), (u64::from(node.facts.cores), 4));
-    assert_eq!((capacity.memory.total, capacity.memory.promised), (node.facts.memory.0, 2 * spec().memory.0));
-    assert_eq!(capacity.storage.promised, 2 * spec().disk.0);
+    assert_eq!(
+        (capacity.memory.total, capacity.memory.promised),
+        (node.facts.memory, ByteSize(2 * spec().memory.0))
+    );
+    assert_eq!(capacity.storage.promised, ByteSize(2 * spec().disk.0));
     assert_eq!((capacity.vms, capacity.half_made), (2, 0));
 
     let checks = agent.get::<NodeChecks>("/v1/node/check").await.checks;

@@ -396,6 +396,8 @@ functions! {
         /// it does not reach. Fine when there is no VM; cut off, it is told again.
         Delete = "delete" Long Delete "/v1/vms/{vm}" (VmId) VmDelete => Nothing;
         /// Start a VM, from its saved memory if there is any; fine when it runs.
+        ///
+        /// A guest that goes on from its saved memory then gets the node's time, if its guest agent answers.
         Start = "start" Change Post "/v1/vms/{vm}/start" (VmId) Nothing => Vm;
         /// Ask a VM's system to stop, by the guest agent or else by the power button.
         ///
@@ -419,7 +421,7 @@ functions! {
         Pause = "pause" Change Post "/v1/vms/{vm}/pause" (VmId) Nothing => Vm;
         /// Let a held VM go on; fine when it runs.
         ///
-        /// `conflict` when it is off.
+        /// Its guest then gets the node's time, if its guest agent answers. `conflict` when it is off.
         Resume = "resume" Change Post "/v1/vms/{vm}/resume" (VmId) Nothing => Vm;
         /// Write a VM's memory to disk and switch it off; its next start goes on from there.
         ///

@@ -32,10 +32,10 @@ pub struct Maintenance {
 pub struct Capacity {
     /// Logical processors, and the vCPUs of all VMs.
     pub cores: Share,
-    /// Bytes of memory, and what all VMs may have of it.
-    pub memory: Share,
-    /// Bytes for disks in the data folder, and how large all VMs' disks may grow.
-    pub storage: Share,
+    /// Memory, and what all VMs may have of it.
+    pub memory: RoomShare,
+    /// Room for disks in the data folder, and how large all VMs' disks may grow.
+    pub storage: RoomShare,
     /// Bytes for disks that are free now; disks are thin.
     pub storage_free: ByteSize,
     /// VMs that are there, whole ones.
@@ -52,6 +52,16 @@ pub struct Share {
     pub total: u64,
     /// Promised to VMs, also to those that are off.
     pub promised: u64,
+}
+
+/// The same in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RoomShare {
+    /// In all.
+    pub total: ByteSize,
+    /// Promised to VMs, also to those that are off.
+    pub promised: ByteSize,
 }
 
 /// What was looked after.
