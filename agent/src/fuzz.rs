@@ -119,7 +119,7 @@ pub fn value_of(
             [seed() as usize % 6]
             .clone(),
         Some("number") => json!(0.5),
-        Some("boolean") => json!(seed() % 2 == 0),
+        Some("boolean") => json!(seed().is_multiple_of(2)),
         Some("array") if depth > 6 => json!([]),
         Some("array") => {
             (0..seed() % 3).map(|_| value_of(&schema["items"], schemas, depth + 1, seed)).collect()

@@ -166,7 +166,7 @@ mod tests {
                 let cut = (0..=text.len())
                     .filter(|at| text.is_char_boundary(*at))
                     .nth(round as usize % text.len().max(1));
-                let _read = parse::<F::Request>(text[..cut.unwrap_or(0)].as_bytes());
+                let _read = parse::<F::Request>(&text.as_bytes()[..cut.unwrap_or(0)]);
                 let _read = parse::<F::Request>(&number().to_be_bytes());
             }
         }

@@ -273,7 +273,7 @@ impl S3 {
             let programs = places.map(|place| place.path().join("bin/moto_server"));
             programs.into_iter().find(|program| program.exists()).unwrap_or(cache)
         };
-        let program = std::env::var_os("BERTH_MOTO_SERVER").map_or_else(usual, PathBuf::from);
+        let program = std::env::var_os("BERTH_TEST_MOTO_SERVER").map_or_else(usual, PathBuf::from);
         assert!(program.is_file(), "{} is missing: `cargo xtask test agent` installs it", program.display());
         let server = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", node.plane.name()))
