@@ -8,6 +8,7 @@
 //! no more and no less ([`inventory`]), so that `node.orphans` finds nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+#![allow(clippy::needless_pass_by_value, reason = "targets of functions are small, and calls read better so")]
 
 #[path = "../libvirt_common/mod.rs"]
 mod libvirt_common;
