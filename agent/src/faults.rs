@@ -67,6 +67,7 @@ pub const POINTS: &[&str] = &[
     "revert.after_disk",
     "export.after_snapshot",
     "export.after_copy",
+    "backup.after_freeze",
     "backup.after_begin",
     "backup.after_pieces",
     "backup.after_manifest",

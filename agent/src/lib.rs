@@ -21,6 +21,8 @@ pub mod entropy;
 pub mod error;
 pub mod faults;
 pub mod functions;
+#[cfg(test)]
+mod fuzz;
 pub mod guest;
 pub mod hub;
 pub mod hypervisor;

@@ -53,6 +53,8 @@ pub struct Limits {
     pub tend_every: Duration,
     /// How often the node's lease is looked at.
     pub lease_every: Duration,
+    /// How often the hypervisor mends what was cut off.
+    pub mend_every: Duration,
     /// Messages that a stream's reader may lie behind.
     pub stream_backlog: usize,
     /// How long a stream's reader may take for one message.
@@ -93,6 +95,7 @@ impl Default for Limits {
             relist_every: seconds(60),
             tend_every: seconds(60),
             lease_every: seconds(1),
+            mend_every: seconds(3),
             stream_backlog: 1024,
             send_patience: seconds(10),
             samples_per_message: 1000,

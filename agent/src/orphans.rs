@@ -17,8 +17,8 @@ type Remove<'a> = Box<dyn FnOnce() -> Result<(), HypervisorError> + 'a>;
 /// Something left over, and how to remove it.
 pub struct Found<'a> {
     orphan: Orphan,
-    remove: Remove<'a>,
     vm: Option<VmId>,
+    remove: Remove<'a>,
 }
 
 impl<'a> Found<'a> {
@@ -31,33 +31,34 @@ impl<'a> Found<'a> {
     ) -> Self {
         let (kind, why) = (kind.to_owned(), why.to_owned());
         let orphan = Orphan { kind, name, why, removed: false, kept: None };
-        Self { orphan, remove: Box::new(remove), vm: None }
+        Self { orphan, vm: None, remove: Box::new(remove) }
     }
 
-    /// It is left over only if no function works on this VM.
+    /// It is nobody's only as long as no function works on this VM.
     #[must_use]
     pub fn of(self, vm: VmId) -> Self {
         Self { vm: Some(vm), ..self }
     }
-
-    /// The VM on which no function must work.
-    pub fn vm(&self) -> Option<VmId> {
-        self.vm
-    }
 }
 
-/// Names all that was found, and removes it if told.
-pub fn list(found: Vec<Found<'_>>, remove: bool) -> OrphanList {
-    let settle = |Found { mut orphan, remove: with, .. }: Found<'_>| {
+/// Names all that was found, and removes it if told. `hold` keeps a VM from all functions as long as what it
+/// gives is there, or gives nothing when one works on it: how old something seems to be is no proof, since a
+/// clock may jump.
+pub fn list<H>(found: Vec<Found<'_>>, remove: bool, hold: impl Fn(VmId) -> Option<H>) -> OrphanList {
+    let settle = |Found { mut orphan, vm, remove: with }: Found<'_>| {
+        let _held = match vm {
+            Some(vm) => Some(hold(vm)?),
+            None => None,
+        };
         if remove {
             match with() {
                 Ok(()) => orphan.removed = true,
                 Err(e) => orphan.kept = Some(e.to_string()),
             }
         }
-        orphan
+        Some(orphan)
     };
-    let mut orphans: Vec<Orphan> = found.into_iter().map(settle).collect();
+    let mut orphans: Vec<Orphan> = found.into_iter().filter_map(settle).collect();
     orphans.sort();
     OrphanList { orphans }
 }
@@ -97,11 +98,21 @@ mod tests {
             ]
         };
         let gone: &'static std::cell::Cell<u32> = Box::leak(Box::default());
-        let named = list(found(gone), false).orphans;
+        let hold = |_| Some(());
+        let named = list(found(gone), false, hold).orphans;
         assert!(named.iter().all(|orphan| !orphan.removed && orphan.kept.is_none()) && gone.get() == 0);
-        let removed = list(found(gone), true).orphans;
+        let removed = list(found(gone), true, hold).orphans;
         assert_eq!((removed[0].kind.as_str(), removed[0].kept.as_deref()), ("domain", Some("It runs.")));
         assert!(removed[1].removed && gone.get() == 1);
+    }
+
+    #[test]
+    fn what_a_function_works_on_is_no_orphan() {
+        let _proof = crate::proof::pure(&["node.orphans"]);
+        let found = || vec![Found::new("half-made VM", "7".to_owned(), "No domain.", || Ok(())).of(VmId(7))];
+        let busy = |vm| (vm != VmId(7)).then_some(());
+        assert_eq!(list(found(), true, busy).orphans, []);
+        assert!(list(found(), true, |_| Some(())).orphans[0].removed);
     }
 
     #[test]

@@ -192,7 +192,10 @@ impl Runs {
         }
         let mut line = serde_json::to_vec(run)?;
         line.push(b'\n');
-        fs::File::options().create(true).append(true).open(&self.log)?.write_all(&line)
+        let mut log = fs::File::options().create(true).append(true).open(&self.log)?;
+        let before = log.metadata()?.len();
+        // Half a line, on a full disk, would swallow the next one.
+        log.write_all(&line).inspect_err(|_| drop(log.set_len(before)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -153,6 +153,7 @@ async fn run(api: Api, unix: std::os::unix::net::UnixListener, tcp: TcpSocket) {
     watchers.spawn(Arc::clone(&api.hub).run(api.stop.clone()));
     watchers.spawn_blocking(watch_lease(&api));
     watchers.spawn(tend(api.clone()));
+    watchers.spawn(mend(api.clone()));
     watchers.spawn(Arc::clone(&api.freezes).run(api.stop.clone()));
     let expiry = Arc::clone(&api.moves).expire(Arc::clone(&api.work));
     watchers.spawn(api.stop.clone().run_until_cancelled_owned(expiry));
@@ -208,6 +209,22 @@ fn watch_lease(api: &Api) -> impl FnOnce() + Send + 'static {
         let every = api.limits.lease_every;
         api.lease.watch(api.work.hypervisor().as_ref(), api.work.runs(), every, &api.stop);
     }
+}
+
+/// Lets the hypervisor mend what was cut off, from the start on. One that hangs is waited for.
+async fn mend(api: Api) {
+    let mending = async {
+        loop {
+            let hypervisor = Arc::clone(api.work.hypervisor());
+            match tokio::task::spawn_blocking(move || hypervisor.mend()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!(error = %e, "what was cut off could not be mended"),
+                Err(broken) => tracing::error!(error = %broken, "mending broke off"),
+            }
+            tokio::time::sleep(api.limits.mend_every).await;
+        }
+    };
+    api.stop.run_until_cancelled(mending).await;
 }
 
 async fn serve_https(api: &Api, socket: TcpSocket) {

@@ -108,6 +108,11 @@ impl Work {
         self.reads.overdue() + self.changes.overdue()
     }
 
+    /// Keeps a thing from all functions, unless one works on it.
+    pub fn try_hold(&self, function: &'static str, on: String) -> Option<Claim> {
+        self.busy.try_hold(function, on)
+    }
+
     /// All VMs.
     pub async fn list(&self) -> Result<Vec<Vm>, Refusal> {
         let hypervisor = Arc::clone(&self.hypervisor);
@@ -265,8 +270,16 @@ impl Pool {
 /// Who works on what.
 #[derive(Default)]
 struct Busy {
-    doing: Mutex<HashMap<String, Option<Holder>>>,
+    doing: Mutex<HashMap<String, Doing>>,
     freed: Notify,
+}
+
+/// Who has a thing.
+enum Doing {
+    /// This function, which has not begun yet or is no run.
+    Held(&'static str),
+    /// A run.
+    Run(Holder),
 }
 
 /// The function that has a thing.
@@ -286,7 +299,7 @@ enum Place {
 }
 
 /// A thing that belongs to one function until this is dropped.
-struct Claim {
+pub struct Claim {
     busy: Arc<Busy>,
     on: String,
 }
@@ -315,18 +328,27 @@ impl Busy {
         let mut doing = self.doing();
         match doing.get(&asked.on) {
             None => {
-                doing.insert(asked.on.clone(), None);
+                doing.insert(asked.on.clone(), Doing::Held(asked.function));
                 Ok(Place::Own(Claim { busy: Arc::clone(self), on: asked.on.clone() }))
             }
-            Some(Some(holder)) if holder.function == asked.function && holder.words == asked.words => {
+            Some(Doing::Run(holder)) if holder.function == asked.function && holder.words == asked.words => {
                 Ok(Place::Shared(holder.clone()))
             }
-            Some(Some(holder)) => Err(holder.function),
-            Some(None) => Err(asked.function),
+            Some(Doing::Run(holder)) => Err(holder.function),
+            Some(Doing::Held(function)) => Err(function),
         }
     }
 
-    fn doing(&self) -> MutexGuard<'_, HashMap<String, Option<Holder>>> {
+    fn try_hold(self: &Arc<Self>, function: &'static str, on: String) -> Option<Claim> {
+        let mut doing = self.doing();
+        if doing.contains_key(&on) {
+            return None;
+        }
+        doing.insert(on.clone(), Doing::Held(function));
+        Some(Claim { busy: Arc::clone(self), on })
+    }
+
+    fn doing(&self) -> MutexGuard<'_, HashMap<String, Doing>> {
         // Single inserts and removes: whole after any panic.
         self.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -335,7 +357,7 @@ impl Busy {
 impl Claim {
     /// Says who has it.
     fn holder(&self, holder: Holder) {
-        self.busy.doing().insert(self.on.clone(), Some(holder));
+        self.busy.doing().insert(self.on.clone(), Doing::Run(holder));
     }
 }
 

@@ -146,7 +146,8 @@ fn a_guest_finds_what_it_wrote_before_each_backup() {
         assert_eq!(ground.checkpoints(), 1, "{point}");
     }
     // An agent that died: its job goes on, and nobody ends it.
-    let dead = libvirt.backup_begin(ID, &Wish { since: &[], mark: "berth-dead" }).unwrap();
+    let other = ground.node.reopened();
+    let dead = other.backup_begin(ID, &Wish { since: &[], mark: "berth-dead" }).unwrap();
     std::mem::forget(dead);
     assert_eq!(ground.checkpoints(), 2);
     let lent = |orphan: &Orphan| orphan.kind == "lent disk" && orphan.name == ground.domain(ID);

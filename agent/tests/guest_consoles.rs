@@ -237,7 +237,7 @@ fn leftovers_of_vms_are_named_and_what_runs_is_kept() {
     let long_ago = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     std::fs::File::create(&of_none).unwrap().set_modified(long_ago).unwrap();
     let names = |orphans: &[Orphan]| orphans.iter().map(|o| o.name.clone()).collect::<Vec<_>>();
-    let find = |remove| berth_agent::orphans::list(node.libvirt.orphans().unwrap(), remove).orphans;
+    let find = |remove| berth_agent::orphans::list(node.libvirt.orphans().unwrap(), remove, Some).orphans;
     assert_eq!(names(&find(false)), std::slice::from_ref(&of_none), "whole VMs are none");
 
     for id in [ID, VmId(8)] {

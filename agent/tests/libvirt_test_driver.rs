@@ -273,7 +273,7 @@ fn what_was_cut_off_long_ago_is_named_and_removed_only_when_told() {
     assert!(cut.is_err());
     let unfinished = node.folder(whole).join("seed.iso.new");
     std::fs::write(&unfinished, "half").unwrap();
-    let find = |remove| berth_agent::orphans::list(node.libvirt.orphans().unwrap(), remove).orphans;
+    let find = |remove| berth_agent::orphans::list(node.libvirt.orphans().unwrap(), remove, Some).orphans;
     assert!(find(true).is_empty(), "what is new may be in the making");
     let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let half_made: Vec<_> = std::fs::read_dir(node.folder(ID)).unwrap().map(|f| f.unwrap().path()).collect();

@@ -59,6 +59,7 @@ const PACKAGES: &[&str] = &[
     "openssh-client",
     "python3",
     "python3-venv",
+    "python3-yaml",
     "syslinux-common",
     "systemd-boot-efi",
 ];

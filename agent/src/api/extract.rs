@@ -4,7 +4,7 @@ use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use berth_model::ErrorCode;
 use http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::Api;
 use crate::error::Refusal;
@@ -60,6 +60,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
         let path = e.path().to_string();
         let inner = e.into_inner();
         if !inner.is_data() {
+            // A choice of words says so, too, where there is no word.
+            if serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+                return Refusal::field(path, "This is no value that could stand here.");
+            }
             return Refusal::new(ErrorCode::JsonError, format!("The body is not JSON: {inner}."));
         }
         let message = inner.to_string();
@@ -84,7 +88,7 @@ fn field(path: &str, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use berth_model::agent::VmSpec;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -124,5 +128,76 @@ mod tests {
         for body in ["", "{", "{\"vcpus\": 1,}", &format!("{}x", spec())] {
             assert_eq!(parse::<VmSpec>(body.as_bytes()).unwrap_err().0.code, ErrorCode::JsonError, "{body}");
         }
+    }
+
+    /// Throws at the request of each function what its schema describes, and that with a field too many, a value
+    /// of another type, and mangled.
+    struct Thrower {
+        list: crate::functions::List,
+        taken: usize,
+        refused: usize,
+    }
+
+    impl berth_model::agent::function::Visitor for Thrower {
+        fn visit<F: berth_model::agent::function::Function>(&mut self) {
+            let listed = self.list.functions.iter().find(|listed| listed.name == F::NAME).unwrap();
+            let Some(schema) = listed.request.clone() else { return };
+            for round in 1..40 {
+                let mut number = crate::fuzz::numbers(round * 0x9e37_79b9);
+                let good = crate::fuzz::value_of(&schema, &self.list.schemas, 0, &mut number);
+                let is_taken = self.throw::<F>(&good);
+                let mut more = good.clone();
+                more["one-too-many"] = json!(1);
+                let refused = parse::<F::Request>(more.to_string().as_bytes());
+                let refused = refused.err().unwrap_or_else(|| panic!("{} takes {more}", F::NAME));
+                if is_taken {
+                    assert!(refused.0.for_field("one-too-many").is_some(), "{}: {refused:?}", F::NAME);
+                }
+                let fields: Vec<String> =
+                    good.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+                for name in fields {
+                    for odd in [json!([[]]), json!({"a": {}}), json!("\u{0}"), json!(1e300), Value::Null] {
+                        let mut odd_one = good.clone();
+                        odd_one[&name] = odd;
+                        self.throw::<F>(&odd_one);
+                    }
+                }
+                let text = good.to_string();
+                let cut = (0..=text.len())
+                    .filter(|at| text.is_char_boundary(*at))
+                    .nth(round as usize % text.len().max(1));
+                let _read = parse::<F::Request>(&text.as_bytes()[..cut.unwrap_or(0)]);
+                let _read = parse::<F::Request>(&number().to_be_bytes());
+            }
+        }
+    }
+
+    impl Thrower {
+        /// Is it taken? If not, the field is named.
+        fn throw<F: berth_model::agent::function::Function>(&mut self, request: &Value) -> bool {
+            let Err(refused) = parse::<F::Request>(request.to_string().as_bytes()) else {
+                self.taken += 1;
+                return true;
+            };
+            self.refused += 1;
+            assert_eq!(refused.0.code, ErrorCode::InvalidInput, "{}: {request}: {refused:?}", F::NAME);
+            let said = serde_json::to_value(&refused.0).unwrap();
+            let field = &said["details"]["fields"][0];
+            assert_ne!(field["name"].as_str().unwrap_or_default(), "", "{}: {said}", F::NAME);
+            assert!(
+                field["messages"][0].as_str().is_some_and(|why| why.ends_with('.')),
+                "{}: {said}",
+                F::NAME
+            );
+            false
+        }
+    }
+
+    #[test]
+    fn no_request_breaks_the_agent_and_what_is_wrong_is_named() {
+        let list = crate::functions::List::new();
+        let mut thrower = Thrower { list, taken: 0, refused: 0 };
+        berth_model::agent::function::visit_all(&mut thrower);
+        assert!(thrower.taken > 1000 && thrower.refused > 1000, "{} {}", thrower.taken, thrower.refused);
     }
 }

@@ -40,12 +40,7 @@ impl Catalog {
             entries.insert(name, found);
         }
         let damaged = store.objects(&names::all_damaged(vm))?.into_iter().map(|note| note.name).collect();
-        let mut readable: Vec<(Timestamp, Name)> = entries
-            .iter()
-            .filter_map(|(name, found)| Some((found.as_ref().ok()?.manifest.taken, name.clone())))
-            .collect();
-        readable.sort();
-        let order = readable.into_iter().map(|(_, name)| name).collect();
+        let order = order(&entries);
         Ok(Self { vm, entries, order, damaged })
     }
 
@@ -164,6 +159,30 @@ impl Catalog {
             None => Err(format!("{}, on which it builds, is missing.", base.name)),
         }
     }
+}
+
+/// The readable ones, the oldest first. One that builds on another is the newer of both, whatever the node's
+/// clock said as they were taken.
+fn order(entries: &BTreeMap<Name, Result<Found, String>>) -> Vec<Name> {
+    let base = |manifest: &Manifest| {
+        let base = manifest.builds_on.as_ref()?;
+        let found = entries.get(&base.name)?.as_ref().ok()?;
+        (found.manifest.salt == base.salt).then_some(&found.manifest)
+    };
+    let age = |last: &Manifest| {
+        let (mut newest, mut depth, mut own) = (last.taken, 0, last);
+        // A forged chain that bites its own tail is cut here.
+        while depth < entries.len()
+            && let Some(next) = base(own)
+        {
+            (newest, depth, own) = (newest.max(next.taken), depth + 1, next);
+        }
+        (newest, depth)
+    };
+    let readable = entries.iter().filter_map(|(name, found)| Some((name, &found.as_ref().ok()?.manifest)));
+    let mut readable: Vec<_> = readable.map(|(name, manifest)| (age(manifest), name.clone())).collect();
+    readable.sort();
+    readable.into_iter().map(|(_, name)| name).collect()
 }
 
 /// Why a chain cannot be used.

@@ -256,3 +256,63 @@ pub mod names {
         format!("vm-{vm}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let name = |text| Name::new(text).unwrap();
+        Manifest {
+            format: FORMAT,
+            vm: VmId(7),
+            name: name("tuesday"),
+            salt: "ab".repeat(32),
+            key: "cd".repeat(8),
+            taken: Timestamp::from_unix_ms(1_800_000_000_000).unwrap(),
+            builds_on: Some(Base { name: name("monday"), salt: "ef".repeat(32) }),
+            full_because: None,
+            mark: Some("berth-1".to_owned()),
+            image: "12".repeat(32),
+            disk_bytes: 1 << 30,
+            read_bytes: 1 << 20,
+            frozen: true,
+            pieces: 2,
+            stored_bytes: 1 << 19,
+            index_sha256: "34".repeat(32),
+        }
+    }
+
+    fn stored() -> String {
+        serde_json::to_string(&Sealed { manifest: manifest(), seal: "56".repeat(32) }).unwrap()
+    }
+
+    proptest! {
+        /// What is read is what was written or says so; what is forged, the seal finds (see the store's tests).
+        #[test]
+        fn no_manifest_breaks_the_agent(text in crate::fuzz::mangled(vec![stored()]), bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let (vm, name) = (VmId(7), Name::new("tuesday").unwrap());
+            prop_assert_eq!(Found::parse(vm, &name, stored().as_bytes()).unwrap().manifest, manifest());
+            prop_assert!(Found::parse(vm, &name, &bytes).is_err());
+            match Found::parse(vm, &name, text.as_bytes()) {
+                Ok(found) => {
+                    let Manifest { format, salt, .. } = &found.manifest;
+                    prop_assert!(*format == FORMAT && salt.len() == 64 && found.manifest.name == name);
+                    let _shown = found.manifest.shown(None);
+                }
+                Err(problem) => prop_assert!(problem.ends_with('.'), "{}", problem),
+            }
+            let index = Index::parse(bytes, &manifest());
+            prop_assert_eq!(index, None);
+        }
+
+        #[test]
+        fn no_folder_of_a_store_is_taken_for_a_vm_that_it_is_not(text in "(vm-)?[0-9-]{0,22}|\\PC{0,8}") {
+            if let Some(vm) = names::vm(&text) {
+                prop_assert_eq!(text, format!("vm-{vm}"));
+            }
+        }
+    }
+}

@@ -425,4 +425,75 @@ mod tests {
             prop_assert!(at <= 7 + length);
         }
     }
+
+    /// What a server of QEMU's kind says up to where a disk may be read.
+    fn greeting() -> Vec<u8> {
+        let mut said = b"NBDMAGICIHAVEOPT\0\x03".to_vec();
+        let mut reply = |option: u32, kind: u32, data: &[u8]| {
+            said.extend(OPTION_REPLY_MAGIC.to_be_bytes());
+            for word in [option, kind, data.len() as u32] {
+                said.extend(word.to_be_bytes());
+            }
+            said.extend(data);
+        };
+        reply(OPTION_STRUCTURED_REPLY, 1, &[]);
+        reply(OPTION_SET_META_CONTEXT, 4, &[&[0, 0, 0, 5], &b"base:allocation"[..]].concat());
+        reply(OPTION_SET_META_CONTEXT, 1, &[]);
+        reply(OPTION_GO, 3, &[&[0, 0][..], &(1_u64 << 20).to_be_bytes(), &[0, 0]].concat());
+        reply(OPTION_GO, 1, &[]);
+        said
+    }
+
+    /// Everything that is asked of a server which says `said`, whatever it is asked, and then hangs up.
+    fn ask_all(said: &[u8]) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("nbd.sock");
+        let server = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = server.accept().unwrap();
+                let _ = stream.write_all(said);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            });
+            let Ok(mut nbd) = Nbd::open(&socket, "vda", None) else { return false };
+            let mut bytes = [0; 4096];
+            if let Ok(extent) = nbd.extent(0, 4096) {
+                assert!(extent.offset == 0 && (1..=4096).contains(&extent.length), "{extent:?}");
+            }
+            let _ = nbd.read(0, &mut bytes);
+            let _ = nbd.write(0, &bytes);
+            let _ = nbd.flush();
+            true
+        })
+    }
+
+    #[test]
+    fn a_server_that_says_what_it_should_is_understood() {
+        assert!(ask_all(&greeting()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_server_breaks_the_agent(
+            good in any::<bool>(), at in any::<prop::sample::Index>(), new in proptest::collection::vec(any::<u8>(), 0..40),
+            rest in proptest::collection::vec(any::<u8>(), 0..200), magic in any::<bool>(), kind in 0_u16..8, length in 0_u32..64,
+        ) {
+            let mut said = greeting();
+            if !good {
+                let at = at.index(said.len());
+                let end = (at + new.len()).min(said.len());
+                said.splice(at..end, new);
+            }
+            if magic {
+                said.extend(STRUCTURED_REPLY_MAGIC.to_be_bytes());
+                said.extend(1_u16.to_be_bytes());
+                said.extend(kind.to_be_bytes());
+                said.extend(0_u64.to_be_bytes());
+                said.extend(length.to_be_bytes());
+            }
+            said.extend(rest);
+            ask_all(&said);
+        }
+    }
 }

@@ -265,4 +265,88 @@ mod tests {
         assert!(command.clone().try_get_matches_from(["--kind", "thin"]).is_err(), "the size is required");
         assert!(command.try_get_matches_from(["--size", "1", "--kind", "odd"]).is_err());
     }
+
+    /// A value as it is typed; nothing for those that are read from files.
+    fn typed(shape: &Shape, value: &Value) -> Option<Vec<String>> {
+        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        match shape {
+            Shape::Secret => None,
+            Shape::List(of) => {
+                let items = value.as_array()?.iter().map(|item| typed(of, item)?.pop());
+                items.collect()
+            }
+            Shape::Json => Some(vec![value.to_string()]),
+            _ => Some(vec![plain(value)]),
+        }
+    }
+
+    #[test]
+    fn what_is_typed_for_any_function_is_what_is_asked() {
+        let list = crate::functions::List::new();
+        let mut asked = 0;
+        for function in &list.functions {
+            let Some(schema) = &function.request else { continue };
+            let words = Words::new(Some(schema), &list.schemas);
+            let command = clap::Command::new("t").no_binary_name(true).args(words.args());
+            for round in 1..30 {
+                let mut number = crate::fuzz::numbers(round * 0x51_7cc1);
+                let wanted = crate::fuzz::value_of(schema, &list.schemas, 0, &mut number);
+                let (mut line, mut expected) = (Vec::new(), Map::new());
+                let nothing = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(nothing.path(), "{}").unwrap();
+                if words.takes_file {
+                    line.push(nothing.path().to_str().unwrap().to_owned());
+                }
+                for field in &words.fields {
+                    let value = &wanted[&field.name];
+                    let Some(all) = typed(&field.shape, value).filter(|_| !value.is_null()) else { continue };
+                    // A size or a number may be one that no line can say.
+                    let is_fine = all.iter().all(|text| match &field.shape {
+                        Shape::Size => size(text).is_ok(),
+                        Shape::Integer => text.parse::<i64>().is_ok(),
+                        Shape::List(of) if matches!(**of, Shape::Size | Shape::Integer) => {
+                            text.parse::<i64>().is_ok_and(|n| n >= 0)
+                        }
+                        _ => true,
+                    });
+                    if !is_fine || all.is_empty() {
+                        continue;
+                    }
+                    line.extend(all.into_iter().map(|text| format!("--{}={text}", field.flag())));
+                    expected.insert(field.name.clone(), value.clone());
+                }
+                let Ok(matches) = command.clone().try_get_matches_from(&line) else { continue };
+                assert_eq!(
+                    words.request(&matches).unwrap(),
+                    Value::Object(expected),
+                    "{}: {line:?}",
+                    function.name
+                );
+                asked += 1;
+            }
+        }
+        assert!(asked > 300, "{asked}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_breaks_the_command(
+            which in 0_usize..1000,
+            line in proptest::collection::vec("(--)?[a-z-]{0,12}(=\\PC{0,12})?|[0-9]{1,22}[a-zA-Z]{0,4}|\\{\\PC{0,6}", 0..6),
+            text in "\\PC{0,20}|[0-9]{0,22} ?[kKmMgGtTiIbB]{0,4}",
+        ) {
+            let list = crate::functions::List::new();
+            let function = &list.functions[which % list.functions.len()];
+            let words = Words::new(function.request.as_ref(), &list.schemas);
+            let command = clap::Command::new("t").no_binary_name(true).args(words.args());
+            // Those that name files are left out: nobody types here.
+            let line: Vec<_> = line.iter().filter(|word| !word.contains("-file") && *word != "-").collect();
+            if let Ok(matches) = command.try_get_matches_from(&line)
+                && !words.takes_file
+            {
+                let _request = words.request(&matches);
+            }
+            let _size = size(&text);
+        }
+    }
 }

@@ -7,11 +7,8 @@ use berth_model::{FieldError, VmId};
 use super::sizes::change_spec;
 use super::{Functions, no_faults};
 use crate::api::Api;
-use crate::guest::{Guest, USER_RULE, is_user};
+use crate::guest::{FREEZE_MAX_S, Guest, USER_RULE, is_user};
 use crate::spec;
-
-/// Longest time that file systems may be frozen, in seconds.
-const FREEZE_MAX_S: u32 = 600;
 
 pub(super) fn tie(functions: &mut Functions) {
     functions.read::<guest::Info>(|api, id, _| Ok(of(api, *id).info()?));

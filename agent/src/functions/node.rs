@@ -1,7 +1,7 @@
 //! `node`, `run`, `certificate`.
 
 use berth_model::ErrorCode;
-use berth_model::agent::function::{certificate, node, run};
+use berth_model::agent::function::{Function, certificate, node, run};
 use berth_model::agent::{NodeChecks, NodeLease, Nothing, RunList};
 
 use super::{Functions, no_faults, vm_thing};
@@ -20,11 +20,7 @@ pub(super) fn tie(functions: &mut Functions) {
     functions.change::<node::Orphans>(no_faults, |api, _, (), request| {
         let mut found = api.work.hypervisor().orphans()?;
         found.extend(api.images.orphans()?);
-        // Asked after the search: what ended meanwhile is found the next time.
-        let busy: Vec<String> =
-            api.work.runs().list().into_iter().filter(|run| run.ended.is_none()).map(|run| run.on).collect();
-        found.retain(|found| found.vm().is_none_or(|vm| !busy.contains(&vm_thing(vm))));
-        Ok(orphans::list(found, request.remove))
+        Ok(orphans::list(found, request.remove, |vm| api.work.try_hold(node::Orphans::NAME, vm_thing(vm))))
     });
     functions.change::<node::Update>(update::faults, |api, cx, (), request| {
         api.updates.prepare(cx, &request, api.node.health().healthy)

@@ -9,11 +9,12 @@
 //! time. It is written before the guest is asked, so an agent that was killed at any point finds every
 //! guest that may be frozen.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use berth_model::agent::{Frozen, Thawed};
 use berth_model::{Timestamp, VmId};
@@ -24,22 +25,26 @@ use super::Guest;
 use crate::clock;
 use crate::hypervisor::{Hypervisor, HypervisorError};
 
+/// Longest that a freeze lasts, in seconds.
+pub const FREEZE_MAX_S: u32 = 600;
 /// How long until a guest that did not answer is asked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How long such a guest is asked: an hour after its freeze should have ended, it was reset or is lost.
-const GIVE_UP_MS: i64 = 3_600_000;
+const GIVE_UP: Duration = Duration::from_secs(3600);
 
 /// All freezes under way.
 pub struct Freezes {
     folder: PathBuf,
     hypervisor: Arc<dyn Hypervisor>,
     changed: Notify,
+    /// When the freeze of each note ends by a clock that does not jump.
+    ends: Mutex<BTreeMap<VmId, (i64, Instant)>>,
 }
 
 impl Freezes {
     /// With the notes in `folder`, which need not be there.
     pub fn new(folder: PathBuf, hypervisor: Arc<dyn Hypervisor>) -> Self {
-        Self { folder, hypervisor, changed: Notify::new() }
+        Self { folder, hypervisor, changed: Notify::new(), ends: Mutex::default() }
     }
 
     /// Freezes a guest for `limit_s` seconds at most.
@@ -49,6 +54,7 @@ impl Freezes {
         guest.is_frozen()?;
         let until = clock::now().plus_seconds(limit_s.into());
         self.note(id, until)?;
+        self.end(id, until);
         self.changed.notify_one();
         match guest.freeze() {
             Ok(()) => Ok(Frozen { until }),
@@ -92,24 +98,41 @@ impl Freezes {
     fn thaw_due(&self) -> Option<Duration> {
         let mut next = None;
         for (id, until) in self.notes() {
-            let left_ms = until.unix_ms() - clock::now().unix_ms();
-            let left = match u64::try_from(left_ms) {
-                Ok(left) if left > 0 => Some(Duration::from_millis(left)),
-                _ => (!self.thaw_late(id, left_ms)).then_some(AGAIN_AFTER),
+            let end = self.end(id, until);
+            let left = end.saturating_duration_since(Instant::now());
+            let left = match left.is_zero() {
+                false => Some(left),
+                true => (!self.thaw_late(id, end.elapsed())).then_some(AGAIN_AFTER),
             };
             next = left.into_iter().chain(next).min();
         }
         next
     }
 
+    /// When the freeze of a note ends. What the node's clock says counts as the note is first seen, and never
+    /// for longer than a freeze may last.
+    fn end(&self, id: VmId, until: Timestamp) -> Instant {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        match ends.get(&id) {
+            Some((noted_ms, end)) if *noted_ms == until.unix_ms() => *end,
+            _ => {
+                let left_ms = until.unix_ms().saturating_sub(clock::now().unix_ms());
+                let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+                let end = Instant::now() + left.min(Duration::from_secs(FREEZE_MAX_S.into()));
+                ends.insert(id, (until.unix_ms(), end));
+                end
+            }
+        }
+    }
+
     /// Is nothing left to do?
-    fn thaw_late(&self, id: VmId, left_ms: i64) -> bool {
+    fn thaw_late(&self, id: VmId, late: Duration) -> bool {
         match self.thaw(id) {
             Ok(Thawed { file_systems }) => {
                 tracing::warn!(vm = id.0, file_systems, "a guest was frozen for too long and is thawed");
                 true
             }
-            Err(e @ HypervisorError::Unavailable(_)) if left_ms > -GIVE_UP_MS => {
+            Err(e @ HypervisorError::Unavailable(_)) if late < GIVE_UP => {
                 tracing::warn!(vm = id.0, error = %e, "a guest that may be frozen cannot be thawed yet");
                 false
             }
@@ -138,6 +161,7 @@ impl Freezes {
     }
 
     fn forget(&self, id: VmId) -> Result<(), HypervisorError> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         match fs::remove_file(self.folder.join(id.to_string())) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),

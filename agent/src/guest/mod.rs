@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-pub use self::freeze::Freezes;
+pub use self::freeze::{FREEZE_MAX_S, Freezes};
 use crate::clock;
 use crate::hypervisor::{Hypervisor, HypervisorError};
 

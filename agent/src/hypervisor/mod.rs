@@ -192,6 +192,12 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// Ends these VMs at once, also when the hypervisor hangs; those that ran, and how that went.
     fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)>;
 
+    /// Mends what functions that were cut off left in VMs that run: to be done at the agent's start and every
+    /// few seconds. Leaves alone what a function works on.
+    fn mend(&self) -> Result<(), HypervisorError> {
+        Ok(())
+    }
+
     /// What the node does for its guests' network cards.
     fn network(&self) -> Result<NetworkState, HypervisorError>;
 

@@ -36,3 +36,36 @@ pub(super) fn open(images: &Path) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn only_young_parts_of_fetches_outlive_a_start(
+            names in proptest::collection::btree_set("[^/\\x00.]{1,20}(\\.part|\\.part\\.json|\\.qcow2|\\.new)?", 0..8),
+            days in 0_u64..4,
+        ) {
+            let home = tempfile::tempdir().unwrap();
+            let images = home.path().join("images");
+            open(&images).unwrap();
+            let now = std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(clock::now().unix_ms()).unwrap());
+            for name in &names {
+                let path = folder(&images).join(name);
+                fs::write(&path, name).unwrap();
+                fs::File::open(&path).unwrap().set_modified(now - Duration::from_secs(days * 25 * 3600)).unwrap();
+            }
+            open(&images).unwrap();
+            let left: std::collections::BTreeSet<String> =
+                fs::read_dir(folder(&images)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let is_part = |name: &&String| name.ends_with(".part") || name.ends_with(".part.json");
+            let wanted = if days == 0 { names.iter().filter(is_part).cloned().collect() } else { Default::default() };
+            prop_assert_eq!(left, wanted);
+        }
+    }
+}

@@ -19,15 +19,16 @@ use serde::{Deserialize, Serialize};
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 
-use super::disk::{self, Overlay};
+use super::disk::Overlay;
 use super::folder::{Folder, gone};
 use super::lender::{EXPORT, Lend, Lender};
+use super::mend::{Work, freeze, mend_frozen, thaw};
 use super::ops::{is, on_disk, refused};
 use super::{Libvirt, ffi, tool, xml};
 use crate::backups::disk::{Extent, Source, Taken, Taking, Wish};
 use crate::backups::nbd::Nbd;
-use crate::clock;
 use crate::hypervisor::HypervisorError;
+use crate::{clock, faults};
 
 /// All our marks begin with it.
 const MARK: &str = "berth-";
@@ -45,10 +46,6 @@ const BEGIN_STEP: Duration = Duration::from_millis(200);
 const FREE_MIN: ByteSize = ByteSize::mib(256);
 /// How often that is looked at, in reads.
 const LOOK_EVERY: u32 = 16;
-/// Seconds that a guest's agent has to show that it is there.
-const PING_PATIENCE_S: i32 = 2;
-/// And to freeze or thaw.
-const FREEZE_PATIENCE_S: i32 = 10;
 
 /// Lends a VM's disk.
 pub fn begin(libvirt: &Libvirt, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
@@ -56,14 +53,43 @@ pub fn begin(libvirt: &Libvirt, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Tak
     let domain = libvirt.whole_domain(&connect, id)?;
     let folder = libvirt.folders.of(id);
     let image = image(&folder)?;
-    disk::check_room(folder.path(), ByteSize(0))?;
     let is_on = !libvirt.is_test_driver() && domain.is_active().map_err(|e| refused("look at the VM", &e))?;
+    let work = libvirt.at_work.begin(id);
     if is_on {
+        check_scratch(folder.path())?;
+        mend_frozen(&domain, &folder)?;
         end_job(&domain)?;
     }
-    let place = Place::make(&folder)?;
+    let place = Place::make(&folder, work)?;
     let taken = Taken { since: None, mark: None, full_because: None, frozen: false, image };
-    if is_on { live(domain, place, wish, taken) } else { still(domain, &folder, place, wish, taken) }
+    if is_on { live(domain, &folder, place, wish, taken) } else { still(domain, &folder, place, wish, taken) }
+}
+
+/// Where a backup has what it needs on the node.
+pub fn place(folder: &Folder) -> PathBuf {
+    folder.path().join("backup.new")
+}
+
+/// Ends the job of a backup that was cut off.
+pub fn mend(domain: &Domain, folder: &Folder) -> Result<(), HypervisorError> {
+    if !place(folder).try_exists()? {
+        return Ok(());
+    }
+    if domain.is_active().map_err(|e| refused("look at the VM", &e))? {
+        end_job(domain)?;
+    }
+    gone(fs::remove_dir_all(place(folder))).map_err(on_disk)
+}
+
+/// Refuses where a guest's writes might soon find no room.
+fn check_scratch(folder: &Path) -> Result<(), HypervisorError> {
+    let room = rustix::fs::statvfs(folder).map_err(|e| on_disk(e.into()))?;
+    if room.f_bavail.saturating_mul(room.f_frsize) >= FREE_MIN.bytes() {
+        return Ok(());
+    }
+    Err(HypervisorError::Lacking(
+        "The node's disk is nearly full; the backup was given up for the guest's sake.".to_owned(),
+    ))
 }
 
 /// The image that a disk stands on.
@@ -74,57 +100,88 @@ fn image(folder: &Folder) -> Result<String, HypervisorError> {
     Ok(name.unwrap_or_default().to_owned())
 }
 
-/// A folder for what a backup needs on the node, gone with it: `backup.new` in the VM's.
-struct Place(PathBuf);
+/// A folder for what a backup needs on the node, gone with it: `backup.new` in the VM's. It stays where a job
+/// may still use it, and tells of that.
+struct Place {
+    path: PathBuf,
+    stays: bool,
+    /// Ends when the folder is gone.
+    _work: Work,
+}
 
 impl Place {
-    fn make(folder: &Folder) -> Result<Self, HypervisorError> {
-        let path = folder.path().join("backup.new");
+    fn make(folder: &Folder, work: Work) -> Result<Self, HypervisorError> {
+        let path = place(folder);
         gone(fs::remove_dir_all(&path)).map_err(on_disk)?;
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(on_disk)?;
-        let place = Self(path);
+        let place = Self { path, stays: false, _work: work };
         // QEMU makes its socket and its scratch file there, as the user that has the disk.
         let disk = fs::metadata(folder.disk()).map_err(on_disk)?;
-        chown(&place.0, Some(disk.uid()), Some(disk.gid())).map_err(on_disk)?;
+        chown(&place.path, Some(disk.uid()), Some(disk.gid())).map_err(on_disk)?;
         Ok(place)
     }
 
     fn socket(&self) -> PathBuf {
-        self.0.join("nbd.sock")
+        self.path.join("nbd.sock")
     }
 
     fn scratch(&self) -> PathBuf {
-        self.0.join("scratch.qcow2")
+        self.path.join("scratch.qcow2")
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Err(e) = gone(fs::remove_dir_all(&self.0)) {
-            tracing::warn!(error = %e, path = %self.0.display(), "a backup's folder could not be removed");
+        if self.stays {
+            return;
+        }
+        if let Err(e) = gone(fs::remove_dir_all(&self.path)) {
+            tracing::warn!(error = %e, path = %self.path.display(), "a backup's folder could not be removed");
         }
     }
 }
 
 /// The disk of a VM that is on.
 struct Live {
-    // Its order is the order of the end: the client goes before the job, the job before its files.
+    // Its order is the order of the end: the client goes before the job.
     nbd: Option<Watched>,
     job: Job,
     taken: Taken,
-    place: Place,
 }
 
-/// A backup job with a new mark. Unless it is kept, the mark goes.
+/// A backup job with a new mark, and its files. Unless it is kept, the mark goes.
 struct Job {
     domain: Domain,
     mark: String,
     is_kept: bool,
     is_over: bool,
+    place: Place,
+}
+
+impl Job {
+    fn end(&mut self) -> Result<(), HypervisorError> {
+        self.is_over = true;
+        end_job(&self.domain).inspect_err(|_| self.place.stays = true)
+    }
+}
+
+/// Why a job was not begun.
+enum NotBegun {
+    /// libvirt's reason; another try may help.
+    Refused(Error),
+    /// Another.
+    Failed(HypervisorError),
+}
+
+impl From<HypervisorError> for NotBegun {
+    fn from(e: HypervisorError) -> Self {
+        Self::Failed(e)
+    }
 }
 
 fn live(
     domain: Domain,
+    folder: &Folder,
     place: Place,
     wish: &Wish<'_>,
     mut taken: Taken,
@@ -138,36 +195,48 @@ fn live(
     if taken.since.is_none() && !wish.since.is_empty() {
         taken.full_because = Some("The disk's changes since the last backup are not known.".to_owned());
     }
-    let mut begun = start(&domain, &place, wish.mark, &mut taken);
-    if let Err(e) = &begun
+    // What ends it from here on ends the job, too.
+    let mark = wish.mark.to_owned();
+    let mut job = Job { domain, mark, is_kept: false, is_over: false, place };
+    let mut begun = start(&job, folder, &mut taken);
+    if let Err(NotBegun::Refused(e)) = &begun
         && let Some(mark) = taken.since.take()
     {
         taken.full_because =
             Some(format!("The disk's changes since the last backup are lost: {}.", e.message()));
-        drop_mark(&domain, &mark);
-        begun = start(&domain, &place, wish.mark, &mut taken);
+        drop_mark(&job.domain, &mark);
+        begun = start(&job, folder, &mut taken);
     }
-    if begun.is_err() {
+    if let Err(NotBegun::Refused(_)) = begun {
         // Marks without their bitmaps can be in the way of new ones.
-        there.iter().filter(|mark| mark.starts_with(MARK)).for_each(|mark| drop_mark(&domain, mark));
-        begun = start(&domain, &place, wish.mark, &mut taken);
+        there.iter().filter(|mark| mark.starts_with(MARK)).for_each(|mark| drop_mark(&job.domain, mark));
+        begun = start(&job, folder, &mut taken);
     }
-    begun.map_err(|e| refused("begin the backup", &e))?;
+    begun.map_err(|e| match e {
+        NotBegun::Refused(e) => {
+            // A libvirt that is gone may have begun it.
+            let error = refused("begin the backup", &e);
+            job.is_over = !matches!(error, HypervisorError::Unavailable(_));
+            error
+        }
+        NotBegun::Failed(e) => e,
+    })?;
     taken.mark = Some(wish.mark.to_owned());
-    let job = Job { domain, mark: wish.mark.to_owned(), is_kept: false, is_over: false };
     let changes = taken.since.as_ref().map(|_| CHANGES);
-    let nbd = Nbd::open(&place.socket(), EXPORT, changes)
+    let nbd = Nbd::open(&job.place.socket(), EXPORT, changes)
         .map_err(|e| HypervisorError::Failed(format!("QEMU does not lend the VM's disk: {e}.")))?;
-    let nbd = Watched { nbd, folder: place.0.clone(), reads: 0 };
-    Ok(Box::new(Live { nbd: Some(nbd), job, taken, place }))
+    let nbd = Watched { nbd, folder: job.place.path.clone(), reads: 0 };
+    Ok(Box::new(Live { nbd: Some(nbd), job, taken }))
 }
 
 /// Begins the job. One that has just ended may still be in the way for a moment.
-fn start(domain: &Domain, place: &Place, mark: &str, taken: &mut Taken) -> Result<(), Error> {
+fn start(job: &Job, folder: &Folder, taken: &mut Taken) -> Result<(), NotBegun> {
     let until = Instant::now() + BEGIN_PATIENCE;
     loop {
-        match start_once(domain, place, mark, taken) {
-            Err(e) if !is(&e, ErrorNumber::CheckpointInconsistent) && Instant::now() < until => {
+        match start_once(job, folder, taken) {
+            Err(NotBegun::Refused(e))
+                if !is(&e, ErrorNumber::CheckpointInconsistent) && Instant::now() < until =>
+            {
                 tracing::debug!(error = e.message(), "a backup job does not begin yet");
                 std::thread::sleep(BEGIN_STEP);
             }
@@ -177,15 +246,16 @@ fn start(domain: &Domain, place: &Place, mark: &str, taken: &mut Taken) -> Resul
 }
 
 /// Begins it, with the guest frozen for that moment.
-fn start_once(domain: &Domain, place: &Place, mark: &str, taken: &mut Taken) -> Result<(), Error> {
+fn start_once(job: &Job, folder: &Folder, taken: &mut Taken) -> Result<(), NotBegun> {
+    let Job { domain, mark, place, .. } = job;
     let backup = backup_xml(place, taken.since.as_deref());
     let checkpoint = checkpoint_xml(mark, None);
-    taken.frozen = freeze(domain);
-    let begun = ffi::backup_begin(domain, &backup, &checkpoint);
-    if taken.frozen {
-        thaw(domain);
-    }
-    begun
+    taken.frozen = freeze(domain, folder)?;
+    let begun = faults::point("backup.after_freeze")
+        .map_err(|e| NotBegun::Failed(e.into()))
+        .and_then(|()| ffi::backup_begin(domain, &backup, &checkpoint).map_err(NotBegun::Refused));
+    let thawed = if taken.frozen { thaw(domain, folder) } else { Ok(()) };
+    begun.and(thawed.map_err(NotBegun::Failed))
 }
 
 impl Taking for Live {
@@ -199,8 +269,7 @@ impl Taking for Live {
 
     fn close(&mut self) -> Result<(), HypervisorError> {
         self.nbd = None;
-        self.job.is_over = true;
-        end_job(&self.job.domain)
+        self.job.end()
     }
 
     fn keep(mut self: Box<Self>) -> Result<(), HypervisorError> {
@@ -209,7 +278,6 @@ impl Taking for Live {
         let marks = ffi::checkpoints(domain).map_err(|e| refused("list the VM's checkpoints", &e))?;
         let others = marks.iter().filter(|mark| mark.starts_with(MARK) && **mark != self.job.mark);
         others.for_each(|mark| drop_mark(domain, mark));
-        drop(self.place);
         Ok(())
     }
 }
@@ -217,9 +285,9 @@ impl Taking for Live {
 impl Drop for Job {
     fn drop(&mut self) {
         if !self.is_over
-            && let Err(e) = end_job(&self.domain)
+            && let Err(e) = self.end()
         {
-            tracing::warn!(error = %e, "a backup job could not be ended; the next backup ends it");
+            tracing::warn!(error = %e, "a backup job could not be ended yet");
         }
         if !self.is_kept {
             drop_mark(&self.domain, &self.mark);
@@ -273,30 +341,6 @@ pub fn forget_marks(domain: &Domain) {
     marks.iter().filter(|mark| mark.starts_with(MARK)).for_each(|mark| drop_mark(domain, mark));
 }
 
-fn freeze(domain: &Domain) -> bool {
-    let is_there = domain.qemu_agent_command("{\"execute\":\"guest-ping\"}", PING_PATIENCE_S, 0).is_ok();
-    if !is_there {
-        return false;
-    }
-    let freeze = "{\"execute\":\"guest-fsfreeze-freeze\"}";
-    let frozen = domain.qemu_agent_command(freeze, FREEZE_PATIENCE_S, 0);
-    match frozen {
-        Ok(answer) => !answer.contains("\"return\":0"),
-        Err(_) => {
-            // It may have frozen something, and have been too slow to say so.
-            thaw(domain);
-            false
-        }
-    }
-}
-
-fn thaw(domain: &Domain) {
-    let thaw = "{\"execute\":\"guest-fsfreeze-thaw\"}";
-    if let Err(e) = domain.qemu_agent_command(thaw, FREEZE_PATIENCE_S, 0) {
-        tracing::warn!(error = e.message(), "a guest did not say that it thawed");
-    }
-}
-
 /// QEMU's disk, as long as there is room for its scratch file.
 struct Watched {
     nbd: Nbd,
@@ -315,13 +359,7 @@ impl Source for Watched {
 
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), HypervisorError> {
         if self.reads.is_multiple_of(LOOK_EVERY) {
-            let room = rustix::fs::statvfs(&self.folder).map_err(|e| on_disk(e.into()))?;
-            if room.f_bavail.saturating_mul(room.f_frsize) < FREE_MIN.bytes() {
-                return Err(HypervisorError::Lacking(
-                    "The node's disk is nearly full; the backup was given up for the guest's sake."
-                        .to_owned(),
-                ));
-            }
+            check_scratch(&self.folder)?;
         }
         self.reads = self.reads.wrapping_add(1);
         self.nbd.read(offset, bytes)
@@ -354,7 +392,7 @@ fn still(
         taken.full_because = (!wish.since.is_empty())
             .then(|| "The disk's changes since the last backup are not known.".to_owned());
     }
-    let (lender, nbd) = Lender::start(&disk, &place.0, &Lend::Read(taken.since.as_deref()))?;
+    let (lender, nbd) = Lender::start(&disk, &place.path, &Lend::Read(taken.since.as_deref()))?;
     Ok(Box::new(Still { nbd: Some(nbd), lender: Some(lender), taken, domain, disk, _place: place }))
 }
 
@@ -517,7 +555,8 @@ mod tests {
     fn an_incremental_backup_names_its_checkpoint_and_its_bitmap() {
         let _proof = crate::proof::pure(&["backup.create"]);
         let home = tempfile::tempdir().unwrap();
-        let place = Place(home.path().join("backup.new"));
+        let work = super::super::mend::AtWork::default().begin(berth_model::VmId(1));
+        let place = Place { path: home.path().join("backup.new"), stays: false, _work: work };
         let full = backup_xml(&place, None);
         assert!(!full.contains("incremental") && !full.contains("exportbitmap"), "{full}");
         let incremental = backup_xml(&place, Some("berth-1"));
@@ -537,5 +576,16 @@ mod tests {
         assert_eq!(bitmaps.iter().map(Bitmap::is_whole).collect::<Vec<_>>(), [false, true]);
         assert_eq!(Bitmap::parse("{}"), Some(Vec::new()));
         assert_eq!(Bitmap::parse("x"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_of_qemu_img_breaks_the_agent(text in crate::fuzz::mangled(vec![
+            r#"{"format-specific":{"data":{"bitmaps":[{"flags":["in-use","auto"],"name":"a","granularity":65536}]}}}"#.to_owned(),
+        ])) {
+            for bitmap in Bitmap::parse(&text).into_iter().flatten() {
+                let _whole = bitmap.is_whole();
+            }
+        }
     }
 }

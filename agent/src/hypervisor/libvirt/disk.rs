@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use virt::domain::Domain;
 
 use super::folder::{Folder, Folders};
+use super::ops::not_done;
 use super::tool;
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
@@ -76,9 +77,9 @@ impl Images {
             ErrorKind::NotFound => {
                 HypervisorError::Lacking(format!("The image {sha256} is not on this node."))
             }
-            _ => failed("could not open the image", &e),
+            _ => not_done("could not open the image", &e),
         })?;
-        let head = qcow2::read_head(file).map_err(|e| failed("could not read the image", &e))?;
+        let head = qcow2::read_head(file).map_err(|e| not_done("could not read the image", &e))?;
         let size = qcow2::disk_size(&head)
             .map_err(|e| HypervisorError::Lacking(format!("The image {sha256} cannot be used: {e}")))?;
         if disk < size {
@@ -118,7 +119,7 @@ impl Overlay {
         };
         let head = match read() {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            head => head.map_err(|e| failed("could not read the disk", &e))?,
+            head => head.map_err(|e| not_done("could not read the disk", &e))?,
         };
         let copied = || {
             let size = qcow2::disk_size(&head).ok()?;
@@ -163,7 +164,7 @@ pub fn check_change(overlay: &Overlay, sha256: &str, size: ByteSize) -> Result<(
 
 /// Refuses when the node has no room for `more` bytes of disk in `folder`.
 pub fn check_room(folder: &Path, more: ByteSize) -> Result<(), HypervisorError> {
-    let stat = rustix::fs::statvfs(folder).map_err(|e| failed("could not look for room", &e.into()))?;
+    let stat = rustix::fs::statvfs(folder).map_err(|e| not_done("could not look for room", &e.into()))?;
     room(ByteSize(stat.f_bavail.saturating_mul(stat.f_frsize)), more)
 }
 
@@ -243,10 +244,6 @@ fn qemu_img<'a>(args: impl Iterator<Item = &'a std::ffi::OsStr>) -> Result<(), H
 
 fn invalid_disk(message: String) -> HypervisorError {
     HypervisorError::Invalid(FieldError { name: "disk".to_owned(), messages: vec![message] })
-}
-
-fn failed(what: &str, e: &std::io::Error) -> HypervisorError {
-    HypervisorError::Failed(format!("{what}: {e}"))
 }
 
 #[cfg(test)]

@@ -181,9 +181,16 @@ impl Folder {
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
-        make(&new)?;
-        File::open(&new)?.sync_all()?;
-        fs::rename(&new, path)?;
+        let made = make(&new).and_then(|()| {
+            File::open(&new)?.sync_all()?;
+            fs::rename(&new, path)?;
+            Ok(())
+        });
+        if made.is_err() {
+            // Where a full disk was the reason, this makes room.
+            gone(fs::remove_file(&new))?;
+        }
+        made?;
         sync(path.parent().unwrap_or(&self.path))?;
         Ok(())
     }
@@ -276,6 +283,7 @@ mod tests {
             Err(io::Error::other("cut off"))
         });
         assert!(cut.is_err() && !folder.seed().exists());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "what failed leaves nothing");
         folder.put(&folder.seed(), |new| fs::write(new, b"whole")).unwrap();
         assert_eq!(fs::read(folder.seed()).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -258,6 +258,12 @@ impl Capabilities {
     }
 }
 
+/// Can what libvirt says of itself be read?
+#[cfg(test)]
+pub fn reads(xml: &str) -> Result<(), String> {
+    Capabilities::read(xml).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,6 +43,7 @@ mod kept;
 mod leases;
 mod lender;
 mod machines;
+mod mend;
 mod moving;
 mod names;
 mod network;
@@ -88,6 +89,7 @@ use self::domain::PoolDisk;
 use self::events::Hub;
 use self::fence::Marks;
 use self::folder::{Folder, Folders};
+use self::mend::AtWork;
 use self::moving::notes::Notes;
 use self::names::Prefix;
 pub use self::network::GuestNetwork;
@@ -164,6 +166,7 @@ pub struct Libvirt {
     marks: Marks,
     /// What those need to start, once it is known.
     lease: OnceLock<Arc<Lease>>,
+    at_work: AtWork,
 }
 
 impl Libvirt {
@@ -220,6 +223,7 @@ impl Libvirt {
             plane,
             marks,
             lease: OnceLock::new(),
+            at_work: AtWork::default(),
         })
     }
 
@@ -499,7 +503,6 @@ impl Hypervisor for Libvirt {
 
     fn facts(&self) -> Result<HypervisorFacts, HypervisorError> {
         let connect = self.connection.get()?;
-        self.thaw_left_behind()?;
         let domain_type = self.domain_type(&connect);
         let mut versions =
             Versions { libvirt: version(connect.lib_version().unwrap_or_default()), ..Versions::default() };
@@ -823,6 +826,10 @@ impl Hypervisor for Libvirt {
 
     fn fence(&self, ids: &[VmId]) -> Vec<(VmId, Result<(), HypervisorError>)> {
         self.end_now(ids)
+    }
+
+    fn mend(&self) -> Result<(), HypervisorError> {
+        self.mend_all()
     }
 
     fn network(&self) -> Result<NetworkState, HypervisorError> {

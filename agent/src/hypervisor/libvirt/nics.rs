@@ -279,6 +279,12 @@ impl Libvirt {
     }
 }
 
+/// The cards in a definition, by MAC address.
+#[cfg(test)]
+pub fn macs_of(xml: &str) -> Result<Vec<String>, String> {
+    Ok(live_of(xml)?.into_iter().map(|card| card.mac).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

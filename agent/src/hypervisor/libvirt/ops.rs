@@ -112,6 +112,7 @@ pub fn refused(what: &str, e: &Error) -> HypervisorError {
             HypervisorError::Unavailable(message)
         }
         () if is_one_of(&[ErrorNumber::OperationInvalid]) => HypervisorError::Conflict(message),
+        () if e.message().contains("No space left on device") => HypervisorError::Lacking(message),
         () => HypervisorError::Failed(message),
     }
 }
@@ -119,7 +120,17 @@ pub fn refused(what: &str, e: &Error) -> HypervisorError {
 /// What an error of the node's filesystem means.
 #[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
 pub fn on_disk(e: io::Error) -> HypervisorError {
-    HypervisorError::Failed(format!("the node's disk: {e}"))
+    not_done("the node's disk", &e)
+}
+
+/// The same of something that was being done.
+pub fn not_done(what: &str, e: &io::Error) -> HypervisorError {
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            HypervisorError::Lacking(format!("The node has no room: {what}: {e}"))
+        }
+        _ => HypervisorError::Failed(format!("{what}: {e}")),
+    }
 }
 
 impl From<io::Error> for HypervisorError {

@@ -121,7 +121,8 @@ fn folders<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hy
         .collect::<Vec<_>>()
         .into_iter();
     let why = "It has a folder and no domain: it was not made or not deleted to its end.";
-    Ok(old.map(|id| Found::new("half-made VM", id.to_string(), why, move || libvirt.delete(id))).collect())
+    let found = |id: VmId| Found::new("half-made VM", id.to_string(), why, move || libvirt.delete(id)).of(id);
+    Ok(old.map(found).collect())
 }
 
 /// Rooms for VMs that did not come.
@@ -146,7 +147,8 @@ fn domains<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hy
         libvirt.delete(id)
     };
     let why = "The domain has no folder: its disk is gone.";
-    Ok(bare.map(|id| Found::new("domain", libvirt.prefix.domain(id), why, move || remove(id))).collect())
+    let found = |id: VmId| Found::new("domain", libvirt.prefix.domain(id), why, move || remove(id)).of(id);
+    Ok(bare.map(found).collect())
 }
 
 /// What was being made in a VM's folder.
@@ -172,9 +174,11 @@ fn files_by_domain<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<
     for (kind, folder, suffix) in FILES_BY_DOMAIN {
         for path in entries(Path::new(folder))? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_of_none = vm_of_file(&libvirt.prefix, name, suffix).is_some_and(|id| !known.has(id));
-            if is_of_none && is_old(&path) {
-                found.push(file(kind, path, "Its VM is not there any more."));
+            let of_none = vm_of_file(&libvirt.prefix, name, suffix).filter(|id| !known.has(*id));
+            if let Some(id) = of_none
+                && is_old(&path)
+            {
+                found.push(file(kind, path, "Its VM is not there any more.").of(id));
             }
         }
     }

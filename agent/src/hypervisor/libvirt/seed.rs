@@ -24,6 +24,7 @@ use berth_model::VmId;
 use berth_model::agent::{Nic, Rescue, VmSeed, VmSpec};
 
 use super::folder::Folder;
+use super::ops::not_done;
 use super::tool;
 use crate::hypervisor::HypervisorError;
 
@@ -74,7 +75,7 @@ impl Seed {
 
     /// The same with the file `path` in `folder`.
     pub fn put_at(&self, folder: &Folder, path: &Path) -> Result<(), HypervisorError> {
-        let wrong = |e: io::Error| HypervisorError::Failed(format!("could not write the seed: {e}"));
+        let wrong = |e: io::Error| not_done("could not write the seed", &e);
         // Holds the customer's user data: readable for us alone, and gone at the end.
         let work = tempfile::Builder::new()
             .prefix("seed-")

@@ -363,6 +363,13 @@ fn wait_until(domain: &Domain, fine: impl Fn(&Running) -> bool) -> Result<(), Hy
     Ok(())
 }
 
+/// Can the definition of a VM be read?
+#[cfg(test)]
+pub fn reads(xml: &str) -> Result<(), String> {
+    let _running = Live::parse(xml).map_err(|e| e.to_string())?.running();
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

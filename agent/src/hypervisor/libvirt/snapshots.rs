@@ -20,7 +20,7 @@ use virt::domain::Domain;
 
 use super::folder::{self, Folder};
 use super::ops::{is, on_disk, power_off, refused, state};
-use super::{Libvirt, disk};
+use super::{Libvirt, disk, mend};
 use crate::faults;
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
@@ -28,12 +28,6 @@ use crate::runs::Cx;
 
 /// Most snapshots of one disk.
 const SNAPSHOTS_MAX: usize = 64;
-/// How long the guest's agent may take to say that it is there.
-const AGENT_THERE_S: i32 = 3;
-/// How long it may take to freeze or thaw.
-const AGENT_FREEZE_S: i32 = 10;
-/// How often it is asked to thaw before that is an error.
-const THAW_TRIES: usize = 5;
 /// The snapshot that a copy is made from. No caller's: their names have no dot.
 const EXPORT: &str = "x.export";
 /// Patience with what `qemu-img` does to a file's tables.
@@ -174,14 +168,12 @@ impl Disk<'_> {
             self.take(&named(true))?;
             return Ok(true);
         };
-        let frozen = freeze(domain, self.folder)?;
+        let frozen = mend::freeze(domain, self.folder)?;
         let taken = faults::point("snapshot.after_freeze")
             .map_err(HypervisorError::from)
             .and_then(|()| self.take(&named(frozen)));
-        if frozen {
-            thaw(domain, self.folder)?;
-        }
-        taken.map(|()| frozen)
+        let thawed = if frozen { mend::thaw(domain, self.folder) } else { Ok(()) };
+        taken.and(thawed).map(|()| frozen)
     }
 }
 
@@ -207,42 +199,6 @@ fn monitor(domain: &Domain, what: &str, command: &Value) -> Result<Value, Hyperv
     }
 }
 
-fn agent(domain: &Domain, command: &str, seconds: i32) -> Option<Value> {
-    let reply = domain.qemu_agent_command(&json!({"execute": command}).to_string(), seconds, 0).ok()?;
-    serde_json::from_str::<Value>(&reply).ok().map(|mut reply| reply["return"].take())
-}
-
-/// Freezes the guest's file systems; false if its agent does not answer or has none to freeze.
-fn freeze(domain: &Domain, folder: &Folder) -> Result<bool, HypervisorError> {
-    // Who is held cannot answer.
-    if state(domain)? != VmState::Running || agent(domain, "guest-ping", AGENT_THERE_S).is_none() {
-        return Ok(false);
-    }
-    // An agent that is killed now leaves the note, and the next one thaws.
-    std::fs::write(note(folder), b"")?;
-    let frozen = agent(domain, "guest-fsfreeze-freeze", AGENT_FREEZE_S).and_then(|count| count.as_u64());
-    if frozen.is_some_and(|count| count > 0) {
-        return Ok(true);
-    }
-    thaw(domain, folder)?;
-    Ok(false)
-}
-
-fn thaw(domain: &Domain, folder: &Folder) -> Result<(), HypervisorError> {
-    for _ in 0..THAW_TRIES {
-        if agent(domain, "guest-fsfreeze-thaw", AGENT_FREEZE_S).is_some() || state(domain)? == VmState::Off {
-            return folder::gone(std::fs::remove_file(note(folder))).map_err(on_disk);
-        }
-    }
-    Err(HypervisorError::Failed(
-        "The guest's file systems were frozen, and its agent does not thaw them; reset the VM.".to_owned(),
-    ))
-}
-
-fn note(folder: &Folder) -> PathBuf {
-    folder.path().join("frozen")
-}
-
 /// What a revert under way is to end with: the snapshot, of a VM that ran.
 fn revert_note(folder: &Folder) -> PathBuf {
     folder.path().join("reverting")
@@ -259,26 +215,11 @@ impl Libvirt {
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
         // The test driver runs nothing: nobody has the file.
         let running = (on && !self.is_test_driver()).then_some(&domain);
-        if running.is_some() && note(&folder).try_exists()? {
-            thaw(&domain, &folder)?;
+        let _work = self.at_work.begin(id);
+        if running.is_some() {
+            mend::mend_frozen(&domain, &folder)?;
         }
         work(&domain, &Disk { folder: &folder, path: folder.disk(), running })
-    }
-
-    /// Thaws guests that an agent which was killed left frozen.
-    pub(super) fn thaw_left_behind(&self) -> Result<(), HypervisorError> {
-        for id in self.folders.list().map_err(on_disk)? {
-            if note(&self.folders.of(id)).try_exists()? {
-                tracing::warn!(vm = id.0, "a guest was left frozen");
-                match self.with_disk(id, |_, _| Ok(())) {
-                    Err(e) => tracing::error!(vm = id.0, error = %e, "a guest could not be thawed"),
-                    Ok(()) => {
-                        folder::gone(std::fs::remove_file(note(&self.folders.of(id)))).map_err(on_disk)?;
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn list_snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {

@@ -72,5 +72,8 @@ fn no_start(program: &str, package: &str, e: &std::io::Error) -> HypervisorError
 fn failed(program: &str, status: ExitStatus, complaint: &[u8]) -> HypervisorError {
     let complaint = String::from_utf8_lossy(complaint);
     let complaint: String = complaint.trim().chars().take(COMPLAINT_MAX).collect();
+    if complaint.contains("No space left on device") {
+        return HypervisorError::Lacking(format!("The node has no room: {complaint}"));
+    }
     HypervisorError::Failed(format!("{program} failed ({status}): {complaint}"))
 }

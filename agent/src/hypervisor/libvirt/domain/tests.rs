@@ -271,3 +271,61 @@ fn the_whole_spec_comes_back_from_the_metadata() {
         assert_eq!(spec_of_metadata(&xml[from..to]), Ok(case.spec));
     }
 }
+
+/// As libvirt hands our element out of a definition.
+fn metadata_in(xml: &str) -> &str {
+    let end = "</berth:vm>";
+    &xml[xml.find("<berth:vm").unwrap()..xml.find(end).unwrap() + end.len()]
+}
+
+fn goldens() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 128, ..Default::default() })]
+
+    #[test]
+    fn whatever_a_vm_should_be_is_read_back_from_its_definition(spec in crate::fuzz::specs()) {
+        let folder = Folder::at("/var/lib/berth-agent/vms/7".into());
+        let (prefix, names) = (Prefix::new("berth-").unwrap(), names());
+        let network = GuestNetwork::Bridge { bridge: "br0".to_owned() };
+        let volumes: Vec<Placed> = volumes(&spec).into_iter().enumerate().map(|(n, v)| Placed { unit: 3 + n as u8, ..v }).collect();
+        let text = xml(&Plan {
+            id: VmId(7), prefix: &prefix, node: "a-node", domain_type: DomainType::Qemu, spec: &spec, folder: &folder,
+            network: &network, cache: Cache::None, names: Some(&names), iso: None, volumes: &volumes,
+        });
+        proptest::prop_assert_eq!(spec_of_metadata(metadata_in(&text)).unwrap(), spec.clone());
+        let cards: Vec<String> = crate::hypervisor::libvirt::nics::macs_of(&text).unwrap();
+        let wanted: Vec<String> = spec.nics.iter().map(|nic| nic.mac.clone()).collect();
+        proptest::prop_assert_eq!(cards, wanted);
+        let found: Vec<_> = crate::hypervisor::libvirt::volumes::found(&text).into_keys().collect();
+        let mut wanted: Vec<_> = volumes.iter().map(|placed| placed.volume).collect();
+        wanted.sort();
+        wanted.dedup();
+        proptest::prop_assert_eq!(found, wanted);
+        // libvirt always says it.
+        let memory = "</memory><currentMemory unit='KiB'>65536</currentMemory>";
+        crate::hypervisor::libvirt::sizes::reads(&text.replacen("</memory>", memory, 1)).unwrap();
+        // One element of a kind that there is one of: no text broke out of its own.
+        for once in ["<name>", "<uuid>", "<berth:vm ", "<devices>", "</domain>"] {
+            proptest::prop_assert_eq!(text.matches(once).count(), 1, "{}", once);
+        }
+    }
+
+    #[test]
+    fn no_definition_breaks_the_agent(text in proptest::prop_oneof![
+        crate::fuzz::mangled(goldens()),
+        proptest::string::string_regex("(<domain>|</domain>|<interface type='a'>|</interface>|<mac address='b'/>|<vcpu>|</vcpu>|<!\\[CDATA\\[|\\]\\]>|&amp;|&#0;|&x;|[<>&]|\\PC){0,40}").unwrap(),
+    ]) {
+        let _read = spec_of_metadata(&text);
+        let _read = crate::hypervisor::libvirt::nics::macs_of(&text);
+        let _read = crate::hypervisor::libvirt::volumes::found(&text);
+        let _read = crate::hypervisor::libvirt::sizes::reads(&text);
+        let _read = crate::hypervisor::libvirt::hardware::reads(&text);
+    }
+}

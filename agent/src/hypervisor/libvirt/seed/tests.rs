@@ -1,6 +1,9 @@
 use berth_model::ByteSize;
 use berth_model::agent::{NicAddress, VmImage, WantedPower};
 
+use proptest::strategy::{Strategy, ValueTree};
+use serde_json::{Value, json};
+
 use super::*;
 use crate::hypervisor::libvirt::folder::Folders;
 
@@ -194,4 +197,127 @@ fn a_seed_told_twice_is_left_as_it_is() {
     assert_eq!(inode(Seed::new(VmId(7), &spec)), before);
     spec.seed.hostname = "web-2".to_owned();
     assert_ne!(inode(Seed::new(VmId(7), &spec)), before);
+}
+
+/// What PyYAML, which cloud-init reads with, makes of texts.
+fn read_by_others(texts: &[String]) -> Vec<Value> {
+    let script =
+        "import json, sys, yaml\njson.dump([yaml.safe_load(t) for t in json.load(sys.stdin)], sys.stdout)";
+    let mut python = std::process::Command::new("python3")
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3 and its yaml are there (Debian's python3-yaml)");
+    let input = serde_json::to_vec(texts).unwrap();
+    let mut stdin = python.stdin.take().unwrap();
+    let writing = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &input));
+    let output = python.wait_with_output().unwrap();
+    writing.join().unwrap().unwrap();
+    serde_json::from_slice(&output.stdout).expect("each text is YAML")
+}
+
+/// What the network configuration of a card should say.
+fn wanted_of_card(nic: &Nic, seed: &VmSeed) -> Value {
+    let mut card = json!({"match": {"macaddress": nic.mac}, "dhcp4": nic.addresses.is_empty()});
+    if nic.addresses.is_empty() {
+        return card;
+    }
+    card["addresses"] = nic.addresses.iter().map(|a| format!("{}/{}", a.ip, a.prefix)).collect();
+    let mut gateways: Vec<String> =
+        nic.addresses.iter().filter_map(|a| Some(a.gateway?.to_string())).collect();
+    gateways.sort();
+    gateways.dedup();
+    card["gateways"] = gateways.into();
+    if !seed.name_servers.is_empty() {
+        let servers: Vec<_> = seed.name_servers.iter().map(ToString::to_string).collect();
+        card["nameservers"] = json!({ "addresses": servers });
+    }
+    card
+}
+
+#[test]
+fn whatever_a_seed_holds_others_read_it_as_it_was_meant() {
+    let _proof = crate::proof::pure(&["vm.put"]);
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let specs: Vec<VmSpec> =
+        (0..200).map(|_| crate::fuzz::specs().new_tree(&mut runner).unwrap().current()).collect();
+    let mut texts = Vec::new();
+    for spec in &specs {
+        let seed = Seed::new(VmId(7), spec);
+        let ours = if spec.seed.user_data.is_some() { "vendor-data" } else { "user-data" };
+        texts.extend(["meta-data", ours, "network-config"].map(|name| file(&seed, name).unwrap()));
+        assert!(texts.iter().all(|text| text.is_ascii()));
+        assert_eq!(
+            spec.seed.user_data.as_ref().map(|_| file(&seed, "user-data")),
+            spec.seed.user_data.clone().map(Some)
+        );
+    }
+    let read = read_by_others(&texts);
+    for (spec, read) in specs.iter().zip(read.chunks(3)) {
+        let seed = &spec.seed;
+        let [meta, ours, network] = read else { panic!() };
+        let keys: Vec<&str> = seed.ssh_keys.iter().map(|key| key.trim()).collect();
+        assert_eq!(meta["local-hostname"], json!(seed.hostname));
+        assert_eq!(meta["instance-id"], "berth-7-0123456789ab");
+        assert_eq!(ours["hostname"], json!(seed.hostname));
+        for listed in [&meta["public-keys"], &ours["ssh_authorized_keys"]] {
+            assert_eq!(*listed, if keys.is_empty() { Value::Null } else { json!(keys) }, "{spec:?}");
+        }
+        let user = &ours["chpasswd"]["users"][0];
+        assert_eq!(user["password"], json!(seed.root_password_hash));
+        let known = [
+            "hostname",
+            "manage_etc_hosts",
+            "disable_root",
+            "locale",
+            "ssh_authorized_keys",
+            "chpasswd",
+            "ssh_pwauth",
+            "write_files",
+        ];
+        assert!(ours.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{ours}");
+        assert_eq!(meta.as_object().unwrap().len(), if keys.is_empty() { 2 } else { 3 }, "{meta}");
+        for (n, nic) in spec.nics.iter().enumerate() {
+            let mut card = network["ethernets"][format!("nic{n}")].clone();
+            if let Some(routes) = card.as_object_mut().unwrap().remove("routes") {
+                let mut via: Vec<String> = routes
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|route| route["via"].as_str().unwrap().to_owned())
+                    .collect();
+                via.sort();
+                via.dedup();
+                card["gateways"] = via.into();
+            } else if !nic.addresses.is_empty() {
+                card["gateways"] = json!([]);
+            }
+            assert_eq!(card, wanted_of_card(nic, seed), "{nic:?}");
+        }
+        assert_eq!(network["ethernets"].as_object().unwrap().len(), spec.nics.len());
+    }
+}
+
+#[test]
+fn the_image_holds_each_file_as_it_is() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let data = tempfile::tempdir().unwrap();
+    let folder = Folders::open(data.path()).unwrap().of(VmId(1));
+    folder.create().unwrap();
+    for _ in 0..6 {
+        let seed = Seed::new(VmId(7), &crate::fuzz::specs().new_tree(&mut runner).unwrap().current());
+        seed.put(&folder).unwrap();
+        let image = fs::read(folder.seed()).unwrap();
+        for (name, content) in seed.files.iter().filter(|(_, content)| !content.is_empty()) {
+            // A file begins with a sector.
+            assert!(
+                image
+                    .chunks(2048)
+                    .enumerate()
+                    .any(|(n, _)| image[n * 2048..].starts_with(content.as_bytes())),
+                "{name}"
+            );
+        }
+    }
 }
