@@ -24,11 +24,8 @@ pub struct Ceph {
 impl Ceph {
     /// Starts one with a pool `vms`, and waits until it answers.
     pub fn start() -> Self {
-        let home = tempfile::Builder::new().prefix("berth-ceph-").tempdir_in("/var/tmp").unwrap();
-        let monitor = free_address();
-        let mut ceph = Self { daemons: Vec::new(), monitor, home };
-        ceph.prepare();
-        ceph.spawn("ceph-mon", "a");
+        // Somebody may take the monitor's port before it does.
+        let mut ceph = (0..5).find_map(|_| Self::with_monitor()).expect("a monitor of Ceph comes up");
         ceph.spawn("ceph-mgr", "x");
         let uuid = uuid();
         ceph.ask(&["osd", "new", &uuid, "0"]);
@@ -42,6 +39,21 @@ impl Ceph {
         std::fs::set_permissions(ceph.keyring(), std::fs::Permissions::from_mode(0o600)).unwrap();
         wait_for("the manager's figures", || ceph.ask(&["df"]).contains("vms").then_some(()));
         ceph
+    }
+
+    /// One with nothing but a monitor that answers; none if the monitor ended.
+    fn with_monitor() -> Option<Self> {
+        let home = tempfile::Builder::new().prefix("berth-ceph-").tempdir_in("/var/tmp").unwrap();
+        let mut ceph = Self { daemons: Vec::new(), monitor: free_address(), home };
+        ceph.prepare();
+        ceph.spawn("ceph-mon", "a");
+        wait_for("the monitor", || {
+            let has_ended = ceph.daemons[0].1.try_wait().unwrap().is_some();
+            let look = ["-c", &ceph.conf(), "--connect-timeout", "10", "mon", "stat"];
+            let answers = !has_ended && Command::new("ceph").args(look).output().unwrap().status.success();
+            (has_ended || answers).then_some(answers)
+        })
+        .then_some(ceph)
     }
 
     /// As an agent is told of it.
