@@ -151,7 +151,7 @@ fn a_guest_finds_what_it_wrote_before_each_backup() {
     std::mem::forget(dead);
     assert_eq!(ground.checkpoints(), 2);
     let lent = |orphan: &Orphan| orphan.kind == "lent disk" && orphan.name == ground.domain(ID);
-    let orphans = |remove| orphans::list(libvirt.orphans().unwrap(), remove).orphans;
+    let orphans = |remove| orphans::list(libvirt.orphans().unwrap(), remove, |_| Some(())).orphans;
     assert!(orphans(false).iter().any(lent), "its disk is lent to nobody");
     assert!(orphans(true).iter().any(|orphan| lent(orphan) && orphan.removed));
     assert!(!orphans(false).iter().any(lent));

@@ -201,13 +201,13 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     // An image's copy is an orphan when nothing stands on it and the image is gone.
     storage.delete(DATA).unwrap();
     let copies = || {
-        let found = orphans::list(libvirt.orphans().unwrap(), false).orphans;
+        let found = orphans::list(libvirt.orphans().unwrap(), false, |_| Some(())).orphans;
         found.into_iter().filter(|orphan| orphan.kind == "copy of an image").collect::<Vec<_>>()
     };
     assert!(copies().is_empty());
     std::fs::remove_file(image_path(&node.config, TINY)).unwrap();
     assert_eq!(copies()[0].name, format!("ceph/{TINY}"));
-    orphans::list(libvirt.orphans().unwrap(), true);
+    orphans::list(libvirt.orphans().unwrap(), true, |_| Some(()));
     assert!(ceph.images().is_empty() && copies().is_empty());
 
     // A cluster that is down is told, and hides no other pool.
@@ -224,7 +224,7 @@ fn checked(libvirt: &Libvirt, name: &str) -> NodeCheck {
 
 fn refuses_before_the_pool_is_full(ceph: &Ceph, node: &Node) {
     let section = StorageSection { promise_percent: 100, reserve_mib: 64, disks: None };
-    let strict = Libvirt::open(LibvirtConfig { storage: section, ..node.config.clone() }).unwrap();
+    let strict = Libvirt::open(LibvirtConfig { storage: section.clone(), ..node.config.clone() }).unwrap();
     let quota = |mib: u64| {
         let bytes = ByteSize::mib(mib).bytes().to_string();
         ceph.ask(&["osd", "pool", "set-quota", "vms", "max_bytes", &bytes]);
@@ -241,7 +241,7 @@ fn refuses_before_the_pool_is_full(ceph: &Ceph, node: &Node) {
     let full = strict.put(VmId(8), &VmSpec { power: WantedPower::Off, ..guest(ByteSize::mib(256), &[]) });
     assert!(matches!(full, Err(HypervisorError::Lacking(_))));
     assert!(matches!(strict.get(VmId(8)), Err(HypervisorError::NotFound(_))), "nothing was begun");
-    let strict_but_for_promises = StorageSection { promise_percent: 0, ..section };
+    let strict_but_for_promises = StorageSection { promise_percent: 0, ..section.clone() };
     let roomy =
         Libvirt::open(LibvirtConfig { storage: strict_but_for_promises, ..node.config.clone() }).unwrap();
     assert!(checked(&roomy, "pool ceph").ok);

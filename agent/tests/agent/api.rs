@@ -237,7 +237,7 @@ async fn too_many_requests_are_refused_at_once() {
         agent.gate.open();
         answer::<Value>(response).await.unwrap_err()
     };
-    let (one, two) = (agent.power(1, PowerVerb::Start), agent.power(2, PowerVerb::Start));
+    let (one, two) = (agent.power(1, PowerVerb::Reset), agent.power(2, PowerVerb::Reset));
     let (_, _, refused) = tokio::join!(one, two, third);
     assert_eq!(refused.code, ErrorCode::Unavailable);
 }

@@ -38,7 +38,7 @@ impl<'a> Store<'a> {
     }
 
     fn names(&self, agent: &Agent<'_>) -> Vec<String> {
-        let request = BackupWhere { store: self.store.clone(), vm: None };
+        let request = BackupWhere { store: self.store.clone(), vm: None, from: None };
         let list = agent.call::<backup::List>((), &request).unwrap();
         list.backups.iter().map(|backup| backup.name.to_string()).collect()
     }

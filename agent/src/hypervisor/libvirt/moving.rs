@@ -40,7 +40,7 @@ use crate::hypervisor::HypervisorError;
 use crate::moving::{Sockets, Way};
 use crate::runs::Cx;
 use crate::storage::moving::Going;
-use crate::storage::shared;
+use crate::storage::{disks, shared};
 use crate::{faults, spec};
 
 /// How often a move is looked at.

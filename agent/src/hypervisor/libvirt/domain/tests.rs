@@ -297,7 +297,7 @@ proptest::proptest! {
         let volumes: Vec<Placed> = volumes(&spec).into_iter().enumerate().map(|(n, v)| Placed { unit: 3 + n as u8, ..v }).collect();
         let text = xml(&Plan {
             id: VmId(7), prefix: &prefix, node: "a-node", domain_type: DomainType::Qemu, spec: &spec, folder: &folder,
-            network: &network, cache: Cache::None, names: Some(&names), iso: None, volumes: &volumes,
+            network: &network, cache: Cache::None, names: Some(&names), iso: None, volumes: &volumes, disk: None,
         });
         proptest::prop_assert_eq!(spec_of_metadata(metadata_in(&text)).unwrap(), spec.clone());
         let cards: Vec<String> = crate::hypervisor::libvirt::nics::macs_of(&text).unwrap();

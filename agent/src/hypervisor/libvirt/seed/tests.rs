@@ -303,7 +303,7 @@ fn whatever_a_seed_holds_others_read_it_as_it_was_meant() {
 fn the_image_holds_each_file_as_it_is() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let data = tempfile::tempdir().unwrap();
-    let folder = Folders::open(data.path()).unwrap().of(VmId(1));
+    let folder = Folders::open(data.path(), None).unwrap().of(VmId(1));
     folder.create().unwrap();
     for _ in 0..6 {
         let seed = Seed::new(VmId(7), &crate::fuzz::specs().new_tree(&mut runner).unwrap().current());
