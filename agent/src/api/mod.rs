@@ -26,7 +26,6 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use self::log::{Caller, Listener};
 
 use self::extract::Sha256Path;
-use crate::clock;
 use crate::consoles::Consoles;
 use crate::error::Refusal;
 use crate::functions;
@@ -140,7 +139,7 @@ async fn console(
     let kind = kind.ok_or_else(|| Refusal::field("kind", "A console is vnc or serial."))?;
     let upgrade = upgrade.map_err(|_| no_upgrade())?;
     let place = (api.streams.clone(), api.stop.clone());
-    api.consoles.open((vm, kind), &headers, upgrade, clock::now(), place).await
+    api.consoles.open((vm, kind), &headers, upgrade, place).await
 }
 
 fn no_upgrade() -> Refusal {

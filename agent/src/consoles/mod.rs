@@ -13,6 +13,7 @@ mod line;
 mod tickets;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
@@ -76,10 +77,11 @@ impl Consoles {
         Self { work, limits: limits.clone(), tickets: Tickets::default(), lines: Lines::default(), seats }
     }
 
-    /// Makes a ticket.
+    /// Makes a ticket. `now` is what is said of its end; it ends after so many seconds, whatever the clock says.
     pub fn ticket(&self, vm: VmId, kind: ConsoleKind, seconds: u32, now: Timestamp) -> ConsoleTicket {
+        let steady = Instant::now().into_std();
+        let ticket = self.tickets.issue(vm, kind, steady + Duration::from_secs(seconds.into()), steady);
         let expires = now.plus_seconds(i64::from(seconds));
-        let ticket = self.tickets.issue(vm, kind, expires, now);
         ConsoleTicket { ticket, path: format!("/v1/vms/{vm}/console/{}", kind.word()), expires }
     }
 
@@ -89,9 +91,9 @@ impl Consoles {
         (vm, kind): (VmId, ConsoleKind),
         headers: &HeaderMap,
         upgrade: WebSocketUpgrade,
-        now: Timestamp,
         (open, stop): (TaskTracker, CancellationToken),
     ) -> Result<Response, Refusal> {
+        let now = Instant::now().into_std();
         let shown =
             ticket_of(headers).is_some_and(|ticket| self.tickets.take(ticket, now) == Some((vm, kind)));
         if !shown {

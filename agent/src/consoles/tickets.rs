@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use berth_model::agent::ConsoleKind;
-use berth_model::{Timestamp, VmId};
+use berth_model::VmId;
 use sha2::{Digest, Sha256};
 
 use crate::entropy;
@@ -14,12 +15,12 @@ const KEPT_MAX: usize = 1024;
 
 type Hash = [u8; 32];
 
-/// What a ticket opens, and how long.
+/// What a ticket opens, and how long, by a clock that does not jump.
 #[derive(Debug, Clone, Copy)]
 struct Pass {
     vm: VmId,
     kind: ConsoleKind,
-    expires: Timestamp,
+    expires: Instant,
 }
 
 /// The tickets that were not used yet.
@@ -28,7 +29,7 @@ pub struct Tickets(Mutex<HashMap<Hash, Pass>>);
 
 impl Tickets {
     /// Makes a ticket.
-    pub fn issue(&self, vm: VmId, kind: ConsoleKind, expires: Timestamp, now: Timestamp) -> String {
+    pub fn issue(&self, vm: VmId, kind: ConsoleKind, expires: Instant, now: Instant) -> String {
         let ticket = entropy::ticket();
         let mut kept = self.kept();
         kept.retain(|_, pass| pass.expires > now);
@@ -42,7 +43,7 @@ impl Tickets {
     }
 
     /// Takes a ticket: what it opens, if it is one that still holds. It is used up, whatever comes of it.
-    pub fn take(&self, ticket: &str, now: Timestamp) -> Option<(VmId, ConsoleKind)> {
+    pub fn take(&self, ticket: &str, now: Instant) -> Option<(VmId, ConsoleKind)> {
         let pass = self.kept().remove(&hash(ticket))?;
         (pass.expires > now).then_some((pass.vm, pass.kind))
     }
@@ -59,16 +60,20 @@ fn hash(ticket: &str) -> Hash {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_unix_ms(1_800_000_000_000).unwrap().plus_seconds(second)
+    /// A clock that only ever goes forward.
+    fn clock() -> impl Fn(u64) -> Instant {
+        let began = Instant::now();
+        move |second| began + Duration::from_secs(second)
     }
 
     #[test]
     fn a_ticket_opens_one_console_once_and_in_time() {
         let _proof = crate::proof::pure(&["console.ticket"]);
-        let tickets = Tickets::default();
+        let (tickets, at) = (Tickets::default(), clock());
         let issue = || tickets.issue(VmId(7), ConsoleKind::Vnc, at(30), at(0));
         let ticket = issue();
         assert_eq!((ticket.len(), tickets.take("", at(1))), (64, None));
@@ -81,7 +86,7 @@ mod tests {
     #[test]
     fn tickets_are_bounded_and_kept_as_hashes() {
         let _proof = crate::proof::pure(&["console.ticket"]);
-        let tickets = Tickets::default();
+        let (tickets, at) = (Tickets::default(), clock());
         let first = tickets.issue(VmId(1), ConsoleKind::Serial, at(10), at(0));
         assert!(!format!("{tickets:?}").contains(&first));
         for _ in 0..KEPT_MAX {

@@ -20,7 +20,11 @@ pub(super) fn tie(functions: &mut Functions) {
     functions.change::<node::Orphans>(no_faults, |api, _, (), request| {
         let mut found = api.work.hypervisor().orphans()?;
         found.extend(api.images.orphans()?);
-        Ok(orphans::list(found, request.remove, |vm| api.work.try_hold(node::Orphans::NAME, vm_thing(vm))))
+        let hold = |vm| {
+            let held = api.work.try_hold(node::Orphans::NAME, vm_thing(vm))?;
+            (!api.moves.is_coming(vm)).then_some(held)
+        };
+        Ok(orphans::list(found, request.remove, hold))
     });
     functions.change::<node::Update>(update::faults, |api, cx, (), request| {
         api.updates.prepare(cx, &request, api.node.health().healthy)

@@ -9,11 +9,10 @@
 //! time. It is written before the guest is asked, so an agent that was killed at any point finds every
 //! guest that may be frozen.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_model::agent::{Frozen, Thawed};
@@ -22,7 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Guest;
-use crate::clock;
+use crate::clock::{self, Ends};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 
 /// Longest that a freeze lasts, in seconds.
@@ -37,14 +36,14 @@ pub struct Freezes {
     folder: PathBuf,
     hypervisor: Arc<dyn Hypervisor>,
     changed: Notify,
-    /// When the freeze of each note ends by a clock that does not jump.
-    ends: Mutex<BTreeMap<VmId, (i64, Instant)>>,
+    ends: Ends,
 }
 
 impl Freezes {
     /// With the notes in `folder`, which need not be there.
     pub fn new(folder: PathBuf, hypervisor: Arc<dyn Hypervisor>) -> Self {
-        Self { folder, hypervisor, changed: Notify::new(), ends: Mutex::default() }
+        let ends = Ends::within(Duration::from_secs(FREEZE_MAX_S.into()));
+        Self { folder, hypervisor, changed: Notify::new(), ends }
     }
 
     /// Freezes a guest for `limit_s` seconds at most.
@@ -54,7 +53,7 @@ impl Freezes {
         guest.is_frozen()?;
         let until = clock::now().plus_seconds(limit_s.into());
         self.note(id, until)?;
-        self.end(id, until);
+        self.ends.of(id, until);
         self.changed.notify_one();
         match guest.freeze() {
             Ok(()) => Ok(Frozen { until }),
@@ -98,7 +97,7 @@ impl Freezes {
     fn thaw_due(&self) -> Option<Duration> {
         let mut next = None;
         for (id, until) in self.notes() {
-            let end = self.end(id, until);
+            let end = self.ends.of(id, until);
             let left = end.saturating_duration_since(Instant::now());
             let left = match left.is_zero() {
                 false => Some(left),
@@ -107,22 +106,6 @@ impl Freezes {
             next = left.into_iter().chain(next).min();
         }
         next
-    }
-
-    /// When the freeze of a note ends. What the node's clock says counts as the note is first seen, and never
-    /// for longer than a freeze may last.
-    fn end(&self, id: VmId, until: Timestamp) -> Instant {
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        match ends.get(&id) {
-            Some((noted_ms, end)) if *noted_ms == until.unix_ms() => *end,
-            _ => {
-                let left_ms = until.unix_ms().saturating_sub(clock::now().unix_ms());
-                let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
-                let end = Instant::now() + left.min(Duration::from_secs(FREEZE_MAX_S.into()));
-                ends.insert(id, (until.unix_ms(), end));
-                end
-            }
-        }
     }
 
     /// Is nothing left to do?
@@ -161,7 +144,7 @@ impl Freezes {
     }
 
     fn forget(&self, id: VmId) -> Result<(), HypervisorError> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.ends.forget(id);
         match fs::remove_file(self.folder.join(id.to_string())) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),

@@ -1,14 +1,13 @@
 //! Rooms in which no VM arrived in time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_model::agent::function::{Function, Kind, moving};
 use berth_model::{Timestamp, VmId};
 use serde_json::Value;
 
 use super::Moves;
-use crate::clock;
 use crate::error::Refusal;
 use crate::functions::vm_thing;
 use crate::work::{Asked, Work};
@@ -37,12 +36,11 @@ impl Moves {
     async fn expire_once(self: &Arc<Self>, work: &Arc<Work>) -> Result<Duration, Refusal> {
         let hypervisor = Arc::clone(work.hypervisor());
         let rooms = work.read("moving.rooms", move || Ok(hypervisor.move_rooms()?)).await?;
-        let now = clock::now();
         let mut wait = LOOK_EVERY;
         for (id, until) in rooms {
-            let left_ms = until.unix_ms() - now.unix_ms();
-            if left_ms > 0 {
-                wait = wait.min(Duration::from_millis(left_ms.unsigned_abs()));
+            let left = self.ends.of(id, until).saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                wait = wait.min(left);
             } else if !self.is_coming(id)
                 && let Err(e) = self.remove(work, id).await
             {
@@ -64,7 +62,7 @@ impl Moves {
         let (moves, hypervisor) = (Arc::clone(self), Arc::clone(work.hypervisor()));
         let remove = move |_: &_| {
             // It may have been asked for anew, or begun to come, while this waited.
-            let is_over = |(room, until): &(VmId, Timestamp)| *room == id && *until <= clock::now();
+            let is_over = |(room, until): &(VmId, Timestamp)| *room == id && moves.ends.of(id, *until) <= Instant::now();
             if hypervisor.move_rooms()?.iter().any(is_over) && !moves.is_coming(id) {
                 hypervisor.move_abort(id)?;
                 moves.forget(id);

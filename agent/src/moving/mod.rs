@@ -45,6 +45,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::send::Way;
 pub use self::sockets::{Sockets, SocketsFolder};
 
+use crate::clock::Ends;
 use crate::error::Refusal;
 use crate::hypervisor::Hypervisor;
 use crate::tls::Tls;
@@ -97,6 +98,8 @@ pub struct Moves {
     state: Mutex<State>,
     /// There is a new room.
     prepared: Notify,
+    /// Until when each is kept.
+    ends: Ends,
 }
 
 #[derive(Default)]
@@ -121,7 +124,8 @@ struct Awaited {
 impl Moves {
     /// No VM is awaited yet. `address` is where the port opens, 0 for any.
     pub fn new(tls: Arc<Tls>, address: SocketAddr, hypervisor: Arc<dyn Hypervisor>) -> Self {
-        Self { tls, address, hypervisor, state: Mutex::default(), prepared: Notify::new() }
+        let ends = Ends::within(Duration::from_secs(MOVE_KEEP_MAX_S.into()));
+        Self { tls, address, hypervisor, state: Mutex::default(), prepared: Notify::new(), ends }
     }
 
     /// Awaits a VM for which there is room. To be called within the async runtime, on a thread that may block.
@@ -148,18 +152,20 @@ impl Moves {
             }
         };
         drop(state);
+        self.ends.of(id, until);
         self.prepared.notify_one();
         Ok(MovePlace { node: identity.node, port, secret, until, room })
     }
 
     /// Does something of it come in at the moment?
-    fn is_coming(&self, id: VmId) -> bool {
+    pub fn is_coming(&self, id: VmId) -> bool {
         // Whoever carries something of it holds it, too.
         self.state().awaited.get(&id).is_some_and(|(awaited, _)| Arc::strong_count(awaited) > 1)
     }
 
     /// Awaits it no more; with the last one the port is shut.
     pub fn forget(&self, id: VmId) {
+        self.ends.forget(id);
         let mut state = self.state();
         if let Some((awaited, _sockets)) = state.awaited.remove(&id) {
             awaited.cut.cancel();

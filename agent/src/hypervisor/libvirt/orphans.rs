@@ -131,7 +131,7 @@ fn rooms<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hype
     let old = empty.filter(|(id, _)| is_old(libvirt.folders.of(**id).path()));
     let found = |(id, until): (&VmId, &Timestamp)| {
         let (id, why) = (*id, format!("It did not come from its node. The room goes by itself at {until}."));
-        Found::new("room for a VM", id.to_string(), &why, move || libvirt.clear_room(id))
+        Found::new("room for a VM", id.to_string(), &why, move || libvirt.clear_room(id)).of(id)
     };
     Ok(old.map(found).collect())
 }
