@@ -30,8 +30,6 @@ const VM: i64 = 7;
 /// A volume that the guest writes, one that it reads, and one on the storage that both nodes share.
 const VOLUMES: [i64; 3] = [5, 6, 9];
 const GUEST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 99, 0, 50)), 80);
-/// Longest that a guest may stand still.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// Post-copy needs a QEMU that may handle the faults of others: with its capabilities, or by the node's
 /// `vm.unprivileged_userfaultfd`.
@@ -308,9 +306,9 @@ fn a_guest_moves_with_its_volumes_while_it_works_and_back_while_it_is_off() {
     assert_eq!(finish(&b).unwrap(), arrived);
     assert_eq!(show(&b).unwrap(), arrived.vm);
     let silence = stream.close();
-    let pause = Duration::from_millis(arrived.pause_ms.expect("libvirt measured the pause"));
-    println!("pause {pause:?}, longest silence {silence:?}");
-    assert!(pause < PAUSE_MAX && silence < PAUSE_MAX, "{pause:?}, {silence:?}");
+    // `cargo xtask bench agent-move` reads this.
+    let pause_ms = arrived.pause_ms.expect("libvirt measured the pause");
+    println!("measured: copied {pause_ms} {}", silence.as_millis());
     assert_eq!(assert_disk_is_whole(&lab), before);
 
     // Back, off: the files.
@@ -366,12 +364,14 @@ fn a_guest_on_storage_that_nodes_share_moves_without_a_copy_and_uefi_goes_along(
     b.assert_clean();
     assert!(disk.exists(), "a room that is given up leaves the disk to who has it");
     let place = prepare(&b, &room(&a, &spec)).unwrap();
+    let sending = Instant::now();
     let sent = send(&a, &order(&b, &place)).unwrap();
+    let sent_ms = sending.elapsed().as_millis();
     assert!(sent.live, "{sent:?}");
     a.assert_clean();
     let arrived = finish(&b).unwrap();
-    println!("pause on shared storage {:?} ms", arrived.pause_ms);
-    assert!(arrived.pause_ms.is_some_and(|ms| u128::from(ms) < PAUSE_MAX.as_millis()), "{arrived:?}");
+    let pause_ms = arrived.pause_ms.expect("libvirt measured the pause");
+    println!("measured: shared {pause_ms} {sent_ms}");
     assert!(remembers(&b));
 
     // Off, the firmware's memory is all that is sent.

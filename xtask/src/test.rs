@@ -150,6 +150,9 @@ fn measure(place: &Place, arguments: &[String]) -> Result<()> {
     let mut bench = Command::new(place.target.join("release/bench"));
     bench.args(arguments).current_dir(&place.root).stdin(Stdio::null());
     environment(place, &postgres, &mut bench)?;
+    if arguments.is_empty() || arguments.iter().any(|part| part == "agent-move") {
+        bench.env("BERTH_TEST_MOVES", moving_program(place)?);
+    }
     let mut bench = shell::as_root(bench);
     for command in [generate::offline(&mut build).current_dir(&place.root), &mut bench] {
         let shown = shell::shown(command);
@@ -157,6 +160,18 @@ fn measure(place: &Place, arguments: &[String]) -> Result<()> {
         ensure!(shell::wait(child)?.success(), "{shown} failed.");
     }
     Ok(())
+}
+
+/// The agent's tests of moving, which tell how long a guest stood still.
+fn moving_program(place: &Place) -> Result<PathBuf> {
+    let mut cargo = shell::cargo();
+    cargo.args(["build", "--release", "-p", "berth-agent", "--bins", "--test", "guest_moving"]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    generate::offline(&mut cargo).current_dir(&place.root);
+    let output = cargo.stderr(Stdio::inherit()).output().context("Cannot run cargo.")?;
+    ensure!(output.status.success(), "The tests of moving cannot be built.");
+    let mut programs = programs(&String::from_utf8_lossy(&output.stdout), &place.root);
+    Ok(programs.pop().context("cargo built no test of moving")?.file)
 }
 
 impl Run<'_> {

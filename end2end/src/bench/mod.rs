@@ -7,6 +7,7 @@ pub mod create;
 pub mod event;
 pub mod first_load;
 pub mod list;
+pub mod moves;
 
 use std::fmt::Write as _;
 

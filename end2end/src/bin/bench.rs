@@ -6,10 +6,10 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, agent, agent_samples, backup, create, event, first_load, list};
+use berth_end2end::bench::{Row, agent, agent_samples, backup, create, event, first_load, list, moves};
 
 /// Parts, by name.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "agent-backup",
     "create",
     "event",
@@ -19,6 +19,7 @@ const PARTS: [&str; 9] = [
     "agent-creates",
     "agent-memory",
     "agent-samples",
+    "agent-move",
 ];
 
 #[tokio::main]
@@ -55,6 +56,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if runs("agent-samples") {
         rows.extend(agent_samples::measure().await?);
+    }
+    if runs("agent-move") {
+        rows.extend(moves::measure()?);
     }
     print!("{}", Row::table(&rows));
     let file = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);

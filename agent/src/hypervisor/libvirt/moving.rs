@@ -749,7 +749,7 @@ fn available(meminfo: &str) -> Option<ByteSize> {
 #[cfg(test)]
 mod tests {
     use berth_model::NodeId;
-    use berth_model::agent::{DomainType, Hardware, MovePlace, Rescue};
+    use berth_model::agent::{DomainType, Hardware, MovePlace, Name, Rescue};
 
     use super::*;
 
@@ -803,8 +803,9 @@ mod tests {
         let tpm = VmSpec { hardware: Hardware { tpm: true, ..Hardware::default() }, ..VmSpec::default() };
         let rescue = Rescue { image: String::new(), root_password_hash: String::new() };
         let rescue = VmSpec { rescue: Some(rescue), ..VmSpec::default() };
+        let pool = VmSpec { disk_pool: Name::new("fast"), ..VmSpec::default() };
         assert!(check_movable(VmId(7), &VmSpec::default()).is_ok());
-        for (spec, why) in [(tpm, "TPM"), (rescue, "rescue")] {
+        for (spec, why) in [(tpm, "TPM"), (rescue, "rescue"), (pool, "pool")] {
             let refused = check_movable(VmId(7), &spec).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
