@@ -9,15 +9,15 @@ mod two_nodes;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use berth_model::agent::{
     CloneMode, Firmware, Hardware, MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent,
-    Name, NicAddress, OrphanList, Run, RunList, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone,
-    VolumeCreate, VolumeFormat, WantedPower,
+    Name, NicAddress, Orphan, OrphanList, Run, RunList, Vm, VmSpec, VmState, Volume, VolumeAttachment,
+    VolumeClone, VolumeCreate, VolumeFormat, WantedPower,
 };
 use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorCode, VolumeId};
@@ -35,7 +35,8 @@ const GUEST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 /// `vm.unprivileged_userfaultfd`.
 const QEMU_MAY_POST_COPY: &str = "user = \"root\"\ngroup = \"root\"\nclear_emulator_capabilities = 0\n";
 
-/// A page that counts without end, another that reads the disk anew, and a marker on the disk.
+/// A page that counts without end, one that reads the disk anew, two that hold the guest's agent and let it go on,
+/// and a marker on the disk.
 const COUNT: &str = "#!/bin/sh
 mkdir -p /root/www/cgi-bin
 cat >/root/www/cgi-bin/count <<'E'
@@ -62,6 +63,13 @@ for volume in 5 6 9; do
   done
 done
 E
+for word in STOP CONT; do
+cat >/root/www/cgi-bin/agent-$word <<E
+#!/bin/sh
+printf 'Content-type: text/plain\\r\\n\\r\\n'
+kill -$word \\$(cat /run/qemu-ga.pid)
+E
+done
 chmod 755 /root/www/cgi-bin/*
 [ -f /root/blob ] || dd if=/dev/urandom of=/root/blob bs=64k count=64 2>/dev/null
 [ -f /root/sum ] || md5sum </root/blob >/root/sum
@@ -390,9 +398,13 @@ fn a_guest_on_storage_that_nodes_share_moves_without_a_copy_and_uefi_goes_along(
 
 /// Sends slowly, and calls `cut` in the middle of it.
 fn cut_midway(from: &TestNode, order: &MoveSend, cut: impl FnOnce(&Run)) -> ApiError {
-    let slow = MoveSend { bandwidth_mib_s: Some(1), ..order.clone() };
+    midway(from, &MoveSend { bandwidth_mib_s: Some(1), ..order.clone() }, cut).unwrap_err()
+}
+
+/// Sends, and calls `act` in the middle of it.
+fn midway(from: &TestNode, order: &MoveSend, act: impl FnOnce(&Run)) -> Result<MoveSent, ApiError> {
     std::thread::scope(|scope| {
-        let sent = scope.spawn(move || send(from, &slow));
+        let sent = scope.spawn(move || send(from, order));
         let run = wait_for("the move to be under way", || {
             assert!(!sent.is_finished(), "it ended already");
             let runs: RunList = from.ask("GET", "/v1/runs", &()).unwrap();
@@ -401,8 +413,8 @@ fn cut_midway(from: &TestNode, order: &MoveSend, cut: impl FnOnce(&Run)) -> ApiE
             };
             runs.runs.into_iter().find(|run| run.function == "moving.send" && moving(run))
         });
-        cut(&run);
-        sent.join().unwrap().unwrap_err()
+        act(&run);
+        sent.join().unwrap()
     })
 }
 
@@ -486,6 +498,211 @@ fn a_move_that_is_cut_off_leaves_the_guest_where_it_was() {
     assert_disk_is_whole(&lab);
     delete(&b, VM);
     b.assert_clean();
+}
+
+/// Nodes for faults during a move, with a guest on one of them.
+struct Ground {
+    lab: Lab,
+    a: TestNode,
+    b: TestNode,
+    spec: VmSpec,
+    stream: Stream,
+}
+
+impl Ground {
+    /// The guest is on `a`; `b` has little room; the clocks of both agents can be moved.
+    fn new() -> Self {
+        let lab = Lab::new();
+        let (mut a, mut b) = two(&lab);
+        b.give_small_disk(ByteSize::mib(192));
+        a.give_false_clock();
+        b.give_false_clock();
+        let spec = guest_spec();
+        put(&a, &spec).unwrap();
+        counts(&a);
+        let stream = Stream::open(&lab);
+        Self { lab, a, b, spec, stream }
+    }
+
+    /// Told again, it moves as if nothing had been.
+    fn moves(&self, from: &TestNode, to: &TestNode) {
+        let place = prepare(to, &room(from, &self.spec)).unwrap();
+        assert!(send(from, &order(to, &place)).unwrap().live);
+        self.assert_moved(from, to);
+    }
+
+    fn assert_moved(&self, from: &TestNode, to: &TestNode) {
+        assert_eq!(finish(to).unwrap().vm.state, VmState::Running);
+        from.assert_clean();
+        self.stream.goes_on();
+        assert_disk_is_whole(&self.lab);
+        for node in [from, to] {
+            assert_eq!(orphans(node), [], "{}", node.address);
+        }
+    }
+
+    /// Stops the guest's agent, or lets it go on.
+    fn silence(&self, node: &TestNode, silent: bool) {
+        page(&self.lab, if silent { "/cgi-bin/agent-STOP" } else { "/cgi-bin/agent-CONT" });
+        wait_for("the guest's agent", || (self.is_silent(node) == silent).then_some(()));
+    }
+
+    fn is_silent(&self, node: &TestNode) -> bool {
+        let domain = format!("{}{VM}", self.lab.prefix);
+        let ping = "{\"execute\": \"guest-ping\"}";
+        let words = ["virsh", "-c", "qemu:///system", "qemu-agent-command", "--timeout", "3", &domain, ping];
+        !node.command(&words).output().unwrap().status.success()
+    }
+}
+
+fn orphans(node: &TestNode) -> Vec<Orphan> {
+    let asked = serde_json::json!({ "remove": false });
+    node.ask::<OrphanList>("POST", "/v1/node/orphans", &asked).unwrap().orphans
+}
+
+/// Each fault as `tests/faults` states it, the ways between the nodes aside.
+#[test]
+fn a_move_during_which_something_fails_leaves_what_is_stated() {
+    let _proof = berth_agent::proof::guest(&[
+        "moving.prepare",
+        "moving.send",
+        "moving.finish",
+        "moving.abort",
+        "node.orphans",
+    ]);
+    let ground = Ground::new();
+    let (a, b) = (&ground.a, &ground.b);
+    for (fault, from, to) in [
+        (source_libvirtd_killed as fn(&Ground, &TestNode, &TestNode), a, b),
+        (disk_full, a, b),
+        (guest_silent, b, a),
+        (clock_jump, a, b),
+        (disk_damaged, b, a),
+    ] {
+        let began = Instant::now();
+        fault(&ground, from, to);
+        println!("    {:.1} s", began.elapsed().as_secs_f64());
+    }
+    let Ground { lab: _lab, a, b, spec, stream } = ground;
+    stream.close();
+
+    // Files of a VM that is off find no room either.
+    power_off(&a);
+    let place = prepare(&b, &room(&a, &spec)).unwrap();
+    b.fill_disk();
+    let error = send(&a, &order(&b, &place)).unwrap_err();
+    assert_eq!(error.code, ErrorCode::ResourceUnavailable, "{error:?}");
+    b.empty_disk();
+    assert!(!send(&a, &order(&b, &place)).unwrap().live);
+    assert_eq!(finish(&b).unwrap().vm.state, VmState::Off);
+    delete(&b, VM);
+    for node in [&a, &b] {
+        node.assert_clean();
+    }
+}
+
+fn source_libvirtd_killed(ground: &Ground, from: &TestNode, to: &TestNode) {
+    let place = prepare(to, &room(from, &ground.spec)).unwrap();
+    let error = cut_midway(from, &order(to, &place), |_| from.restart_libvirt());
+    println!("the source's libvirtd was killed: {error:?}");
+    assert_eq!(error.code, ErrorCode::Unavailable, "{error:?}");
+    ground.stream.goes_on();
+    wait_for("the agent to find libvirt", || show(from).ok());
+    assert_stayed(from, to, &ground.stream);
+}
+
+/// Where it goes there is no room: beforehand, and then in the middle.
+fn disk_full(ground: &Ground, from: &TestNode, to: &TestNode) {
+    let asked = room(from, &ground.spec);
+    to.fill_disk();
+    assert_eq!(prepare(to, &asked).unwrap_err().code, ErrorCode::ResourceUnavailable);
+    to.empty_disk();
+    to.assert_clean();
+    let place = prepare(to, &asked).unwrap();
+    let error = cut_midway(from, &order(to, &place), |_| to.fill_disk());
+    println!("the disk is full: {error:?}");
+    assert_eq!(error.code, ErrorCode::ResourceUnavailable, "{error:?}");
+    abort(to).unwrap();
+    to.empty_disk();
+    assert_stayed(from, to, &ground.stream);
+    ground.moves(from, to);
+}
+
+/// Nobody asks it.
+fn guest_silent(ground: &Ground, from: &TestNode, to: &TestNode) {
+    ground.silence(from, true);
+    ground.moves(from, to);
+    assert!(ground.is_silent(to));
+    ground.silence(to, false);
+}
+
+/// A room is kept as long as it was asked for, whatever the clocks say, and what comes is no orphan.
+fn clock_jump(ground: &Ground, from: &TestNode, to: &TestNode) {
+    let jump = |ahead_s| {
+        from.set_clock(ahead_s);
+        to.set_clock(ahead_s);
+    };
+    let note = |vm: i64| to.data_dir.join(format!("moves/{vm}.json"));
+    let other = VmSpec { nics: vec![], ..ground.spec.clone() };
+    let other = MovePrepare { spec: other, volumes: vec![], keep_s: 1 };
+    let prepare_other = || to.ask::<MovePlace>("POST", &path(8, "/move/prepare"), &other).unwrap();
+    let place = prepare(to, &room(from, &ground.spec)).unwrap();
+    for ahead_s in [2 * i64::from(MOVE_KEEP_S), -86_400] {
+        prepare_other();
+        jump(ahead_s);
+        wait_for("the other room to go", || (!note(8).exists()).then_some(()));
+        prepare_other();
+        wait_for("the other room to go", || (!note(8).exists()).then_some(()));
+        assert!(note(VM).exists(), "its hour is not over");
+    }
+    let order = MoveSend { bandwidth_mib_s: Some(16), ..order(to, &place) };
+    let sent = midway(from, &order, |_| {
+        jump(2 * i64::from(MOVE_KEEP_S));
+        assert_eq!(orphans(to), []);
+        prepare_other();
+        wait_for("the other room to go", || (!note(8).exists()).then_some(()));
+    });
+    assert!(sent.unwrap().live);
+    ground.assert_moved(from, to);
+    jump(0);
+}
+
+/// A table of a volume leads nowhere, and QEMU meets it as it copies.
+fn disk_damaged(ground: &Ground, from: &TestNode, to: &TestNode) {
+    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: Some(VolumeFormat::Qcow2) };
+    from.ask::<Volume>("PUT", "/v1/volumes/5", &wanted).unwrap();
+    let file = from.data_dir.join("volumes/5/volume.qcow2");
+    let damaged = damage(&file);
+    let attachment = VolumeAttachment { volume: VolumeId(5), read_only: false };
+    let with = VmSpec { volumes: vec![attachment], ..ground.spec.clone() };
+    put(from, &with).unwrap();
+    for _ in 0..2 {
+        let place = prepare(to, &room(from, &with)).unwrap();
+        let error = send(from, &order(to, &place)).unwrap_err();
+        println!("the volume is damaged: {error:?}");
+        assert_eq!(error.code, ErrorCode::ServiceError, "{error:?}");
+        assert_stayed(from, to, &ground.stream);
+    }
+    // QEMU notes in the file that it is damaged, and no more.
+    let now = std::fs::read(&file).unwrap();
+    assert!(now[64 * 1024..] == damaged[64 * 1024..], "nobody touched it");
+    put(from, &ground.spec).unwrap();
+    from.ask::<()>("DELETE", "/v1/volumes/5", &nothing()).unwrap();
+    ground.moves(from, to);
+}
+
+/// Writes something into a disk and lets the table's entry for it lead nowhere.
+fn damage(disk: &Path) -> Vec<u8> {
+    const AT: usize = 20 << 20;
+    libvirt_common::run("qemu-io", &["-f", "qcow2", "-c", &format!("write {AT} 1M"), disk.to_str().unwrap()]);
+    let mut bytes = std::fs::read(disk).unwrap();
+    // The tables' places (QEMU's `docs/interop/qcow2.txt`, "Header" and "Cluster mapping").
+    let number = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let table = number(&bytes, number(&bytes, 40)) & 0x00ff_ffff_ffff_fe00;
+    let entry = table + AT / (64 << 10) * 8;
+    bytes[entry + 6] |= 0x02;
+    std::fs::write(disk, &bytes).unwrap();
+    bytes
 }
 
 #[test]

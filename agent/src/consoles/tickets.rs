@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use berth_model::agent::ConsoleKind;
 use berth_model::VmId;
+use berth_model::agent::ConsoleKind;
 use sha2::{Digest, Sha256};
 
 use crate::entropy;

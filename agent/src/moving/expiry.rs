@@ -62,7 +62,9 @@ impl Moves {
         let (moves, hypervisor) = (Arc::clone(self), Arc::clone(work.hypervisor()));
         let remove = move |_: &_| {
             // It may have been asked for anew, or begun to come, while this waited.
-            let is_over = |(room, until): &(VmId, Timestamp)| *room == id && moves.ends.of(id, *until) <= Instant::now();
+            let is_over = |(room, until): &(VmId, Timestamp)| {
+                *room == id && moves.ends.of(id, *until) <= Instant::now()
+            };
             if hypervisor.move_rooms()?.iter().any(is_over) && !moves.is_coming(id) {
                 hypervisor.move_abort(id)?;
                 moves.forget(id);

@@ -1,8 +1,8 @@
 //! A real agent on a [`Node`], which may be killed, told to stop at a point, or shown a false clock.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use berth_agent::identity::{Identity, NewKey};
 use berth_model::agent::function::{self, Function, Kind, node};
@@ -12,14 +12,12 @@ use berth_model::{ErrorBody, ErrorCode, NodeId};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::libvirt_common::{PATIENCE, text, wait_for};
+use crate::libvirt_common::{PATIENCE, false_clock, text, wait_for};
 use crate::node::{Node, child_of};
 use crate::pki::Pki;
 
 /// The name that a control plane bears.
 const CONTROL_PLANE: &str = "control-plane.berth.internal";
-/// Debian's place for the library that fakes clocks.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -62,28 +60,17 @@ pub struct Agent<'a> {
 impl<'a> Agent<'a> {
     /// Starts it with these fault points.
     pub fn start(node: &'a Node, faults: &str) -> Self {
-        Self::start_with(node, &[("BERTH_AGENT_FAULTS", faults)])
+        Self::start_with(node, faults, |_| ())
     }
 
     /// Starts it with a clock that [`Agent::set_clock`] moves.
     pub fn with_false_clock(node: &'a Node, faults: &str) -> Self {
-        assert!(Path::new(FAKETIME).exists(), "{FAKETIME} is missing: install the package libfaketime");
-        let file = node.home().join("clock");
-        fs::write(&file, "+0").unwrap();
-        Self::start_with(
-            node,
-            &[
-                ("BERTH_AGENT_FAULTS", faults),
-                ("LD_PRELOAD", FAKETIME),
-                ("FAKETIME_TIMESTAMP_FILE", text(&file)),
-                ("FAKETIME_NO_CACHE", "1"),
-                ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-                ("NO_FAKE_STAT", "1"),
-            ],
-        )
+        let clock = node.home().join("clock");
+        false_clock::set(&clock, 0);
+        Self::start_with(node, faults, |command| false_clock::show(command, &clock))
     }
 
-    fn start_with(node: &'a Node, environment: &[(&str, &str)]) -> Self {
+    fn start_with(node: &'a Node, faults: &str, more: impl FnOnce(&mut Command)) -> Self {
         let home = node.home();
         let socket = home.join("agent.sock");
         let config = home.join("agent.toml");
@@ -97,10 +84,11 @@ impl<'a> Agent<'a> {
         );
         fs::write(&config, words).unwrap();
         let log = fs::File::options().create(true).append(true).open(home.join("agent.log")).unwrap();
-        let process = node
-            .command(env!("CARGO_BIN_EXE_berth-agent"))
+        let mut command = node.command(env!("CARGO_BIN_EXE_berth-agent"));
+        more(&mut command);
+        let process = command
             .args(["serve", "--config", text(&config)])
-            .envs(environment.iter().copied())
+            .env("BERTH_AGENT_FAULTS", faults)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -153,9 +141,7 @@ impl<'a> Agent<'a> {
 
     /// Moves the clock by so many seconds.
     pub fn set_clock(&self, ahead_s: i64) {
-        let (file, new) = (self.node.home().join("clock"), self.node.home().join("clock.new"));
-        fs::write(&new, format!("{ahead_s:+}")).unwrap();
-        fs::rename(new, file).unwrap();
+        false_clock::set(&self.node.home().join("clock"), ahead_s);
     }
 
     /// What is left over, as the agent says.
@@ -165,7 +151,7 @@ impl<'a> Agent<'a> {
     }
 
     fn end(&mut self) {
-        let _ = std::process::Command::new("kill").args(["-9", &self.pid.to_string()]).output();
+        let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).output();
         let _ = self.process.wait();
         let _ = fs::remove_file(self.marker());
     }

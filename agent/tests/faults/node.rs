@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::libvirt_common::guest::put_file;
-use crate::libvirt_common::{EMPTY_IMAGE, READY, TINY, run, text, tiny, wait_for};
+use crate::libvirt_common::{EMPTY_IMAGE, READY, TINY, ballast, run, text, tiny, wait_for};
 use crate::netns::Namespace;
 
 /// Size of the disk.
@@ -183,17 +183,7 @@ impl Node {
 
     /// Fills the disk to its last block.
     pub fn fill_disk(&self) {
-        let path = self.data().join("ballast");
-        let ballast = fs::File::options().create(true).append(true).open(&path).unwrap();
-        let room = rustix::fs::statvfs(&path).unwrap();
-        let (mut at, mut step) = (0, room.f_bavail * room.f_frsize);
-        // The last blocks go to the file's own tables.
-        while step >= 512 {
-            match rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), at, step) {
-                Ok(()) => at += step,
-                Err(_) => step /= 2,
-            }
-        }
+        ballast::fill(&self.data().join("ballast"));
     }
 
     /// Makes room again.

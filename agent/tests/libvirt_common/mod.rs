@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod ballast;
+pub mod false_clock;
 pub mod guest;
 
 use std::os::unix::fs::PermissionsExt;

@@ -24,6 +24,7 @@ mount --bind "$base/lib" /var/lib/libvirt
 mount --bind "$base/log" /var/log/libvirt
 mount --bind "$base/cache" /var/cache/libvirt
 virtlogd -d
+virtlockd -d
 libvirtd -d -p /run/libvirtd.pid
 : >"$base/up"
 # Children that lost their parents are waited for here.

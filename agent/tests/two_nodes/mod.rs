@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use berth_agent::identity::{Identity, NewKey};
 use berth_model::error::ApiError;
-use berth_model::{ErrorBody, NodeId};
+use berth_model::{ByteSize, ErrorBody, NodeId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
-use crate::libvirt_common::{PATIENCE, run, text, wait_for};
+use crate::libvirt_common::{PATIENCE, ballast, false_clock, run, text, wait_for};
 use crate::pki::Pki;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -60,6 +60,7 @@ impl Lab {
         };
         fs::create_dir(lab.shared()).unwrap();
         fs::set_permissions(lab.shared(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+        fs::create_dir(lab.leases()).unwrap();
         ip(&["netns", "add", &lab.fabric]);
         ip(&["-n", &lab.fabric, "link", "set", "lo", "up"]);
         ip(&["-n", &lab.fabric, "link", "add", BRIDGE, "type", "bridge"]);
@@ -71,6 +72,11 @@ impl Lab {
     /// A folder that all nodes have.
     pub fn shared(&self) -> PathBuf {
         self.home.path().join("shared")
+    }
+
+    /// Where all nodes keep their leases on disks.
+    fn leases(&self) -> PathBuf {
+        self.home.path().join("leases")
     }
 
     /// Pulls a node's cable out, or puts it back.
@@ -111,6 +117,8 @@ pub struct TestNode {
     space: String,
     init: Option<Child>,
     agent: Option<Child>,
+    /// Does [`TestNode::set_clock`] move its agent's clock?
+    false_clock: bool,
 }
 
 impl TestNode {
@@ -123,7 +131,8 @@ impl TestNode {
         // What nodes that share disks have at the same place, others have not.
         let own_data_dir = if lab.shares_disks { "/run/data".to_owned() } else { format!("/run/data{n}") };
         let space = name.clone();
-        let mut node = Self { address, data_dir, own_data_dir, space, name, base, init: None, agent: None };
+        let (init, agent, false_clock) = (None, None, false);
+        let mut node = Self { address, data_dir, own_data_dir, space, name, base, init, agent, false_clock };
         node.plug_in(lab);
         node.fill(lab, n);
         node.boot();
@@ -150,7 +159,7 @@ impl TestNode {
             fs::create_dir_all(self.base.join(folder)).unwrap();
         }
         // The settings of the distribution, and no definition of this machine.
-        for file in ["libvirt.conf", "libvirtd.conf", "qemu.conf", "virtlogd.conf"] {
+        for file in ["libvirt.conf", "libvirtd.conf", "qemu.conf", "virtlogd.conf", "virtlockd.conf"] {
             let _not_shipped =
                 fs::copy(Path::new("/etc/libvirt").join(file), self.base.join("etc").join(file));
         }
@@ -160,7 +169,8 @@ impl TestNode {
         };
         let uuid = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_DNS, self.name.as_bytes());
         append("etc/libvirtd.conf", &format!("host_uuid = \"{uuid}\"\n"));
-        append("etc/qemu.conf", "security_driver = \"none\"\n");
+        append("etc/qemu.conf", "security_driver = \"none\"\nlock_manager = \"lockd\"\n");
+        append("etc/qemu-lockd.conf", &format!("file_lockspace_dir = \"{}\"\n", lab.leases().display()));
         append("etc/qemu.conf", lab.qemu_conf);
         for controller in fs::read_dir(CGROUPS).unwrap().flatten() {
             let folder = controller.path().join(&self.name);
@@ -249,8 +259,11 @@ impl TestNode {
         let log = fs::File::options().append(true).create(true).open(self.base.join("agent.log")).unwrap();
         let config = self.base.join("agent.toml");
         let agent = env!("CARGO_BIN_EXE_berth-agent");
-        let child = self
-            .command(&[agent, "--config", text(&config), "serve"])
+        let mut command = self.command(&[agent, "--config", text(&config), "serve"]);
+        if self.false_clock {
+            false_clock::show(&mut command, &self.base.join("clock"));
+        }
+        let child = command
             .env("BERTH_AGENT_FAULTS", faults)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -262,6 +275,42 @@ impl TestNode {
             let node = self.ask::<serde_json::Value>("GET", "/v1/node", &()).ok()?;
             (node["health"]["healthy"] == true).then_some(())
         });
+    }
+
+    /// Starts the agent anew with a clock that [`TestNode::set_clock`] moves.
+    pub fn give_false_clock(&mut self) {
+        self.kill_agent();
+        self.set_clock(0);
+        self.false_clock = true;
+        self.start_agent("");
+    }
+
+    /// Moves its agent's clock by so many seconds.
+    pub fn set_clock(&self, ahead_s: i64) {
+        false_clock::set(&self.base.join("clock"), ahead_s);
+    }
+
+    /// Puts the folders of VMs on a disk of their own, with room for `size`.
+    pub fn give_small_disk(&mut self, size: ByteSize) {
+        let image = self.base.join("disk.img");
+        fs::File::create(&image).unwrap().set_len(size.bytes()).unwrap();
+        run("mkfs.ext4", &["-q", "-m", "0", "-O", "^has_journal", text(&image)]);
+        let mount = "mkdir -p $2; mount -o loop $1 $2; rmdir $2/lost+found; chmod 711 $2";
+        let vms = format!("{}/vms", self.own_data_dir);
+        let said = self.command(&["sh", "-ec", mount, "sh", text(&image), &vms]).output().unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        // Only the node's own processes see that disk.
+        self.data_dir = PathBuf::from(format!("/proc/{}/root{}", self.pid(), self.own_data_dir));
+    }
+
+    /// Fills that disk to its last block.
+    pub fn fill_disk(&self) {
+        ballast::fill(&self.data_dir.join("vms/ballast"));
+    }
+
+    /// Makes room again.
+    pub fn empty_disk(&self) {
+        fs::remove_file(self.data_dir.join("vms/ballast")).unwrap();
     }
 
     /// Waits until the agent has killed itself, and starts it anew.

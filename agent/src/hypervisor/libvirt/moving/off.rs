@@ -67,6 +67,8 @@ enum Answer {
     HaveIt,
     Send,
     Done,
+    /// There is no room for it.
+    Lacking(String),
     Wrong(String),
 }
 
@@ -133,7 +135,11 @@ pub fn take(
         }
         note(parcel)
     });
-    let answer = taken.as_ref().map_or_else(|e| Answer::Wrong(e.to_string()), |()| Answer::Done);
+    let answer = match &taken {
+        Ok(()) => Answer::Done,
+        Err(e @ HypervisorError::Lacking(_)) => Answer::Lacking(e.to_string()),
+        Err(e) => Answer::Wrong(e.to_string()),
+    };
     say(stream, &answer)?;
     taken
 }
@@ -147,10 +153,12 @@ fn copy(input: &mut impl Read, new: &Path, bytes: u64) -> Result<(), HypervisorE
 }
 
 fn wrong(answer: Answer) -> HypervisorError {
-    HypervisorError::Failed(match answer {
-        Answer::Wrong(why) => format!("The other node did not take the disks: {why}"),
-        other => format!("The other node answered {other:?}."),
-    })
+    let not_taken = |why: &str| format!("The other node did not take the disks: {why}");
+    match answer {
+        Answer::Lacking(why) => HypervisorError::Lacking(not_taken(&why)),
+        Answer::Wrong(why) => HypervisorError::Failed(not_taken(&why)),
+        other => HypervisorError::Failed(format!("The other node answered {other:?}.")),
+    }
 }
 
 fn stamp(part: Part, file: &File) -> io::Result<Stamped> {
