@@ -6,6 +6,8 @@
 //! again, it ends as if nothing had been; what the guest wrote is there; and of files, domains, interfaces,
 //! filter rules, mounts, processes, exports, bitmaps and checkpoints there are those of a node without a fault,
 //! no more and no less ([`inventory`]), so that `node.orphans` finds nothing.
+//!
+//! Moves are proved by tests of `tests/guest_moving.rs`, each of which is named here.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(clippy::needless_pass_by_value, reason = "targets of functions are small, and calls read better so")]
@@ -56,17 +58,25 @@ enum During {
     Backup,
     /// `snapshot.create` of a VM that runs.
     Snapshot,
+    /// `moving.send` of a VM that runs.
+    Move,
 }
 
 /// How a pair is proved.
 enum Proof {
     OfCreate(fn(&create::Ground)),
     OnGuest(fn(&guest::Ground)),
+    /// By these tests of `tests/guest_moving.rs`, since it takes two nodes.
+    OnTwoNodes(&'static [&'static str]),
     /// It cannot happen.
     Senseless,
 }
 
-use Proof::{OfCreate, OnGuest, Senseless};
+use Proof::{OfCreate, OnGuest, OnTwoNodes, Senseless};
+
+const CUT_OFF: &str = "a_move_that_is_cut_off_leaves_the_guest_where_it_was";
+const KILLED: &str = "an_agent_that_is_killed_at_any_step_of_a_move_ends_it_when_told_again";
+const FAILS: &str = "a_move_during_which_something_fails_leaves_what_is_stated";
 
 /// What the state is after which fault in the middle of which function; or why there is none.
 const TABLE: &[(Fault, During, &str, Proof)] = &[
@@ -202,6 +212,48 @@ const TABLE: &[(Fault, During, &str, Proof)] = &[
         "It ends well. A freeze ends in its time, whatever the clock says.",
         OnGuest(snapshot::clock_jump),
     ),
+    (
+        Fault::LibvirtdKilled,
+        During::Move,
+        "On either side: `unavailable`, or `service_error` when the disk's copy breaks first. The guest runs on \
+         at the source; `moving.abort` clears the target.",
+        OnTwoNodes(&[CUT_OFF, FAILS]),
+    ),
+    (
+        Fault::AgentKilled,
+        During::Move,
+        "The target's: as with its libvirtd. The source's: no answer. Before the switch-over the guest runs on at \
+         the source, after it at the target; told again, the move ends there.",
+        OnTwoNodes(&[CUT_OFF, KILLED]),
+    ),
+    (
+        Fault::DiskFull,
+        During::Move,
+        "Of the target: `resource_unavailable`; beforehand without a trace, in the middle with a room that \
+         `moving.abort` clears although nothing is free. The guest runs on at the source.",
+        OnTwoNodes(&[FAILS]),
+    ),
+    (
+        Fault::DiskDamaged,
+        During::Move,
+        "`service_error`. The guest runs on at the source, where QEMU has marked the disk as corrupt and closed \
+         it. Without that disk it moves.",
+        OnTwoNodes(&[FAILS]),
+    ),
+    (Fault::GuestSilent, During::Move, "It ends well: the guest is asked nothing.", OnTwoNodes(&[FAILS])),
+    (
+        Fault::NetworkCut,
+        During::Move,
+        "Between the nodes: `unavailable`, or `service_error` when the disk's copy breaks first, once nothing was \
+         heard for 20 seconds. The guest runs on at the source; `moving.abort` clears the target.",
+        OnTwoNodes(&[CUT_OFF]),
+    ),
+    (
+        Fault::ClockJump,
+        During::Move,
+        "It ends well. A room is kept as long as was asked, whatever the clock says, and what comes is no orphan.",
+        OnTwoNodes(&[FAILS]),
+    ),
 ];
 
 /// Proves all pairs of a function, one after the other on one ground; one that fails keeps none back.
@@ -235,9 +287,15 @@ fn every_fault_meets_every_function_once() {
         Fault::ClockJump,
     ];
     for fault in faults {
-        for during in [During::Create, During::Backup, During::Snapshot] {
+        for during in [During::Create, During::Backup, During::Snapshot, During::Move] {
             let pairs = TABLE.iter().filter(|(f, d, ..)| (*f, *d) == (fault, during)).count();
             assert_eq!(pairs, 1, "{fault:?} during {during:?}");
+        }
+    }
+    let moves = include_str!("../guest_moving.rs");
+    for (fault, during, _, proof) in TABLE {
+        if let OnTwoNodes(tests) = proof {
+            assert!(tests.iter().all(|test| moves.contains(&format!("fn {test}()"))), "{fault:?} {during:?}");
         }
     }
 }
