@@ -449,20 +449,20 @@ fn a_move_that_is_cut_off_leaves_the_guest_where_it_was() {
     // The other node's libvirt dies in the middle.
     let place = prepare(&b, &asked).unwrap();
     let error = cut_midway(&a, &order(&b, &place), |_| b.restart_libvirt());
-    println!("libvirt killed: {}", error.message);
+    assert_eq!(error.code, ErrorCode::Unavailable, "libvirt killed: {error:?}");
     assert_stayed(&a, &b, &stream);
 
     // The other node's agent does.
     let place = prepare(&b, &asked).unwrap();
     let error = cut_midway(&a, &order(&b, &place), |_| b.kill_agent_now());
-    println!("agent killed: {}", error.message);
+    assert_eq!(error.code, ErrorCode::Unavailable, "agent killed: {error:?}");
     b.agent_died();
     assert_stayed(&a, &b, &stream);
 
     // The cable between them.
     let place = prepare(&b, &asked).unwrap();
     let error = cut_midway(&a, &order(&b, &place), |_| lab.plug(&b, false));
-    println!("cable pulled: {}", error.message);
+    assert_eq!(error.code, ErrorCode::Unavailable, "cable pulled: {error:?}");
     lab.plug(&b, true);
     assert_stayed(&a, &b, &stream);
 
@@ -579,9 +579,7 @@ fn a_move_during_which_something_fails_leaves_what_is_stated() {
         (clock_jump, a, b),
         (disk_damaged, b, a),
     ] {
-        let began = Instant::now();
         fault(&ground, from, to);
-        println!("    {:.1} s", began.elapsed().as_secs_f64());
     }
     let Ground { lab: _lab, a, b, spec, stream } = ground;
     stream.close();
@@ -604,7 +602,6 @@ fn a_move_during_which_something_fails_leaves_what_is_stated() {
 fn source_libvirtd_killed(ground: &Ground, from: &TestNode, to: &TestNode) {
     let place = prepare(to, &room(from, &ground.spec)).unwrap();
     let error = cut_midway(from, &order(to, &place), |_| from.restart_libvirt());
-    println!("the source's libvirtd was killed: {error:?}");
     assert_eq!(error.code, ErrorCode::Unavailable, "{error:?}");
     ground.stream.goes_on();
     wait_for("the agent to find libvirt", || show(from).ok());
@@ -620,7 +617,6 @@ fn disk_full(ground: &Ground, from: &TestNode, to: &TestNode) {
     to.assert_clean();
     let place = prepare(to, &asked).unwrap();
     let error = cut_midway(from, &order(to, &place), |_| to.fill_disk());
-    println!("the disk is full: {error:?}");
     assert_eq!(error.code, ErrorCode::ResourceUnavailable, "{error:?}");
     abort(to).unwrap();
     to.empty_disk();
@@ -632,7 +628,6 @@ fn disk_full(ground: &Ground, from: &TestNode, to: &TestNode) {
 fn guest_silent(ground: &Ground, from: &TestNode, to: &TestNode) {
     ground.silence(from, true);
     ground.moves(from, to);
-    assert!(ground.is_silent(to));
     ground.silence(to, false);
 }
 
@@ -675,7 +670,6 @@ fn disk_damaged(ground: &Ground, from: &TestNode, to: &TestNode) {
     for _ in 0..2 {
         let place = prepare(to, &room(from, &with)).unwrap();
         let error = send(from, &order(to, &place)).unwrap_err();
-        println!("the volume is damaged: {error:?}");
         assert_eq!(error.code, ErrorCode::ServiceError, "{error:?}");
         assert_stayed(from, to, &ground.stream);
     }

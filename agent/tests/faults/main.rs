@@ -215,8 +215,7 @@ const TABLE: &[(Fault, During, &str, Proof)] = &[
     (
         Fault::LibvirtdKilled,
         During::Move,
-        "On either side: `unavailable`, or `service_error` when the disk's copy breaks first. The guest runs on \
-         at the source; `moving.abort` clears the target.",
+        "On either side: `unavailable`. The guest runs on at the source; `moving.abort` clears the target.",
         OnTwoNodes(&[CUT_OFF, FAILS]),
     ),
     (
@@ -244,8 +243,8 @@ const TABLE: &[(Fault, During, &str, Proof)] = &[
     (
         Fault::NetworkCut,
         During::Move,
-        "Between the nodes: `unavailable`, or `service_error` when the disk's copy breaks first, once nothing was \
-         heard for 20 seconds. The guest runs on at the source; `moving.abort` clears the target.",
+        "Between the nodes: `unavailable`, once nothing was heard for 20 seconds. The guest runs on at the source; \
+         `moving.abort` clears the target.",
         OnTwoNodes(&[CUT_OFF]),
     ),
     (

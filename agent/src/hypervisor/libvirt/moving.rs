@@ -404,9 +404,14 @@ impl Libvirt {
         match sent {
             Err(e) if live => {
                 // Did it fail on this side alone? Then it is there, and must not be here as well.
-                if self.domain(connect, id)?.is_none() || way.has_arrived().unwrap_or(false) {
+                let there = way.has_arrived();
+                if self.domain(connect, id)?.is_none() || matches!(there, Ok(true)) {
                     return Ok(MoveSent::before());
                 }
+                let e = match there {
+                    Err(unreached) => broke_off(e, &unreached),
+                    Ok(_) => e,
+                };
                 self.give_up_sending(id, cx, e)
             }
             Err(e) => self.give_up_sending(id, cx, e),
@@ -690,6 +695,14 @@ fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
     Err(HypervisorError::Conflict(format!("VM {id} cannot move: {why}.")))
 }
 
+/// What broke off as the other node went away. QEMU may lose the way of a disk before libvirt loses its own.
+fn broke_off(e: HypervisorError, unreached: &HypervisorError) -> HypervisorError {
+    match e {
+        HypervisorError::Failed(why) => HypervisorError::Unavailable(format!("{why}. {unreached}")),
+        e => e,
+    }
+}
+
 /// Ends a move of which the agent was cut off: libvirt may not have noticed yet.
 fn end_move(domain: &Domain) -> Result<(), HypervisorError> {
     let until = Instant::now() + END_PATIENCE;
@@ -787,6 +800,17 @@ mod tests {
         for (order, flag) in wishes {
             assert_eq!(flags(&order, true) ^ copied, flag);
         }
+    }
+
+    #[test]
+    fn what_breaks_since_the_other_node_is_gone_is_unavailable() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        let gone = HypervisorError::Unavailable("No answer.".to_owned());
+        let broken = broke_off(HypervisorError::Failed("The disk broke".to_owned()), &gone);
+        assert!(matches!(broken, HypervisorError::Unavailable(_)), "{broken:?}");
+        assert!(broken.to_string().contains("The disk broke. No answer."), "{broken}");
+        let full = HypervisorError::Lacking("No room.".to_owned());
+        assert!(matches!(broke_off(full, &gone), HypervisorError::Lacking(_)));
     }
 
     #[test]
