@@ -1,6 +1,6 @@
 //! Faults while a snapshot is taken.
 
-use berth_model::agent::function::{guest, run, snapshot, vm};
+use berth_model::agent::function::{backup, guest, run, snapshot, vm};
 use berth_model::agent::{GuestFreeze, Nothing, Snapshot, VmRebuild, WantedPower};
 use berth_model::{ErrorCode, VmId};
 
@@ -101,6 +101,9 @@ pub fn disk_damaged(ground: &Ground) {
     take(&agent, OFF, "mended").unwrap();
     agent.call::<snapshot::Delete>((OFF, name("mended")), &Nothing {}).unwrap();
     node.check_disk(OFF);
+    // The mark of its last backup went with the disk.
+    let next = agent.call::<backup::Create>((OFF, name("mended")), &ground.backup()).unwrap();
+    assert!(next.full_because.is_some(), "{next:?}");
     ground.assert_well(&agent, "a damaged disk");
 }
 
