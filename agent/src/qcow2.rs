@@ -15,6 +15,8 @@ const MAGIC: [u8; 4] = *b"QFI\xfb";
 const EXTERNAL_DATA: u64 = 1 << 2;
 /// The file was not closed, or found broken.
 const DIRTY_OR_CORRUPT: u64 = 0b11;
+/// It was found broken, and is opened for writing no more.
+const CORRUPT: u64 = 1 << 1;
 
 /// Why a file is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +57,13 @@ pub fn disk_size(head: &[u8]) -> Result<ByteSize, HeadError> {
     }
 }
 
+/// Did QEMU mark the file as corrupt?
+pub fn is_corrupt(head: &[u8]) -> bool {
+    let features = head.get(72..80).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+    // Version 2 has no marks.
+    head.starts_with(&MAGIC) && head.get(4..8) == Some(&[0, 0, 0, 3]) && features & CORRUPT != 0
+}
+
 /// Reads the head of a file, as much as there is of it.
 pub fn read_head(file: impl Read) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD_BYTES);
@@ -79,6 +88,17 @@ mod tests {
         let _proof = crate::proof::pure(&["image.list"]);
         assert_eq!(disk_size(&head(3)), Ok(ByteSize::gib(10)));
         assert_eq!(disk_size(&head(2)[..72]), Ok(ByteSize::gib(10)));
+    }
+
+    #[test]
+    fn what_qemu_found_broken_is_known() {
+        let mark = |version, mark| {
+            let mut head = head(version);
+            head[79] = mark;
+            is_corrupt(&head)
+        };
+        assert!(mark(3, 2) && mark(3, 3));
+        assert!(!mark(3, 1) && !mark(2, 2) && !is_corrupt(&[]));
     }
 
     #[test]

@@ -671,6 +671,7 @@ fn disk_damaged(ground: &Ground, from: &TestNode, to: &TestNode) {
         let place = prepare(to, &room(from, &with)).unwrap();
         let error = send(from, &order(to, &place)).unwrap_err();
         assert_eq!(error.code, ErrorCode::ServiceError, "{error:?}");
+        assert!(error.message.contains("volumes/5/volume.qcow2 damaged"), "{error:?}");
         assert_stayed(from, to, &ground.stream);
     }
     // QEMU notes in the file that it is damaged, and no more.

@@ -235,8 +235,8 @@ const TABLE: &[(Fault, During, &str, Proof)] = &[
     (
         Fault::DiskDamaged,
         During::Move,
-        "`service_error`. The guest runs on at the source, where QEMU has marked the disk as corrupt and closed \
-         it. Without that disk it moves.",
+        "`service_error` that names the file. The guest runs on at the source, where QEMU has marked the disk as \
+         corrupt and closed it. Without that disk it moves.",
         OnTwoNodes(&[FAILS]),
     ),
     (Fault::GuestSilent, During::Move, "It ends well: the guest is asked nothing.", OnTwoNodes(&[FAILS])),

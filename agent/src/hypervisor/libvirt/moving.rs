@@ -41,7 +41,7 @@ use crate::moving::{Sockets, Way};
 use crate::runs::Cx;
 use crate::storage::moving::Going;
 use crate::storage::{disks, shared};
-use crate::{faults, spec};
+use crate::{faults, qcow2, spec};
 
 /// How often a move is looked at.
 const STEP: Duration = Duration::from_millis(100);
@@ -493,6 +493,10 @@ impl Libvirt {
         }
         let mut copied: Vec<String> = room.shared.is_none().then(|| "vda".to_owned()).into_iter().collect();
         copied.extend(written.iter().filter_map(|going| Some(disks.get(&going.volume)?.dev().to_owned())));
+        let own = room.shared.is_none().then(|| self.folders.of(leave.id).disk());
+        let written: Vec<PathBuf> =
+            own.into_iter().chain(written.iter().map(|going| going.file.clone())).collect();
+        refuse_damaged(&written)?;
 
         let sockets = way.sockets(&room.domain)?;
         let rewrite = self.rewrite(leave);
@@ -531,7 +535,8 @@ impl Libvirt {
             sent_bytes += watch.sent;
             match copy.join() {
                 Ok(Ok(())) => Ok(MoveSent { live: true, sent_bytes, post_copied: watch.post_copied }),
-                Ok(Err(e)) => Err(watch.error(&e)),
+                // QEMU may have met the damage just now, and its own words name no file.
+                Ok(Err(e)) => Err(refuse_damaged(&written).err().unwrap_or_else(|| watch.error(&e))),
                 Err(_) => Err(HypervisorError::Failed("Moving the VM broke off.".to_owned())),
             }
         })
@@ -693,6 +698,19 @@ fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
         return Ok(());
     };
     Err(HypervisorError::Conflict(format!("VM {id} cannot move: {why}.")))
+}
+
+/// Refuses a disk that QEMU found damaged: it has closed it to the guest, and copies none of it.
+fn refuse_damaged(disks: &[PathBuf]) -> Result<(), HypervisorError> {
+    for disk in disks.iter().filter(|disk| disk.extension().is_some_and(|format| format == "qcow2")) {
+        if qcow2::is_corrupt(&qcow2::read_head(std::fs::File::open(disk)?)?) {
+            return Err(HypervisorError::Failed(format!(
+                "QEMU found the disk {} damaged and has closed it. Restore it from a backup, or take it from the VM.",
+                disk.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What broke off as the other node went away. QEMU may lose the way of a disk before libvirt loses its own.
