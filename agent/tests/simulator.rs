@@ -43,10 +43,10 @@ fn the_simulator_keeps_the_contract_with_a_folder_and_a_delay() {
         delay: Duration::from_millis(2),
     };
     contract(&Simulator::new(config).unwrap(), &ground);
-    // The folder of volumes' records stays, and is empty.
-    let (vms, volumes) = (home.path().join("vms"), home.path().join("vms/volumes"));
-    assert_eq!(std::fs::read_dir(vms).unwrap().count(), 1, "no file is left");
-    assert_eq!(std::fs::read_dir(volumes).unwrap().count(), 0, "no record is left");
+    // The folders of volumes' and disks' records stay, and are empty.
+    let left = |folder: &str| std::fs::read_dir(home.path().join(folder)).unwrap().count();
+    assert_eq!(left("vms"), 2, "no file is left");
+    assert_eq!((left("vms/volumes"), left("vms/disks")), (0, 0), "no record is left");
 }
 
 #[test]
