@@ -12,9 +12,14 @@ use crate::wait;
 
 /// A plain HTTP client.
 pub fn http() -> reqwest::Client {
+    builder().build().expect("a client without settings can be made")
+}
+
+/// The beginning of one.
+pub fn builder() -> reqwest::ClientBuilder {
     // reqwest wants one also where no TLS is spoken; somebody may have been here before.
     let _first_one_wins = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
+    reqwest::Client::builder()
 }
 
 /// Speaks to one control plane.

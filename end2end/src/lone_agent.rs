@@ -52,7 +52,7 @@ impl LoneAgent {
         let config = config.to_str().context("a path in UTF-8")?;
         let log = folder.path().join("agent.log");
         let mut process = Process::start(&binary("berth-agent")?, &["serve", "--config", config], &[], &log)?;
-        let http = reqwest::Client::builder().unix_socket(data.join("agent.sock")).build()?;
+        let http = crate::client::builder().unix_socket(data.join("agent.sock")).build()?;
         loop {
             let up = http.get("http://agent/v1/node").send().await;
             if up.is_ok_and(|answer| answer.status().is_success()) {
@@ -84,7 +84,7 @@ impl LoneAgent {
             function::Method::Get => self.http.get(url),
             function::Method::Put => self.http.put(url).json(request),
             function::Method::Post => self.http.post(url).json(request),
-            function::Method::Delete => self.http.delete(url),
+            function::Method::Delete => self.http.delete(url).json(request),
         };
         let answer = request.send().await?;
         let (status, body) = (answer.status(), answer.bytes().await?);
