@@ -18,6 +18,7 @@ const OF_THE_NODE: &[&str] = &[
     "sh",
     "sleep",
     "virtlogd",
+    "virtlockd",
     "libvirtd",
     "berth-agent",
     "nsenter",

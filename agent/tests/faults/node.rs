@@ -31,7 +31,11 @@ mount --bind "$1/libvirt/log" /var/log/libvirt
 mount --bind "$1/libvirt/cache" /var/cache/libvirt
 mount -o loop "$1/disk.img" "$1/data"
 chmod 711 "$1/data"
+printf 'lock_manager = "lockd"\n' >>/etc/libvirt/qemu.conf
+printf 'file_lockspace_dir = "/var/lib/libvirt/lockd/files"\n' >/etc/libvirt/qemu-lockd.conf
+mkdir -p /var/lib/libvirt/lockd/files
 virtlogd -d
+virtlockd -d
 libvirtd -d -p /run/libvirtd.pid
 touch "$1/up"
 while :; do sleep 3600 & wait $!; done
