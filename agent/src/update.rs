@@ -23,11 +23,11 @@ use std::time::Duration;
 use berth_model::agent::{UpdateRequest, UpdateState, UpdateStatus};
 use berth_model::{ErrorCode, FieldError};
 use futures_util::StreamExt;
-use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Refusal;
+use crate::images::checksum;
 use crate::runs::Cx;
 use crate::{clock, spec};
 
@@ -208,18 +208,6 @@ fn fetch(cx: &Cx, source: &str, mut to: &std::fs::File) -> Result<(), Refusal> {
         Ok(())
     };
     tokio::runtime::Handle::current().block_on(download)
-}
-
-fn checksum(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            n => hash.update(&buffer[..n]),
-        }
-    }
 }
 
 /// Brings the program into a folder of its own: out of a package, or as it is.

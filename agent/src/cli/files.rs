@@ -1,6 +1,5 @@
 //! The commands that handle files: an image on its way in, a console's log.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use berth_model::VmId;
@@ -10,12 +9,12 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use futures_util::TryStreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use sha2::{Digest, Sha256};
 use tokio_util::io::ReaderStream;
 
 use super::client::{Client, read};
 use super::print::{self, Output};
 use super::{CliError, Common, run};
+use crate::images::checksum;
 
 /// `vm console`.
 pub fn console_command() -> Command {
@@ -66,16 +65,4 @@ async fn upload(client: &Client, path: &Path) -> Result<ImageFile, CliError> {
     let length = file.metadata().await.map_err(unread)?.len();
     let body = StreamBody::new(ReaderStream::with_capacity(file, 256 * 1024).map_ok(Frame::data)).boxed();
     client.upload(&format!("/v1/images/{sha256}"), length, body).await
-}
-
-fn checksum(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hash.finalize())),
-            n => hash.update(&buffer[..n]),
-        }
-    }
 }

@@ -113,7 +113,7 @@ pub async fn memory() -> anyhow::Result<Vec<Row>> {
         agent.call::<vm::Delete>(&id, &VmDelete::default()).await?;
     }
     Ok(vec![Row {
-        what: "agent's resident memory, 100 VMs".into(),
+        what: "agent's resident memory, 100 VMs that are off".into(),
         value,
         unit: "MB",
         beside: "with none".into(),
