@@ -278,10 +278,12 @@ fn a_node_that_is_cut_off_stops_what_may_run_elsewhere() {
     let most = Duration::from_secs((TTL_S + FENCE_AFTER_S + FENCING_S).into());
     let least = Duration::from_millis(left.left_ms);
     assert!((least..most).contains(&took), "{took:?}");
-    assert_eq!(node.vm(ONE).state, VmState::Off);
+    // libvirt notices a moment after the process is gone, and the agent tells of it once both have.
+    wait_for("libvirt's word", || (node.vm(ONE).state == VmState::Off).then_some(()));
+    let told = || node.agent_log().contains("a VM marked for failover was powered off").then_some(());
+    wait_for("the agent's word", told);
     assert_eq!(node.vm(TWO).started, stays.started, "the other runs on");
     assert_eq!(lease(&node).state, LeaseState::Fenced);
-    assert!(node.agent_log().contains("a VM marked for failover was powered off"), "{}", node.agent_log());
     let health = node.get::<Node>(&["node"]).health;
     assert!(
         health.faults.iter().any(|fault| fault.contains("no lease") && fault.contains("(7)")),
