@@ -146,6 +146,20 @@ fn vms_and_images_are_handled_over_the_socket() {
 }
 
 #[test]
+fn lists_name_their_columns_in_the_models_order_and_say_when_there_is_nothing() {
+    let served = Served::start();
+    for list in [["vm", "list"], ["image", "list"], ["volume", "list"], ["kept", "list"], ["run", "list"]] {
+        assert_eq!(served.text(&list), "none\n", "{list:?}");
+    }
+    let pools = served.text(&["pool", "list"]);
+    let columns: Vec<&str> = pools.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(columns[..3], ["NAME", "KIND", "SIZE"], "{pools}");
+    let as_json = served.text(&["--json", "pool", "list"]);
+    let at = |field: &str| as_json.find(field).unwrap();
+    assert!(at("\"name\"") < at("\"kind\"") && at("\"kind\"") < at("\"free\""), "{as_json}");
+}
+
+#[test]
 fn the_node_is_shown() {
     let _proof = berth_agent::proof::driver(&["node.get"]);
     let served = Served::start();

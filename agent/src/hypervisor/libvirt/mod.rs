@@ -26,6 +26,7 @@
 //! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
 //! own network, nothing filters.
 
+mod aio;
 mod backup;
 mod connection;
 mod consoles;
@@ -613,6 +614,7 @@ impl Hypervisor for Libvirt {
         checks.extend(self.config.network.check());
         if !self.is_test_driver() {
             checks.push(self.check_storage_leases());
+            checks.push(aio::check());
         }
         let (ok, sentence) = consoles::ring_check();
         checks.push(NodeCheck { check: "serial logs".to_owned(), ok, needed: true, sentence });

@@ -16,7 +16,7 @@ use super::moving::notes::Notes;
 use super::names::Prefix;
 use super::network::GuestNetwork;
 use super::probe::{self, ProbeFiles, Verdict};
-use super::{Libvirt, kept, nics};
+use super::{Libvirt, aio, kept, nics};
 use crate::config::{Accelerator, PoolSection, StorageSection};
 use crate::hypervisor::HypervisorError;
 use crate::network::Plane;
@@ -55,6 +55,10 @@ impl Libvirt {
     /// Begins to keep a connection; libvirt need not be there yet. The error is for the operator.
     pub fn open(config: LibvirtConfig) -> Result<Self, HypervisorError> {
         let prefix = Prefix::new(&config.prefix).map_err(HypervisorError::Failed)?;
+        if !config.uri.starts_with("test") {
+            // What cannot be raised is said by a check of the node.
+            let _said_by_the_check = aio::allow_many();
+        }
         let wrong = |what: &str, e: &std::io::Error| {
             HypervisorError::Failed(format!("{what} {}: {e}", config.data_dir.display()))
         };
