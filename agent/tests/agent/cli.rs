@@ -20,7 +20,7 @@ pub struct Served {
 }
 
 impl Served {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_from(|_| PathBuf::from(env!("CARGO_BIN_EXE_berth-agent")))
     }
 
@@ -35,6 +35,11 @@ impl Served {
         let program = make(home.path());
         let child = spawn(&program, home.path());
         Self { home, child, program }
+    }
+
+    /// What it wrote since it runs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("agent.log")).unwrap()
     }
 
     /// kill -9, and a new one in the same folder.
@@ -112,7 +117,8 @@ fn spawn(program: &Path, home: &Path) -> Child {
         assert!(log.read_line(&mut said).unwrap() > 0, "the agent did not start: {said}");
     }
     // Keeps reading, so that the agent never waits for its log.
-    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    let mut kept = std::fs::File::options().create(true).append(true).open(home.join("agent.log")).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut log, &mut kept));
     child
 }
 

@@ -4,17 +4,14 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::cli::command_of;
-use crate::support::{PATIENCE, spec};
+use crate::cli::Served;
+use crate::support::PATIENCE;
 
 /// Sockets that are opened for each kind.
 const ROUNDS: u32 = 60;
@@ -22,7 +19,7 @@ const ROUNDS: u32 = 60;
 const GROWTH_MAX_KIB: u64 = 24 << 10;
 /// Longer than any message may be, on any socket.
 const TOO_LONG: u64 = (2 << 20) + 1;
-const VM: i64 = 7;
+const VM: &str = "7";
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -40,59 +37,39 @@ enum Kind {
 const KINDS: [Kind; 3] = [Kind::Stream, Kind::Console("vnc"), Kind::Console("serial")];
 
 /// A process of the agent, with a simulated VM.
-struct Served {
-    child: Child,
-    home: TempDir,
-}
+struct Target(Served);
 
-impl Served {
+impl Target {
     fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let words = format!(
-            "data_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\nhypervisor = \"simulator\"\n",
-            home.path().display()
-        );
-        std::fs::write(home.path().join("agent.toml"), words).unwrap();
-        let log = std::fs::File::create(home.path().join("agent.log")).unwrap();
-        let program = Path::new(env!("CARGO_BIN_EXE_berth-agent"));
-        let child = command_of(program, home.path()).arg("serve").stdout(Stdio::null()).stderr(log).spawn();
-        let served = Self { child: child.unwrap(), home };
-        let until = std::time::Instant::now() + PATIENCE;
-        while UnixStream::connect(served.socket()).is_err() {
-            assert!(std::time::Instant::now() < until, "{}", served.log());
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        let put = served.ask("PUT", &format!("/v1/vms/{VM}"), &serde_json::to_string(&spec()).unwrap());
-        assert_eq!(put["state"], "running", "{put}");
-        served
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.home.path().join("agent.sock")
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.home.path().join("agent.log")).unwrap()
+        let served = Served::start();
+        let (_, spec) = served.with_image_and_spec();
+        assert!(served.text(&["vm", "put", VM, &spec]).contains("running"));
+        Self(served)
     }
 
     /// The most memory it ever had, in KiB (`VmHWM` of proc(5)).
     fn peak_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
 
     fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(self.socket()).unwrap();
+        let stream = UnixStream::connect(self.0.home.path().join("agent.sock")).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str) -> Value {
-        let mut stream = self.connect();
+    fn ticket(&self, kind: &str) -> Value {
+        let (mut stream, body) = (self.connect(), format!("{{\"kind\":\"{kind}\"}}"));
         let length = body.len();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        write!(
+            stream,
+            "POST /v1/vms/{VM}/console/ticket HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
@@ -102,15 +79,19 @@ impl Served {
         let (path, protocol) = match kind {
             Kind::Stream => ("/v1/stream".to_owned(), String::new()),
             Kind::Console(word) => {
-                let asked = format!("{{\"kind\":\"{word}\"}}");
-                let ticket = self.ask("POST", &format!("/v1/vms/{VM}/console/ticket"), &asked);
+                let ticket = self.ticket(word);
                 let secret = ticket["ticket"].as_str().unwrap();
                 let protocol = format!("sec-websocket-protocol: berth.console, berth.ticket.{secret}\r\n");
                 (ticket["path"].as_str().unwrap().to_owned(), protocol)
             }
         };
         let mut stream = self.connect();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n").unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: agent\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
+        )
+        .unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -119,13 +100,6 @@ impl Served {
         }
         assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
         Socket(stream)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -279,9 +253,9 @@ fn throws() -> impl Strategy<Value = Vec<Throw>> {
 }
 
 /// Throws all of it at a new socket: it goes on, or is closed with a reason.
-fn survives(served: &Served, kind: Kind, throws: &[Throw]) {
+fn survives(target: &Target, kind: Kind, throws: &[Throw]) {
     const STILL_THERE: &[u8] = b"still there";
-    let mut socket = served.open(kind);
+    let mut socket = target.open(kind);
     let has_close = |bytes: &[u8]| bytes[0] & 0x0f == CLOSE;
     for (bytes, _) in throws {
         socket.throw(bytes);
@@ -303,45 +277,45 @@ fn survives(served: &Served, kind: Kind, throws: &[Throw]) {
 #[test]
 fn no_frame_breaks_a_socket_of_the_agent_or_its_neighbours() {
     let _proof = berth_agent::proof::driver(&["console.ticket"]);
-    let mut served = Served::start();
-    let mut neighbours = KINDS.map(|kind| served.open(kind));
+    let mut target = Target::start();
+    let mut neighbours = KINDS.map(|kind| target.open(kind));
     for kind in KINDS {
-        survives(&served, kind, &[(whole(PING, b"hello"), true)]);
+        survives(&target, kind, &[(whole(PING, b"hello"), true)]);
     }
-    let before = served.peak_kib();
+    let before = target.peak_kib();
     for kind in KINDS {
         let config = Config { cases: ROUNDS, failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new(config);
         let ran = runner.run(&throws(), |throws| {
-            survives(&served, kind, &throws);
+            survives(&target, kind, &throws);
             Ok(())
         });
-        ran.unwrap_or_else(|e| panic!("{kind:?}: {e}\n{}", served.log()));
+        ran.unwrap_or_else(|e| panic!("{kind:?}: {e}\n{}", target.0.log()));
     }
     for neighbour in &mut neighbours {
         neighbour.throw(&whole(PING, b"neighbour"));
         assert_eq!(neighbour.became(b"neighbour"), Became::GoesOn);
     }
-    let grown = served.peak_kib() - before;
+    let grown = target.peak_kib() - before;
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB");
-    assert!(!served.log().contains("panicked"), "{}", served.log());
-    assert!(served.child.try_wait().unwrap().is_none());
+    assert!(!target.0.log().contains("panicked"), "{}", target.0.log());
+    assert!(target.0.child.try_wait().unwrap().is_none());
 }
 
 #[test]
 fn what_is_too_long_is_refused_before_it_is_taken_in() {
     let _proof = berth_agent::proof::driver(&["console.ticket"]);
-    let served = Served::start();
-    let before = served.peak_kib();
+    let target = Target::start();
+    let before = target.peak_kib();
     for kind in KINDS {
         for claims in [TOO_LONG, u64::MAX >> 1, u64::MAX] {
-            let mut socket = served.open(kind);
+            let mut socket = target.open(kind);
             socket.throw(&frame(0x80 | BINARY, true, &[], claims));
             let became = socket.became(b"");
             assert!(matches!(&became, Became::Closed(1002, why) if !why.is_empty()), "{kind:?}: {became:?}");
         }
         // The same in parts, none of which is too long.
-        let mut socket = served.open(kind);
+        let mut socket = target.open(kind);
         let part = vec![b'x'; 64 << 10];
         for n in 0..=TOO_LONG / part.len() as u64 {
             socket.throw(&frame(if n == 0 { BINARY } else { 0 }, true, &part, part.len() as u64));
@@ -349,10 +323,10 @@ fn what_is_too_long_is_refused_before_it_is_taken_in() {
         let became = socket.became(b"");
         assert!(matches!(&became, Became::Closed(1002, _)), "{kind:?}: {became:?}");
     }
-    let mut socket = served.open(Kind::Stream);
+    let mut socket = target.open(Kind::Stream);
     let all = format!("{{\"type\":\"watch\",\"vms\":[{}7]}}", "7,".repeat(10_000));
     socket.throw(&whole(TEXT, all.as_bytes()));
     assert_eq!(socket.became(b""), Became::Closed(1008, "too many VMs to watch".to_owned()));
-    let grown = served.peak_kib() - before;
+    let grown = target.peak_kib() - before;
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB");
 }
