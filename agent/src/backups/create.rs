@@ -202,7 +202,8 @@ impl New<'_> {
                 sealing.push(scope.spawn(move || seal(&self.keys, &to_seal, &sealed)));
             }
             let reading = scope.spawn(move || read(source, cx, is_full, &mut Lanes { lanes, next: 0 }));
-            let stored = self.put_all(store, to_store);
+            let stored = self.put_all(store, &to_store);
+            drop(to_store);
             // Who stores gives up first of all, and the others with it: its reason is the one that counts.
             let read = reading.join().map_err(|_| broke_off())?;
             let sealed: Result<Vec<_>, _> = sealing.into_iter().map(|lane| lane.join()).collect();
@@ -214,7 +215,7 @@ impl New<'_> {
     }
 
     /// Takes from each lane in its turn, up to the first that has no more.
-    fn put_all(&self, store: &dyn Store, lanes: Vec<Receiver<Sealed>>) -> Result<(Index, u64), Refusal> {
+    fn put_all(&self, store: &dyn Store, lanes: &[Receiver<Sealed>]) -> Result<(Index, u64), Refusal> {
         let (mut index, mut stored) = (Index::default(), 0);
         while let Ok(piece) = lanes[index.pieces() as usize % LANES].recv() {
             let name = names::piece(self.vm, self.name, index.pieces());
