@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Hello ──► Vm, Samples, Beat … ──► closed: by the reader, 1001 the agent stops,
-//!   ▲          ◄── Watch                     1008 the reader fell behind or spoke nonsense
+//!   ▲          ◄── Watch                     1008 the reader fell behind or spoke nonsense,
+//!                                            1002 it was no WebSocket's message
 //! ```
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ enum End {
 }
 
 const FELL_BEHIND: End = End::Close(close_code::POLICY, "fell behind");
+const NO_MESSAGE: End = End::Close(close_code::PROTOCOL, "cut off, too long, or no WebSocket message");
 
 /// One open stream.
 pub struct Stream {
@@ -70,7 +72,8 @@ impl Stream {
                 },
                 message = self.socket.recv() => match message {
                     Some(Ok(message)) => self.obey(&message),
-                    Some(Err(_)) | None => Err(End::Gone),
+                    Some(Err(_)) => Err(NO_MESSAGE),
+                    None => Err(End::Gone),
                 },
             };
             if let Err(end) = step {

@@ -9,6 +9,8 @@
 //! `control-plane.berth.internal` gets through the handshake: agents of other nodes have certificates
 //! of the same CA. A new identity counts from the next connection on; open ones are not dropped.
 
+pub(crate) mod guard;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,16 +18,16 @@ use std::time::Duration;
 use axum_server::tls_rustls::RustlsConfig;
 use berth_model::agent::{Certificate, CertificateRequest};
 use berth_model::{ErrorCode, Timestamp};
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
+use self::guard::Guard;
 use crate::clock;
 use crate::error::Refusal;
 use crate::identity::{Identity, IdentityError, NewKey};
@@ -161,16 +163,11 @@ impl Tls {
         let unfit =
             |e: &dyn std::error::Error| IdentityError::Unfit(format!("TLS refuses the identity: {e}."));
         let key = identity.certified_key(&self.provider, at)?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(
-            Arc::new(identity.roots()?),
-            Arc::clone(&self.provider),
-        )
-        .build()
-        .map_err(|e| unfit(&e))?;
+        let control_plane = control_plane_only(identity.roots()?, &self.provider).map_err(|e| unfit(&e))?;
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()
             .map_err(|e| unfit(&e))?
-            .with_client_cert_verifier(Arc::new(ControlPlaneOnly(verifier)))
+            .with_client_cert_verifier(control_plane)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
@@ -192,52 +189,21 @@ fn not_enrolled() -> Refusal {
     Refusal::new(ErrorCode::Conflict, "This agent is not enrolled; run berth-agent enrol.")
 }
 
-/// The CA's verifier, and the name on top of it.
-#[derive(Debug)]
-struct ControlPlaneOnly(Arc<dyn ClientCertVerifier>);
-
-impl ClientCertVerifier for ControlPlaneOnly {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now);
-        let named = verified.and_then(|verified| {
-            let name = ServerName::try_from(PEER_NAME).expect("the name is a DNS name");
-            verify_server_name(&ParsedCertificate::try_from(end_entity)?, &name)?;
-            Ok(verified)
-        });
-        if let Err(e) = &named {
+/// Lets in who has a certificate of the CA, and the control plane's name on it.
+fn control_plane_only(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError> {
+    let hints = roots.subjects();
+    let ca = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build()?;
+    let rule = move |end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now| {
+        let name = ServerName::try_from(PEER_NAME).expect("the name is a DNS name");
+        let named = ca
+            .verify_client_cert(end_entity, intermediates, now)
+            .and_then(|_| verify_server_name(&ParsedCertificate::try_from(end_entity)?, &name));
+        named.inspect_err(|e| {
             tracing::warn!(error = %e, "a peer was refused: only the control plane may speak to this agent");
-        }
-        named
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+        })
+    };
+    Ok(Arc::new(Guard::new(Arc::clone(provider), hints, rule)))
 }

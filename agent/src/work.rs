@@ -18,12 +18,13 @@ use std::time::Duration;
 use berth_model::ErrorCode;
 use berth_model::agent::function::Kind;
 use berth_model::agent::{CounterSample, Run, RunId, Vm};
-use serde_json::Value;
+use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Refusal;
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::ffi::give_back_memory;
 use crate::limits::Limits;
 use crate::runs::{Cx, Runs};
 
@@ -47,13 +48,13 @@ pub struct Asked {
 /// How a function answers.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// With its answer.
-    Done(Value),
+    /// With its answer, JSON.
+    Done(Bytes),
     /// Not yet: the caller has waited as long as it wanted to.
     GoesOn(Run),
 }
 
-type Ended = Option<Result<Value, Refusal>>;
+type Ended = Option<Result<Bytes, Refusal>>;
 
 /// Bounded work, with deadlines, a log, and one function at a time on each thing.
 pub struct Work {
@@ -152,7 +153,7 @@ impl Work {
     pub async fn change(
         &self,
         asked: Asked,
-        call: impl FnOnce(&Cx) -> Result<Value, Refusal> + Send + 'static,
+        call: impl FnOnce(&Cx) -> Result<Bytes, Refusal> + Send + 'static,
     ) -> Result<Outcome, Refusal> {
         let began = Instant::now();
         match self.busy.claim(&asked, self.patience.claim).await? {
@@ -166,7 +167,7 @@ impl Work {
         asked: Asked,
         began: Instant,
         claim: Claim,
-        call: impl FnOnce(&Cx) -> Result<Value, Refusal> + Send + 'static,
+        call: impl FnOnce(&Cx) -> Result<Bytes, Refusal> + Send + 'static,
     ) -> Result<Outcome, Refusal> {
         let pool = if asked.kind == Kind::Long { &self.longs } else { &self.changes };
         // Nothing has been done yet: who waits in vain for a slot is told so, and nothing is logged.
@@ -181,6 +182,7 @@ impl Work {
             ended: ended.clone(),
         });
         let runs = Arc::clone(&self.runs);
+        let is_long = asked.kind == Kind::Long;
         let span = tracing::Span::current();
         let task = tokio::task::spawn_blocking(move || {
             let result =
@@ -190,6 +192,10 @@ impl Work {
             // Let go before it is told: whoever asks for the same after the answer has it done anew.
             drop((slot, claim));
             let _nobody_waits = tell.send(Some(result));
+            // Copies and backups need tens of megabytes for a while.
+            if is_long {
+                give_back_memory();
+            }
         });
         let outcome = self.wait(&asked, began, id, ended).await;
         if !task.is_finished() && asked.kind == Kind::Change {

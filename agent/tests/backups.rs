@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 
 mod libvirt_common;
+#[path = "common/s3.rs"]
+mod s3;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +24,11 @@ use berth_agent::work::Asked;
 use berth_model::agent::function::Kind;
 use berth_model::agent::{
     Backup, BackupCreate, BackupDelete, BackupKeep, BackupKey, BackupKind, BackupPrune, BackupRestore,
-    BackupStore, BackupVerify, BackupWhere, Name, StoreSecret, VmSpec, VmState, WantedPower,
+    BackupStore, BackupVerify, BackupWhere, Name, VmSpec, VmState, WantedPower,
 };
 use berth_model::{ByteSize, ErrorCode, VmId};
-use libvirt_common::{EMPTY_IMAGE, Node, image_path, run, spec, text, wait_for};
+use libvirt_common::{EMPTY_IMAGE, Node, image_path, run, spec, text};
+use s3::S3;
 use tempfile::TempDir;
 
 const ID: VmId = VmId(7);
@@ -411,79 +412,13 @@ fn a_full_store_is_said_so_and_holds_no_half_backup() {
     assert_eq!(ground.create("small").unwrap().builds_on, Some(name("fits")));
 }
 
-/// An S3 server on a port of its own, with a bucket.
-struct S3 {
-    server: Child,
-    port: u16,
-}
-
-impl S3 {
-    fn start(home: &Path) -> Self {
-        let usual = || {
-            let cache =
-                PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/tools/python");
-            let places = std::fs::read_dir(&cache).into_iter().flatten().flatten();
-            let programs = places.map(|place| place.path().join("bin/moto_server"));
-            programs.into_iter().find(|program| program.exists()).unwrap_or(cache)
-        };
-        let program = std::env::var_os("BERTH_TEST_MOTO_SERVER").map_or_else(usual, PathBuf::from);
-        assert!(
-            program.is_file(),
-            "{} is missing: `cargo xtask test agent` installs it, or set BERTH_TEST_MOTO_SERVER",
-            program.display()
-        );
-        let log = home.join("s3.log");
-        // Port 0: it says which one it took.
-        let server = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", "0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let port = wait_for("the S3 server", || {
-            let said = BufReader::new(std::fs::File::open(&log).unwrap()).lines().map_while(Result::ok);
-            said.filter_map(|line| {
-                let port = line.split_once("http://127.0.0.1:")?.1;
-                port.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-            })
-            .next()
-        });
-        let s3 = Self { server, port };
-        let mut stream = wait_for("the S3 server's port", || TcpStream::connect(("127.0.0.1", port)).ok());
-        write!(stream, "PUT /backups HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\n\r\n")
-            .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.contains(" 200 "), "{answer}");
-        s3
-    }
-
-    fn store(&self, bucket: &str) -> BackupStore {
-        BackupStore::S3 {
-            endpoint: format!("http://127.0.0.1:{}", self.port),
-            region: "us-east-1".to_owned(),
-            bucket: bucket.to_owned(),
-            prefix: "node-1".to_owned(),
-            access_key_id: "somebody".to_owned(),
-            secret_access_key: StoreSecret("nobody-knows".to_owned()),
-        }
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
 #[test]
 fn a_bucket_is_as_good_as_a_directory() {
     let _proof = proof::driver(ALL);
     let mut ground = Ground::new();
-    let s3 = S3::start(ground.home.path());
-    ground.store = s3.store("backups");
+    let s3 = S3::start(&[], "127.0.0.1:0", &ground.home.path().join("s3.log"));
+    s3.make_bucket();
+    ground.store = s3.store(s3::BUCKET);
     let noise = ground.home.path().join("noise");
     run("sh", &["-c", &format!("head -c 10M /dev/urandom >{}", text(&noise))]);
     ground.write(&[&format!("write -s {} 30M 10M", text(&noise))]);

@@ -23,7 +23,9 @@ use berth_model::agent::{
 };
 use berth_model::{ByteSize, VmId};
 use libvirt_common::guest::{domain, inside, put_file};
-use libvirt_common::{EMPTY_IMAGE, Node, QEMU, READY, TINY, image_path, run, spec, text, tiny, wait_for};
+use libvirt_common::{
+    EMPTY_IMAGE, Nat, Node, QEMU, READY, TINY, image_path, run, spec, text, tiny, wait_for,
+};
 
 const ID: VmId = VmId(7);
 /// The tiny image under another name.
@@ -190,19 +192,6 @@ fn a_rebuilt_guest_has_its_card_and_address_and_nothing_of_its_disk_and_a_kept_d
     node.assert_nothing_left(ID);
 }
 
-/// A NAT network of a run of its own, removed at the end.
-struct Nat {
-    name: String,
-}
-
-impl Drop for Nat {
-    fn drop(&mut self) {
-        for verb in ["net-destroy", "net-undefine"] {
-            let _ = Command::new("virsh").args(["-q", "-c", QEMU, verb, &self.name]).output();
-        }
-    }
-}
-
 /// Signs in by SSH with a password, and runs a script.
 fn ssh(home: &Path, address: Ipv4Addr, password: &str, script: &str) -> Option<String> {
     let ask = home.join("askpass");
@@ -229,7 +218,7 @@ fn a_guest_is_rescued_by_ssh_and_boots_its_own_disk_again() {
     let [gateway, address] = [1, 2].map(|last| Ipv4Addr::new(10, high & 0x7f, low, last));
     let bridge = format!("br{pid}");
     let node = Node::tiny(GuestNetwork::Nat { bridge, gateway: Gateway { ip: gateway, prefix: 24 } });
-    let _nat = Nat { name: format!("{}nat", node.config.prefix) };
+    let _nat = Nat::of(&node);
     put_file(&rescue_file("rescue.qcow2"), &image_path(&node.config, RESCUE));
     let mut spec = VmSpec { memory: ByteSize::mib(256), ..spec(TINY) };
     spec.nics[0].addresses =

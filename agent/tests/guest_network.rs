@@ -20,7 +20,7 @@ use berth_model::agent::{
     WantedPower,
 };
 use berth_model::{PrivateNetworkId, VmId};
-use libvirt_common::{Node, QEMU, TINY, run, spec, wait_for};
+use libvirt_common::{Nat, Node, TINY, run, spec, wait_for};
 
 const ID: VmId = VmId(7);
 
@@ -45,19 +45,6 @@ fn page(ip: Ipv4Addr) -> Option<String> {
     Some(page)
 }
 
-/// A NAT network that is removed at the end.
-struct Nat {
-    name: String,
-}
-
-impl Drop for Nat {
-    fn drop(&mut self) {
-        for verb in ["net-destroy", "net-undefine"] {
-            let _ = Command::new("virsh").args(["-q", "-c", QEMU, verb, &self.name]).output();
-        }
-    }
-}
-
 fn heard(node: &Node, what: &str) {
     wait_for(what, || node.console(ID).contains(what).then_some(()));
 }
@@ -76,7 +63,7 @@ fn a_guest_that_lies_is_not_heard_and_gets_and_loses_cards_while_it_runs() {
     let (gateway, own, other) = (address(0, 1), address(0, 2), address(0, 9));
     let bridge = format!("bn{}", std::process::id());
     let node = Node::tiny(GuestNetwork::Nat { bridge, gateway: Gateway { ip: gateway, prefix: 24 } });
-    let _nat = Nat { name: format!("{}nat", node.config.prefix) };
+    let _nat = Nat::of(&node);
     let mut spec = spec(TINY);
     with_address(&mut spec, own, 24, gateway);
     // Before and after each lie the guest says the truth, and is heard. Pings wait a second for their answer.

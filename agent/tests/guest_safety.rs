@@ -22,10 +22,10 @@ use berth_model::agent::{
     VolumeAttachment, WantedPower,
 };
 use berth_model::{NodeId, VmId, VolumeId};
-use libvirt_common::{TINY, spec, tiny};
+use libvirt_common::{TINY, spec, tiny, wait_for};
 use netns::Namespace;
 use pki::Pki;
-use private_node::{PrivateNode, Site, put_file, wait_for};
+use private_node::{PrivateNode, Site, put_file};
 
 const ONE: VmId = VmId(7);
 const TWO: VmId = VmId(8);

@@ -26,6 +26,7 @@ pub struct LoneAgent {
     pub prefix: String,
     /// The image of its machines: SHA-256.
     pub image: String,
+    config: String,
     folder: TempDir,
 }
 
@@ -49,9 +50,10 @@ impl LoneAgent {
         let data = folder.path().join("data");
         let text = format!("data_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n{kind}", data.display());
         std::fs::write(&config, text)?;
-        let config = config.to_str().context("a path in UTF-8")?;
+        let config = config.to_str().context("a path in UTF-8")?.to_owned();
         let log = folder.path().join("agent.log");
-        let mut process = Process::start(&binary("berth-agent")?, &["serve", "--config", config], &[], &log)?;
+        let mut process =
+            Process::start(&binary("berth-agent")?, &["serve", "--config", &config], &[], &log)?;
         let http = crate::client::builder().unix_socket(data.join("agent.sock")).build()?;
         loop {
             let up = http.get("http://agent/v1/node").send().await;
@@ -61,13 +63,39 @@ impl LoneAgent {
             anyhow::ensure!(!process.ended(), "the agent ended:\n{}", process.log_tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let file = image_file(hypervisor, folder.path())?;
-        let words =
-            ["image", "import", file.to_str().context("a path in UTF-8")?, "--json", "--config", config];
-        let imported = run(&binary("berth-agent")?, &words, None)?;
-        let imported: serde_json::Value = serde_json::from_str(&imported)?;
-        let image = imported["sha256"].as_str().context("an image has a checksum")?.to_owned();
-        Ok(Self { process, http, prefix, image, folder })
+        let mut agent = Self { process, http, prefix, image: String::new(), config, folder };
+        agent.image = match hypervisor {
+            Hypervisor::Libvirt => agent.import(&crate::installation::tiny_image()?)?,
+            Hypervisor::Simulator => agent.import_empty()?,
+        };
+        Ok(agent)
+    }
+
+    /// Imports an image; its SHA-256.
+    fn import(&self, file: &Path) -> anyhow::Result<String> {
+        let file = file.to_str().context("a path in UTF-8")?;
+        let words = ["image", "import", file, "--json", "--config", &self.config];
+        let imported: serde_json::Value = serde_json::from_str(&run(&binary("berth-agent")?, &words, None)?)?;
+        Ok(imported["sha256"].as_str().context("an image has a checksum")?.to_owned())
+    }
+
+    /// Imports an image of which nothing boots; its SHA-256.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn import_empty(&self) -> anyhow::Result<String> {
+        let image = self.folder().join("empty.qcow2");
+        let words = ["create", "-q", "-f", "qcow2", image.to_str().context("a path in UTF-8")?, "1M"];
+        run(Path::new("qemu-img"), &words, None)?;
+        self.import(&image)
+    }
+
+    /// Reads its page for Prometheus.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        Ok(self.http.get("http://agent/metrics").send().await?.error_for_status()?.text().await?)
     }
 
     /// Asks for a function.
@@ -162,16 +190,6 @@ impl LoneAgent {
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
-}
-
-fn image_file(hypervisor: Hypervisor, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
-    if hypervisor == Hypervisor::Libvirt {
-        return crate::installation::tiny_image();
-    }
-    let image = folder.join("empty.qcow2");
-    let words = ["create", "-q", "-f", "qcow2", image.to_str().context("a path in UTF-8")?, "1M"];
-    run(Path::new("qemu-img"), &words, None)?;
-    Ok(image)
 }
 
 impl Drop for LoneAgent {

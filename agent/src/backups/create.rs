@@ -1,13 +1,13 @@
 //! Making a backup.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
 
 use berth_model::agent::{Backup, BackupCreate, Name};
 use berth_model::{Timestamp, VmId};
 
 use super::catalog::Catalog;
 use super::disk::{Content, Source, Taking, Wish};
-use super::manifest::{Base, FORMAT, Index, Manifest, names};
+use super::manifest::{Base, Entry, FORMAT, Index, Manifest, names};
 use super::piece::Piece;
 use super::seal::{AccountKey, BackupKeys};
 use super::store::{self, Store};
@@ -20,7 +20,9 @@ use crate::{clock, entropy, faults};
 /// How many of the newest backups are looked at for one to build on: the last may have been taken of a VM
 /// that was off, and leaves the mark of the one before.
 const BASES_TRIED: usize = 8;
-/// Pieces that wait for the next step, so that reading, sealing and storing go on side by side.
+/// Pieces that are sealed at once: that takes longest, and each more takes its memory.
+const LANES: usize = 2;
+/// Pieces of a lane that wait to be sealed, so that reading, sealing and storing go on side by side.
 const WAITING: usize = 1;
 
 /// Backs up a VM's disk, unless that backup is there.
@@ -191,41 +193,65 @@ impl New<'_> {
         is_full: bool,
     ) -> Result<(u64, Index, u64), Refusal> {
         std::thread::scope(|scope| {
-            let (pieces, to_seal) = sync_channel::<Piece>(WAITING);
-            let (sealed, to_store) = sync_channel::<Vec<u8>>(WAITING);
-            let reading = scope.spawn(move || read(source, cx, is_full, &pieces));
-            let sealing = scope.spawn(move || seal(&self.keys, &to_seal, &sealed));
-            let stored = self.put_all(store, to_store);
+            let (mut lanes, mut sealing, mut to_store) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..LANES {
+                let (pieces, to_seal) = sync_channel(WAITING);
+                let (sealed, sealed_ones) = sync_channel(0);
+                lanes.push(pieces);
+                to_store.push(sealed_ones);
+                sealing.push(scope.spawn(move || seal(&self.keys, &to_seal, &sealed)));
+            }
+            let reading = scope.spawn(move || read(source, cx, is_full, &mut Lanes { lanes, next: 0 }));
+            let stored = self.put_all(store, &to_store);
+            drop(to_store);
             // Who stores gives up first of all, and the others with it: its reason is the one that counts.
             let read = reading.join().map_err(|_| broke_off())?;
-            let sealed = sealing.join().map_err(|_| broke_off())?;
+            let sealed: Result<Vec<_>, _> = sealing.into_iter().map(|lane| lane.join()).collect();
+            let sealed: std::io::Result<()> = sealed.map_err(|_| broke_off())?.into_iter().collect();
             let (index, stored) = stored?;
             sealed.map_err(|e| Refusal::own("A piece could not be compressed", &e))?;
             Ok((read?, index, stored))
         })
     }
 
-    fn put_all(&self, store: &dyn Store, pieces: Receiver<Vec<u8>>) -> Result<(Index, u64), Refusal> {
+    /// Takes from each lane in its turn, up to the first that has no more.
+    fn put_all(&self, store: &dyn Store, lanes: &[Receiver<Sealed>]) -> Result<(Index, u64), Refusal> {
         let (mut index, mut stored) = (Index::default(), 0);
-        for (number, piece) in pieces.into_iter().enumerate() {
-            index.push(&piece);
-            stored += piece.len() as u64;
-            store.put(&names::piece(self.vm, self.name, number as u32), piece)?;
+        while let Ok(piece) = lanes[index.pieces() as usize % LANES].recv() {
+            let name = names::piece(self.vm, self.name, index.pieces());
+            stored += piece.bytes.len() as u64;
+            store.put(&name, piece.bytes)?;
+            index.push(&piece.entry);
         }
         Ok((index, stored))
     }
 }
 
+/// Hands out pieces to be sealed, numbered, to one after the other.
+struct Lanes {
+    lanes: Vec<SyncSender<(u32, Piece)>>,
+    next: u32,
+}
+
+impl Lanes {
+    fn send(&mut self, piece: Piece) -> Result<(), SendError<(u32, Piece)>> {
+        self.lanes[self.next as usize % LANES].send((self.next, piece))?;
+        // 32 PiB.
+        self.next = self.next.checked_add(1).expect("no disk is so large");
+        Ok(())
+    }
+}
+
+/// A piece as it is stored.
+struct Sealed {
+    bytes: Vec<u8>,
+    entry: Entry,
+}
+
 /// Cuts a disk into pieces. Ends early, and well, when nobody takes them any more.
-fn read(
-    source: &mut dyn Source,
-    cx: &Cx,
-    is_full: bool,
-    pieces: &SyncSender<Piece>,
-) -> Result<u64, HypervisorError> {
+fn read(source: &mut dyn Source, cx: &Cx, is_full: bool, pieces: &mut Lanes) -> Result<u64, HypervisorError> {
     let (size, mut at, mut read) = (source.size(), 0, 0);
     let mut piece = Piece::default();
-    let mut buffer = Vec::new();
     while at < size {
         cx.check()?;
         if piece.room() == 0 && pieces.send(std::mem::take(&mut piece)).is_err() {
@@ -240,9 +266,7 @@ fn read(
             Content::Zeros => piece.zeros(at, length),
             Content::Data => {
                 length = length.min(piece.room() as u64);
-                buffer.resize(length as usize, 0);
-                source.read(at, &mut buffer)?;
-                piece.data(at, &buffer);
+                piece.data(at, length as usize, |bytes| source.read(at, bytes))?;
                 read += length;
             }
         }
@@ -256,11 +280,16 @@ fn read(
     Ok(read)
 }
 
-fn seal(keys: &BackupKeys, pieces: &Receiver<Piece>, sealed: &SyncSender<Vec<u8>>) -> std::io::Result<()> {
-    for (number, piece) in pieces.iter().enumerate() {
-        // 32 PiB.
-        let Ok(number) = u32::try_from(number) else { break };
-        if sealed.send(piece.seal(keys, number)?).is_err() {
+fn seal(
+    keys: &BackupKeys,
+    pieces: &Receiver<(u32, Piece)>,
+    sealed: &SyncSender<Sealed>,
+) -> std::io::Result<()> {
+    for (number, piece) in pieces {
+        let bytes = piece.seal(keys, number)?;
+        drop(piece);
+        let entry = Entry::of(&bytes);
+        if sealed.send(Sealed { bytes, entry }).is_err() {
             break;
         }
     }

@@ -158,11 +158,25 @@ pub enum Locked {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index(Vec<u8>);
 
+/// What an index says of a piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry([u8; ENTRY_BYTES]);
+
+impl Entry {
+    /// Of a piece as it is stored.
+    pub fn of(piece: &[u8]) -> Self {
+        let mut entry = [0; ENTRY_BYTES];
+        let (sum, length) = entry.split_at_mut(32);
+        sum.copy_from_slice(&Sha256::digest(piece));
+        length.copy_from_slice(&(piece.len() as u32).to_le_bytes());
+        Self(entry)
+    }
+}
+
 impl Index {
     /// Adds the next piece.
-    pub fn push(&mut self, piece: &[u8]) {
-        self.0.extend_from_slice(&Sha256::digest(piece));
-        self.0.extend_from_slice(&(piece.len() as u32).to_le_bytes());
+    pub fn push(&mut self, piece: &Entry) {
+        self.0.extend_from_slice(&piece.0);
     }
 
     /// How many there are.
@@ -190,9 +204,7 @@ impl Index {
     /// Is it piece `number`?
     pub fn is(&self, number: u32, piece: &[u8]) -> bool {
         let at = number as usize * ENTRY_BYTES;
-        let mut one = Self::default();
-        one.push(piece);
-        self.0.get(at..at + ENTRY_BYTES) == Some(&one.0)
+        self.0.get(at..at + ENTRY_BYTES) == Some(&Entry::of(piece).0)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A client of the Network Block Device protocol over a unix socket: how QEMU lends a disk to others.
 //!
 //! As much of it as backups need: the fixed newstyle handshake, structured replies, the contexts
-//! `base:allocation` (where zeros are) and `qemu:dirty-bitmap:…` (what changed), and one request at a time.
+//! `base:allocation` (where zeros are) and `qemu:dirty-bitmap:…` (what changed), and one request at a time, but
+//! for long reads.
 //! Names and numbers: the NBD project's `doc/proto.md`.
 
 use std::collections::VecDeque;
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const OPTION_MAX: u32 = 64 << 10;
 /// Longest chunk of a reply beside the data of a read.
 const CHUNK_MAX: u32 = 1 << 20;
+/// What is read in one request. Of a longer read the server looks for one part while it sends another.
+const READ_MAX: usize = 1 << 20;
 /// Most that is asked for in one question on extents, or zeroed in one request.
 const SPAN_MAX: u64 = 1 << 30;
 
@@ -271,8 +274,16 @@ impl Source for Nbd {
     }
 
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), HypervisorError> {
-        let asked = self.ask(READ, offset, bytes.len() as u32, &[]);
-        asked.and_then(|()| self.answer(bytes, offset)).map_err(|e| failed(&e))
+        let mut read = || {
+            let mut at = offset;
+            for part in bytes.chunks(READ_MAX) {
+                self.ask(READ, at, part.len() as u32, &[])?;
+                at += part.len() as u64;
+            }
+            // They come in any order; each chunk says where it belongs.
+            (0..bytes.len().div_ceil(READ_MAX)).try_for_each(|_| self.answer(bytes, offset))
+        };
+        read().map_err(|e| failed(&e))
     }
 }
 

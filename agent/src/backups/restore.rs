@@ -159,8 +159,9 @@ fn each_piece(
         if !index.is(number, &sealed) {
             return Err(damaged());
         }
-        let piece = Piece::open(keys, number, &sealed, manifest.disk_bytes).map_err(|_| damaged())?;
-        each(piece, sealed.len() as u64)?;
+        let stored = sealed.len() as u64;
+        let piece = Piece::open(keys, number, sealed, manifest.disk_bytes).map_err(|_| damaged())?;
+        each(piece, stored)?;
     }
     Ok(())
 }

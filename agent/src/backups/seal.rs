@@ -11,14 +11,16 @@
 
 use std::fmt;
 
-use chacha20poly1305::aead::{Aead, Payload};
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit};
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use sha2::Sha256;
 
 /// What a key must be, a sentence.
 pub const KEY_RULE: &str = "A key has 64 digits of 0-9 and a-f.";
+
+/// What a seal adds to a piece, in bytes.
+pub const SEAL_BYTES: usize = 16;
 
 /// Bound into every seal, so that a later format never takes one of this for its own.
 const FORMAT: &[u8] = b"berth-backup-1";
@@ -49,10 +51,8 @@ impl AccountKey {
     /// The keys of the backup with this salt.
     pub fn of_backup(&self, salt: &[u8; 32]) -> BackupKeys {
         let pieces = self.derive(Some(salt), b"pieces");
-        BackupKeys {
-            pieces: ChaCha20Poly1305::new(&pieces.into()),
-            manifest: self.derive(Some(salt), b"manifest"),
-        }
+        let pieces = UnboundKey::new(&CHACHA20_POLY1305, &pieces).expect("the key has 32 bytes");
+        BackupKeys { pieces: LessSafeKey::new(pieces), manifest: self.derive(Some(salt), b"manifest") }
     }
 
     fn derive(&self, salt: Option<&[u8]>, what: &[u8]) -> [u8; 32] {
@@ -65,7 +65,7 @@ impl AccountKey {
 
 /// The keys of one backup.
 pub struct BackupKeys {
-    pieces: ChaCha20Poly1305,
+    pieces: LessSafeKey,
     manifest: [u8; 32],
 }
 
@@ -74,16 +74,19 @@ pub struct BackupKeys {
 pub struct Broken;
 
 impl BackupKeys {
-    /// Seals piece `number`.
-    pub fn seal(&self, number: u32, plain: &[u8]) -> Vec<u8> {
-        let sealed = self.pieces.encrypt(&nonce(number).into(), Payload { msg: plain, aad: FORMAT });
-        sealed.expect("a piece is far shorter than the cipher's limit")
+    /// Seals piece `number`, in its place; it becomes [`SEAL_BYTES`] longer.
+    pub fn seal(&self, number: u32, mut piece: Vec<u8>) -> Vec<u8> {
+        let sealed = self.pieces.seal_in_place_append_tag(nonce(number), Aad::from(FORMAT), &mut piece);
+        sealed.expect("a piece is far shorter than the cipher's limit");
+        piece
     }
 
-    /// Opens piece `number`.
-    pub fn open(&self, number: u32, sealed: &[u8]) -> Result<Vec<u8>, Broken> {
-        let opened = self.pieces.decrypt(&nonce(number).into(), Payload { msg: sealed, aad: FORMAT });
-        opened.map_err(|_| Broken)
+    /// Opens piece `number`, in its place.
+    pub fn open(&self, number: u32, mut sealed: Vec<u8>) -> Result<Vec<u8>, Broken> {
+        let opened = self.pieces.open_in_place(nonce(number), Aad::from(FORMAT), &mut sealed);
+        let length = opened.map_err(|_| Broken)?.len();
+        sealed.truncate(length);
+        Ok(sealed)
     }
 
     /// The seal of a manifest's text: 64 hex digits.
@@ -107,10 +110,10 @@ impl BackupKeys {
 }
 
 /// No key seals two pieces of one number.
-fn nonce(number: u32) -> [u8; 12] {
+fn nonce(number: u32) -> Nonce {
     let mut nonce = [0; 12];
     nonce[..4].copy_from_slice(&number.to_le_bytes());
-    nonce
+    Nonce::assume_unique_for_key(nonce)
 }
 
 #[cfg(test)]
@@ -123,16 +126,17 @@ mod tests {
 
     #[test]
     fn a_piece_opens_only_as_what_it_was_sealed_as() {
-        let sealed = keys("0a", 1).seal(7, b"a piece");
-        assert_eq!(keys("0a", 1).open(7, &sealed), Ok(b"a piece".to_vec()));
+        let sealed = keys("0a", 1).seal(7, b"a piece".to_vec());
+        assert_eq!(sealed.len(), b"a piece".len() + SEAL_BYTES);
+        assert_eq!(keys("0a", 1).open(7, sealed.clone()), Ok(b"a piece".to_vec()));
         for (keys, number) in [(keys("0b", 1), 7), (keys("0a", 2), 7), (keys("0a", 1), 8)] {
-            assert_eq!(keys.open(number, &sealed), Err(Broken));
+            assert_eq!(keys.open(number, sealed.clone()), Err(Broken));
         }
         for at in 0..sealed.len() {
             let mut damaged = sealed.clone();
             damaged[at] ^= 1;
-            assert_eq!(keys("0a", 1).open(7, &damaged), Err(Broken));
-            assert_eq!(keys("0a", 1).open(7, &sealed[..at]), Err(Broken));
+            assert_eq!(keys("0a", 1).open(7, damaged), Err(Broken));
+            assert_eq!(keys("0a", 1).open(7, sealed[..at].to_vec()), Err(Broken));
         }
     }
 

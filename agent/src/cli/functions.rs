@@ -144,8 +144,7 @@ impl Functions {
                 output.show(&read::<RunList>(answer)?, |list| print::runs(&list.runs))
             }
             Some((schema, _)) => {
-                let shown: Shown = read(answer)?;
-                output.show(&read::<Value>(answer)?, |_| shown.text(schema, &self.list.schemas))
+                output.show(&read::<Shown>(answer)?, |shown| shown.text(schema, &self.list.schemas))
             }
         }
     }

@@ -10,6 +10,9 @@ use serde::Serialize;
 
 use super::CliError;
 
+/// What a list says that has nothing in it.
+pub const NONE: &str = "none";
+
 /// Where answers go.
 #[derive(Clone, Copy)]
 pub struct Output {
@@ -191,6 +194,9 @@ fn age(since: Timestamp, now: Timestamp) -> String {
 
 /// Rows under a head, each column as wide as it must be.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    if rows.is_empty() {
+        return NONE.to_owned();
+    }
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let all: Vec<&Vec<String>> = (!head.is_empty()).then_some(&head).into_iter().chain(rows).collect();
     let columns = all.iter().map(|row| row.len()).max().unwrap_or(0);
@@ -211,7 +217,7 @@ mod tests {
     fn columns_stand_under_each_other() {
         let rows = [vec!["1".to_owned(), "running".to_owned()], vec!["100".to_owned(), "off".to_owned()]];
         assert_eq!(table(&["ID", "STATE"], &rows), "ID   STATE\n1    running\n100  off");
-        assert_eq!(table(&["ID", "STATE"], &[]), "ID  STATE");
+        assert_eq!(table(&["ID", "STATE"], &[]), "none");
     }
 
     #[test]

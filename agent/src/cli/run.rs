@@ -16,6 +16,7 @@ use super::client::{Client, read};
 use crate::config::{Config, HypervisorKind, LogFormat, NetworkMode, NetworkSection};
 use crate::enrol::{EnrolError, Enrolment};
 use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::ffi::share_one_heap;
 use crate::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
 use crate::hypervisor::simulator::{Simulator, SimulatorConfig};
 use crate::update::{self, Own};
@@ -25,6 +26,7 @@ const HUNG_THREADS: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT.
 pub fn serve(config: Config) -> Result<(), CliError> {
+    share_one_heap();
     log(&config);
     let runtime = runtime(tokio::runtime::Builder::new_multi_thread())?;
     let result: Result<Option<Own>, CliError> = runtime.block_on(async {

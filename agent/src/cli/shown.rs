@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use berth_model::{ByteSize, Timestamp};
 use indexmap::IndexMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::print::{harmless, size, table, time};
+use super::print::{NONE, harmless, size, table, time};
 use super::words::{is, resolve};
 
 /// An answer as it came, fields in the order in which the agent names them.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Shown {
     /// A list.
@@ -54,6 +54,7 @@ impl Shown {
             Self::Leaf(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
             Self::Leaf(Value::String(text)) => harmless(text),
             Self::Leaf(other) => other.to_string(),
+            Self::List(list) if list.is_empty() => NONE.to_owned(),
             Self::List(list) => {
                 let cells = list.iter().map(|one| one.cell(&real["items"], schemas));
                 cells.collect::<Vec<_>>().join(", ")
@@ -81,7 +82,7 @@ fn rows(list: &[Shown], schema: &Value, schemas: &Schemas) -> String {
     }
     if names.is_empty() {
         let cells: Vec<_> = list.iter().map(|row| row.cell(schema, schemas)).collect();
-        return if cells.is_empty() { "none".to_owned() } else { cells.join("\n") };
+        return if cells.is_empty() { NONE.to_owned() } else { cells.join("\n") };
     }
     let head: Vec<String> = names.iter().map(|name| name.replace('_', " ").to_uppercase()).collect();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
@@ -130,6 +131,7 @@ mod tests {
             "{\"things\":[{\"name\":\"b\",\"used\":1},{\"name\":\"a\",\"used\":1024,\"note\":\"x\"}]}";
         assert_eq!(shown(answer, &schema), "NAME  USED     NOTE\nb     1 B      -\na     1.0 KiB  x");
         assert_eq!(shown("{\"things\":[]}", &schema), "none");
+        assert_eq!(shown("{\"things\":[],\"count\":0}", &schema), "things  none\ncount   0");
         assert_eq!(shown("{\"things\":[\"a\",\"b\"]}", &schema), "a\nb");
     }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A console is closed when its VM stops (1000), when the agent stops (1001), and when whoever looks does not
-//! keep up with it (1008).
+//! keep up with it (1008) or sends what is no message (1002).
 
 mod line;
 mod tickets;
@@ -62,6 +62,7 @@ enum End {
 
 const VM_STOPPED: End = End::Close(close_code::NORMAL, "the console ended with its VM");
 const FELL_BEHIND: End = End::Close(close_code::POLICY, "fell behind");
+const NO_MESSAGE: End = End::Close(close_code::PROTOCOL, "cut off, too long, or no WebSocket message");
 const AGENT_STOPS: End = End::Close(close_code::AWAY, "the agent stops");
 
 /// The VM's end of a console.
@@ -111,7 +112,10 @@ impl Consoles {
             }
         };
         let limits = self.limits.clone();
-        let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MESSAGE_MAX_BYTES);
+        let upgrade = upgrade
+            .protocols([PROTOCOL])
+            .max_message_size(MESSAGE_MAX_BYTES)
+            .max_frame_size(MESSAGE_MAX_BYTES);
         Ok(upgrade.on_upgrade(move |socket| open.track_future(serve(socket, source, limits, stop, seat))))
     }
 }
@@ -235,7 +239,8 @@ fn typed(message: Option<Result<Message, axum::Error>>) -> Result<Bytes, End> {
         Some(Ok(Message::Binary(bytes))) => Ok(bytes),
         Some(Ok(Message::Text(text))) => Ok(text.into()),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Bytes::new()),
-        Some(Ok(Message::Close(_)) | Err(_)) | None => Err(End::Gone),
+        Some(Ok(Message::Close(_))) | None => Err(End::Gone),
+        Some(Err(_)) => Err(NO_MESSAGE),
     }
 }
 

@@ -33,7 +33,8 @@ use berth_model::agent::Nothing;
 use berth_model::agent::function::{self, Function, Kind, Method, Target, Visitor};
 use berth_model::error::ApiError;
 use berth_model::{FieldError, VmId};
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
 use crate::api::extract::JsonBody;
@@ -122,10 +123,7 @@ impl Functions {
                     wait: wait(&headers),
                 };
                 let inner = api.clone();
-                let answer = move |cx: &Cx| {
-                    let answer = call(&inner, cx, &target, request)?;
-                    serde_json::to_value(answer).map_err(|e| Refusal::own("The answer", &e))
-                };
+                let answer = move |cx: &Cx| json(&call(&inner, cx, &target, request)?);
                 Ok(match api.work.change(asked, answer).await? {
                     Outcome::Done(answer) => done(answer),
                     Outcome::GoesOn(run) => (StatusCode::ACCEPTED, Json(run)).into_response(),
@@ -143,11 +141,7 @@ impl Functions {
     {
         self.route::<F, _>(move |api, _, _, target, request| {
             let answer = call(api, target, request);
-            async move {
-                let answer = answer.await?;
-                let answer = serde_json::to_value(answer).map_err(|e| Refusal::own("The answer", &e))?;
-                Ok(done(answer))
-            }
+            async move { Ok(done(json(&answer.await?)?)) }
         });
     }
 
@@ -221,10 +215,15 @@ fn wait(headers: &HeaderMap) -> Option<Duration> {
     seconds.map(|seconds| Duration::from_secs(seconds).min(WAIT_MAX))
 }
 
-fn done(answer: Value) -> Response {
-    match &answer {
-        Value::Object(fields) if fields.is_empty() => StatusCode::NO_CONTENT.into_response(),
-        _ => Json(answer).into_response(),
+/// An answer as it is sent: its fields in the order in which its type names them.
+fn json(answer: &impl serde::Serialize) -> Result<Bytes, Refusal> {
+    serde_json::to_vec(answer).map(Bytes::from).map_err(|e| Refusal::own("The answer", &e))
+}
+
+fn done(answer: Bytes) -> Response {
+    match &*answer {
+        b"{}" => StatusCode::NO_CONTENT.into_response(),
+        _ => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use berth_model::agent::function::{Function, Kind, moving};
 use berth_model::{Timestamp, VmId};
-use serde_json::Value;
+use bytes::Bytes;
 
 use super::Moves;
 use crate::error::Refusal;
@@ -70,7 +70,7 @@ impl Moves {
                 moves.forget(id);
                 tracing::info!(vm = id.0, "a VM did not come in time, and its room is removed");
             }
-            Ok(Value::Null)
+            Ok(Bytes::new())
         };
         work.change(asked, remove).await.map(drop)
     }

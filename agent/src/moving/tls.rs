@@ -2,28 +2,26 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::clock;
 use crate::identity::{Identity, IdentityError};
+use crate::tls::guard::Guard;
 
 /// The target's end.
 pub fn server(identity: &Identity) -> Result<Arc<ServerConfig>, IdentityError> {
     let (provider, key) = begin(identity)?;
-    let agents = Agents { roots: identity.roots()?, provider: Arc::clone(&provider) };
+    let agents = agents(identity.roots()?, &provider);
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| unfit(&e))?
-        .with_client_cert_verifier(Arc::new(agents))
+        .with_client_cert_verifier(agents)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     Ok(Arc::new(config))
 }
@@ -50,62 +48,11 @@ fn unfit(e: &dyn std::error::Error) -> IdentityError {
 }
 
 /// Lets in who has a node's certificate. Those are made for servers, so they are looked at as such.
-#[derive(Debug)]
-struct Agents {
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ClientCertVerifier for Agents {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+fn agents(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Arc<dyn ClientCertVerifier> {
+    let algorithms = provider.signature_verification_algorithms.all;
+    let rule = move |end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now| {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&certificate, &roots, intermediates, now, algorithms)
+    };
+    Arc::new(Guard::new(Arc::clone(provider), Vec::new(), rule))
 }

@@ -20,7 +20,7 @@ pub struct Served {
 }
 
 impl Served {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self::start_from(|_| PathBuf::from(env!("CARGO_BIN_EXE_berth-agent")))
     }
 
@@ -35,6 +35,11 @@ impl Served {
         let program = make(home.path());
         let child = spawn(&program, home.path());
         Self { home, child, program }
+    }
+
+    /// What it wrote since it runs.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.home.path().join("agent.log")).unwrap()
     }
 
     /// kill -9, and a new one in the same folder.
@@ -112,7 +117,8 @@ fn spawn(program: &Path, home: &Path) -> Child {
         assert!(log.read_line(&mut said).unwrap() > 0, "the agent did not start: {said}");
     }
     // Keeps reading, so that the agent never waits for its log.
-    std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+    let mut kept = std::fs::File::options().create(true).append(true).open(home.join("agent.log")).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut log, &mut kept));
     child
 }
 
@@ -143,6 +149,20 @@ fn vms_and_images_are_handled_over_the_socket() {
     assert_eq!(served.text(&["vm", "delete", "12"]), "VM 12 is gone.\n");
     assert!(served.text(&["image", "delete", &sha256]).contains("is gone"));
     assert_eq!(served.text(&["--json", "vm", "delete", "12"]), "", "there is nothing to say in JSON");
+}
+
+#[test]
+fn lists_name_their_columns_in_the_models_order_and_say_when_there_is_nothing() {
+    let served = Served::start();
+    for list in [["vm", "list"], ["image", "list"], ["volume", "list"], ["kept", "list"], ["run", "list"]] {
+        assert_eq!(served.text(&list), "none\n", "{list:?}");
+    }
+    let pools = served.text(&["pool", "list"]);
+    let columns: Vec<&str> = pools.lines().next().unwrap().split_whitespace().collect();
+    assert_eq!(columns[..3], ["NAME", "KIND", "SIZE"], "{pools}");
+    let as_json = served.text(&["--json", "pool", "list"]);
+    let at = |field: &str| as_json.find(field).unwrap();
+    assert!(at("\"name\"") < at("\"kind\"") && at("\"kind\"") < at("\"free\""), "{as_json}");
 }
 
 #[test]

@@ -18,5 +18,6 @@ mod machines;
 mod moving;
 mod network;
 mod peers;
+mod sockets;
 mod stream;
 mod update;

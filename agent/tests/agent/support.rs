@@ -10,7 +10,6 @@ use berth_agent::backups::disk::{Making, Restoring, Taking, Wish};
 use berth_agent::config::Config;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, HypervisorFacts, Machines};
-use berth_agent::identity::{Identity, NewKey};
 use berth_agent::lease::Lease;
 use berth_agent::moving::Way;
 use berth_agent::orphans::Found;
@@ -24,7 +23,7 @@ use berth_model::agent::{
     VmDelete, VmEvent, VmImage, VmRebuild, VmSeed, VmSpec, Volume, WantedPower,
 };
 use berth_model::error::ApiError;
-use berth_model::{ByteSize, ErrorBody, NodeId, PrivateNetworkId, Timestamp, VmId, VolumeId};
+use berth_model::{ByteSize, ErrorBody, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -65,7 +64,7 @@ impl Agent {
     /// The same under a CA that others have, too.
     pub async fn start_under(pki: Arc<Pki>, change: impl FnOnce(&mut Config)) -> Self {
         let home = tempfile::tempdir().unwrap();
-        enrol_by_hand(home.path(), &pki);
+        pki.enrol(home.path());
         let mut config = Config::at(home.path());
         config.limits.ping_every = Duration::from_millis(50);
         config.limits.identity_every = Duration::from_millis(50);
@@ -130,19 +129,6 @@ impl Drop for Agent {
         self.gate.open();
         self.stop.cancel();
     }
-}
-
-/// Writes an identity as `berth-agent enrol` would.
-pub fn enrol_by_hand(home: &Path, pki: &Pki) {
-    let key = NewKey::draw("a-node").unwrap();
-    let identity = Identity {
-        node: NodeId(7),
-        address: "https://127.0.0.1:1".to_owned(),
-        ca_pem: pki.ca_pem(),
-        certificate_pem: pki.sign(&key.csr_pem),
-        key_pem: key.key_pem,
-    };
-    identity.store(&home.join("tls")).unwrap();
 }
 
 /// Somebody who trusts the agent's CA, and shows a certificate of `shows` if any.

@@ -1,6 +1,10 @@
 //! A CA of a test's own, and certificates of it.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::path::Path;
+
+use berth_agent::identity::{Identity, NewKey};
+use berth_model::NodeId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
@@ -28,6 +32,19 @@ impl Pki {
 
     pub fn ca_pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// Writes an identity into an agent's data folder, as `berth-agent enrol` would.
+    pub fn enrol(&self, data: &Path) {
+        let key = NewKey::draw("a-node").unwrap();
+        let identity = Identity {
+            node: NodeId(7),
+            address: "https://127.0.0.1:1".to_owned(),
+            ca_pem: self.ca_pem(),
+            certificate_pem: self.sign(&key.csr_pem),
+            key_pem: key.key_pem,
+        };
+        identity.store(&data.join("tls")).unwrap();
     }
 
     /// Signs an agent's request, as the control plane does.

@@ -4,11 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use berth_agent::identity::{Identity, NewKey};
-use berth_model::agent::function::{self, Function, Kind, node};
+use berth_model::agent::function::{self, Function, Kind, node, run};
 use berth_model::agent::{Nothing, Orphan, OrphansRequest};
 use berth_model::error::ApiError;
-use berth_model::{ErrorBody, ErrorCode, NodeId};
+use berth_model::{ErrorBody, ErrorCode};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -120,6 +119,15 @@ impl<'a> Agent<'a> {
         Told { task: self.runtime.spawn(answer::<F>(request)) }
     }
 
+    /// Waits until the newest run of a function has ended; its error.
+    pub fn end_of(&self, function: &str) -> Option<ApiError> {
+        wait_for("the function's end", || {
+            let runs = self.call::<run::List>((), &Nothing {}).unwrap().runs;
+            let newest = runs.into_iter().find(|run| run.function == function).unwrap();
+            newest.ended.map(|_| newest.error)
+        })
+    }
+
     /// Waits until the agent stands at the point that was told to pause.
     pub fn wait_at_point(&self) {
         wait_for("the agent at its point", || self.marker().exists().then_some(()));
@@ -222,15 +230,7 @@ impl ControlPlane {
     /// To be done before the agent starts.
     pub fn enrol(node: &Node) -> Self {
         let pki = Pki::new();
-        let key = NewKey::draw("a-node").unwrap();
-        let identity = Identity {
-            node: NodeId(7),
-            address: "https://127.0.0.1:1".to_owned(),
-            ca_pem: pki.ca_pem(),
-            certificate_pem: pki.sign(&key.csr_pem),
-            key_pem: key.key_pem,
-        };
-        identity.store(&node.data().join("tls")).unwrap();
+        pki.enrol(&node.data());
         Self { pki }
     }
 

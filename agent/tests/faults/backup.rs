@@ -1,14 +1,9 @@
 //! Faults while a backup is made.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-use berth_model::agent::function::{backup, run, vm};
+use berth_model::agent::function::{backup, vm};
 use berth_model::agent::{
     Backup, BackupCreate, BackupKeep, BackupPrune, BackupRestore, BackupStore, BackupVerify, BackupWhere,
-    Nothing, StoreSecret, VmState,
+    Nothing, VmState,
 };
 use berth_model::{ErrorCode, VmId};
 
@@ -17,6 +12,7 @@ use crate::create::name;
 use crate::guest::{Ground, ID, OFF};
 use crate::libvirt_common::{run as output, wait_for};
 use crate::node::Node;
+use crate::s3::{BUCKET, S3};
 
 /// Backups to a folder of the node.
 struct Store<'a> {
@@ -211,20 +207,15 @@ pub fn network_cut(ground: &Ground) {
         agent.wait_at_point();
         node.space.ip("link set eth0 down");
         agent.go_on();
-        let ended = || {
-            let runs = agent.call::<run::List>((), &Nothing {}).unwrap().runs;
-            let newest = runs.into_iter().find(|run| run.function == "backup.create").unwrap();
-            newest.ended.map(|_| newest.error)
-        };
-        assert_eq!(wait_for("the function's end", ended), None, "it went on without its caller");
+        assert_eq!(agent.end_of("backup.create"), None, "it went on without its caller");
     });
     node.space.ip("link set eth0 up");
     assert!(store.has(&agent, "cut"));
     store.told_again(&agent, "cut");
 
     // The other side: the store.
-    let s3 = S3::start(node, "5000");
-    let store = Store { ground, store: s3.store() };
+    let s3 = start_s3(node);
+    let store = Store { ground, store: s3.store(BUCKET) };
     let told = agent.begin::<backup::Create>((OFF, name("cut")), &store.request());
     agent.wait_at_point();
     drop(s3);
@@ -232,7 +223,7 @@ pub fn network_cut(ground: &Ground) {
     let (code, words) = told.end(&agent).unwrap_err().refusal();
     assert_eq!(code, ErrorCode::Unavailable, "{words}");
     ground.assert_well(&agent, "the store is gone");
-    let _s3 = S3::start(node, "5000");
+    let _s3 = start_s3(node);
     let made = store.create(&agent, OFF, "cut").unwrap();
     assert_eq!(store.create(&agent, OFF, "cut").unwrap(), made, "told twice");
     store.verify(&agent, OFF, "cut");
@@ -259,59 +250,9 @@ pub fn clock_jump(ground: &Ground) {
 }
 
 /// An S3 server in the control plane's network, with a bucket.
-struct S3 {
-    server: Child,
-    port: &'static str,
-}
-
-impl S3 {
-    fn start(node: &Node, port: &'static str) -> Self {
-        let usual = || {
-            let cache =
-                PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/berth/tools/python");
-            let places = std::fs::read_dir(&cache).into_iter().flatten().flatten();
-            let programs = places.map(|place| place.path().join("bin/moto_server"));
-            programs.into_iter().find(|program| program.exists()).unwrap_or(cache)
-        };
-        let program = std::env::var_os("BERTH_TEST_MOTO_SERVER").map_or_else(usual, PathBuf::from);
-        assert!(program.is_file(), "{} is missing: `cargo xtask test agent` installs it", program.display());
-        let server = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{}", node.plane.name()))
-            .arg(program)
-            .args(["-H", "10.99.0.2", "-p", port])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let s3 = Self { server, port };
-        node.plane.within(|| {
-            let port = s3.port.parse().unwrap();
-            let mut stream = wait_for("the S3 server", || TcpStream::connect(("10.99.0.2", port)).ok());
-            write!(stream, "PUT /backups HTTP/1.0\r\nHost: 10.99.0.2:{port}\r\nContent-Length: 0\r\n\r\n")
-                .unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            assert!(answer.contains(" 200 "), "{answer}");
-        });
-        s3
-    }
-
-    fn store(&self) -> BackupStore {
-        BackupStore::S3 {
-            endpoint: format!("http://10.99.0.2:{}", self.port),
-            region: "us-east-1".to_owned(),
-            bucket: "backups".to_owned(),
-            prefix: "node-1".to_owned(),
-            access_key_id: "somebody".to_owned(),
-            secret_access_key: StoreSecret("nobody-knows".to_owned()),
-        }
-    }
-}
-
-impl Drop for S3 {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
+fn start_s3(node: &Node) -> S3 {
+    let there = format!("--net=/run/netns/{}", node.plane.name());
+    let s3 = S3::start(&["nsenter", &there], "10.99.0.2:5000", &node.home().join("s3.log"));
+    node.plane.within(|| s3.make_bucket());
+    s3
 }

@@ -1,6 +1,6 @@
 //! Faults while a VM is made.
 
-use berth_model::agent::function::{node, run, vm};
+use berth_model::agent::function::{node, vm};
 use berth_model::agent::{DisksAfter, Name, Nothing, Vm, VmDelete, VmRebuild, VmSpec, VmState, WantedPower};
 use berth_model::{ErrorCode, VmId};
 
@@ -182,12 +182,7 @@ pub fn network_cut(ground: &Ground) {
         agent.wait_at_point();
         node.space.ip("link set eth0 down");
         agent.go_on();
-        let ended = || {
-            let runs = agent.call::<run::List>((), &Nothing {}).unwrap().runs;
-            let newest = runs.into_iter().find(|run| run.function == "vm.put").unwrap();
-            newest.ended.map(|_| newest.error)
-        };
-        assert_eq!(wait_for("the function's end", ended), None, "it went on without its caller");
+        assert_eq!(agent.end_of("vm.put"), None, "it went on without its caller");
     });
     node.space.ip("link set eth0 up");
     let vm = agent.call::<vm::Get>(ID, &Nothing {}).unwrap();

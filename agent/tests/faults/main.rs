@@ -18,6 +18,8 @@ mod libvirt_common;
 mod netns;
 #[path = "../common/pki.rs"]
 mod pki;
+#[path = "../common/s3.rs"]
+mod s3;
 
 mod agent;
 mod backup;

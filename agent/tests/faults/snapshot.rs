@@ -1,6 +1,6 @@
 //! Faults while a snapshot is taken.
 
-use berth_model::agent::function::{backup, guest, run, snapshot, vm};
+use berth_model::agent::function::{backup, guest, snapshot, vm};
 use berth_model::agent::{GuestFreeze, Nothing, Snapshot, VmRebuild, WantedPower};
 use berth_model::{ErrorCode, VmId};
 
@@ -140,12 +140,7 @@ pub fn network_cut(ground: &Ground) {
         agent.wait_at_point();
         node.space.ip("link set eth0 down");
         agent.go_on();
-        let ended = || {
-            let runs = agent.call::<run::List>((), &Nothing {}).unwrap().runs;
-            let newest = runs.into_iter().find(|run| run.function == "snapshot.create").unwrap();
-            newest.ended.map(|_| newest.error)
-        };
-        assert_eq!(wait_for("the function's end", ended), None, "it went on without its caller");
+        assert_eq!(agent.end_of("snapshot.create"), None, "it went on without its caller");
     });
     node.space.ip("link set eth0 up");
     assert_eq!(ground.snapshots(&agent), ["cut"]);

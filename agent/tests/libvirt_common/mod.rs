@@ -195,6 +195,23 @@ pub fn spec(image: &str) -> VmSpec {
     }
 }
 
+/// The NAT network of a node, removed at the end.
+pub struct Nat(String);
+
+impl Nat {
+    pub fn of(node: &Node) -> Self {
+        Self(format!("{}nat", node.config.prefix))
+    }
+}
+
+impl Drop for Nat {
+    fn drop(&mut self) {
+        for verb in ["net-destroy", "net-undefine"] {
+            let _ = Command::new("virsh").args(["-q", "-c", QEMU, verb, &self.0]).output();
+        }
+    }
+}
+
 /// Waits until `ready` gives something.
 pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;

@@ -7,17 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use berth_model::VmId;
 use berth_model::agent::{Vm, VmSpec};
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
+use crate::libvirt_common::wait_for;
 use crate::netns::Namespace;
-
-/// Longest that anything may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 const QEMU_CONF: &str =
     "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\nvnc_listen = \"127.0.0.1\"\n";
@@ -279,18 +276,6 @@ impl Drop for PrivateNode {
             let _ = agent.kill();
             let _ = agent.wait();
         }
-    }
-}
-
-/// Waits until `ready` gives something.
-pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ready() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

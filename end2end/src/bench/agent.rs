@@ -1,19 +1,27 @@
 //! The agent alone: what it adds to libvirt, many creates at once, its memory.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use berth_model::VmId;
 use berth_model::agent::function::vm;
-use berth_model::agent::{Nothing, VmDelete, WantedPower};
+use berth_model::agent::{Nothing, Vm, VmDelete, VmImage, VmSpec, VmState, WantedPower};
+use berth_model::{ByteSize, VmId};
 use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use super::agent_samples::watch;
 use super::{Row, percentile};
 use crate::process::run;
 use crate::{Hypervisor, LoneAgent};
 
 const ROUNDS: usize = 10;
 const ONE: VmId = VmId(1);
+/// VMs with which memory is measured.
+const VMS: i64 = 100;
+/// So many are started at once.
+const STARTS: usize = 3;
+/// How long they are watched.
+const WATCHED: Duration = Duration::from_secs(40);
 
 /// `vm.start` of a tiny guest, beside `virsh start` of the same domain.
 ///
@@ -95,29 +103,62 @@ async fn many(agent: &LoneAgent, first: i64, count: i64, at_once: bool) -> anyho
     Ok(took)
 }
 
-/// The agent's resident memory with 100 VMs, beside that with none.
+/// The agent's resident memory with 100 VMs, beside that with none: VMs that are off, and VMs that run on real QEMU
+/// and are watched.
 ///
 /// # Errors
 /// When a VM cannot be made.
 pub async fn memory() -> anyhow::Result<Vec<Row>> {
-    let agent = LoneAgent::start(Hypervisor::Libvirt).await?;
-    agent.healthy().await?;
-    let megabytes = |agent: &LoneAgent| anyhow::Ok(agent.resident()?.bytes() as f64 / 1e6);
-    let none = megabytes(&agent)?;
-    for id in (1..=100).map(VmId) {
-        agent.call::<vm::Put>(&id, &agent.spec(id.0, WantedPower::Off)).await?;
+    let mut rows = Vec::new();
+    for (what, power) in [("off", WantedPower::Off), ("on and watched", WantedPower::On)] {
+        let agent = LoneAgent::start(Hypervisor::Libvirt).await?;
+        agent.healthy().await?;
+        let none = megabytes(&agent)?;
+        let nothing_boots = agent.import_empty()?;
+        let ids = || (1..=VMS).map(VmId);
+        let make = async |id: VmId| {
+            let image = VmImage { sha256: nothing_boots.clone() };
+            let small = VmSpec { image, memory: ByteSize::mib(64), ..agent.spec(id.0, power) };
+            agent.call::<vm::Put>(&id, &small).await
+        };
+        let _made: Vec<Vm> = stream::iter(ids().map(make)).buffer_unordered(STARTS).try_collect().await?;
+        let value =
+            if power == WantedPower::On { largest_watched(&agent).await? } else { megabytes(&agent)? };
+        for id in ids() {
+            agent.call::<vm::Delete>(&id, &VmDelete::default()).await?;
+        }
+        rows.push(Row {
+            what: format!("agent's resident memory, {VMS} VMs, {what}"),
+            value,
+            unit: "MB",
+            beside: "with none".into(),
+            peer: none,
+            aim: "aim < 40 MB".into(),
+        });
     }
-    agent.call::<vm::List>(&(), &Nothing {}).await?;
-    let value = megabytes(&agent)?;
-    for id in (1..=100).map(VmId) {
-        agent.call::<vm::Delete>(&id, &VmDelete::default()).await?;
-    }
-    Ok(vec![Row {
-        what: "agent's resident memory, 100 VMs that are off".into(),
-        value,
-        unit: "MB",
-        beside: "with none".into(),
-        peer: none,
-        aim: "aim < 40 MB".into(),
-    }])
+    Ok(rows)
+}
+
+fn megabytes(agent: &LoneAgent) -> anyhow::Result<f64> {
+    Ok(agent.resident()?.bytes() as f64 / 1e6)
+}
+
+/// The largest that it was while all VMs were watched, listed, and read for Prometheus.
+async fn largest_watched(agent: &LoneAgent) -> anyhow::Result<f64> {
+    let read = async {
+        let (begun, mut largest): (Instant, f64) = (Instant::now(), 0.0);
+        while begun.elapsed() < WATCHED {
+            let vms = agent.call::<vm::List>(&(), &Nothing {}).await?.vms;
+            let page = agent.metrics().await?;
+            let run = vms.iter().filter(|vm| vm.state == VmState::Running).count();
+            anyhow::ensure!(run as i64 == VMS && page.len() > 100 * run, "only {run} VMs run");
+            largest = largest.max(megabytes(agent)?);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        anyhow::Ok(largest)
+    };
+    let (largest, samples) = tokio::try_join!(read, watch(agent, VMS, WATCHED))?;
+    // Guests that are translated may leave the node little time for more.
+    anyhow::ensure!(samples as i64 >= 5 * VMS, "only {samples} samples came");
+    Ok(largest)
 }

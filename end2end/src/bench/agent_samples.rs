@@ -46,13 +46,25 @@ async fn share(agent: &LoneAgent) -> anyhow::Result<f64> {
 
 /// The same while one stream watches all VMs.
 async fn share_watched(agent: &LoneAgent) -> anyhow::Result<f64> {
-    let mut stream = agent.stream().await?;
-    let watch = StreamCommand::Watch { vms: (1..=VMS).map(VmId).collect() };
-    stream.send(Message::text(serde_json::to_string(&watch)?)).await?;
     let (begun, before) = (Instant::now(), agent.cpu_s()?);
+    let seen = watch(agent, VMS, SPAN).await?;
+    let due = VMS as usize * (SPAN.as_secs() as usize / 2 - 1);
+    anyhow::ensure!(seen >= due, "only {seen} samples came, and {due} were due");
+    Ok((agent.cpu_s()? - before) / begun.elapsed().as_secs_f64() * 100.0)
+}
+
+/// Watches the first so many VMs for a time, on a stream of its own; how many samples came.
+///
+/// # Errors
+/// When the stream ends.
+pub async fn watch(agent: &LoneAgent, vms: i64, span: Duration) -> anyhow::Result<usize> {
+    let mut stream = agent.stream().await?;
+    let watch = StreamCommand::Watch { vms: (1..=vms).map(VmId).collect() };
+    stream.send(Message::text(serde_json::to_string(&watch)?)).await?;
+    let begun = Instant::now();
     let mut samples_seen = 0;
-    while begun.elapsed() < SPAN {
-        let Ok(message) = tokio::time::timeout(SPAN.saturating_sub(begun.elapsed()), stream.next()).await
+    while begun.elapsed() < span {
+        let Ok(message) = tokio::time::timeout(span.saturating_sub(begun.elapsed()), stream.next()).await
         else {
             break;
         };
@@ -61,8 +73,5 @@ async fn share_watched(agent: &LoneAgent) -> anyhow::Result<f64> {
             samples_seen += samples.len();
         }
     }
-    let share = (agent.cpu_s()? - before) / begun.elapsed().as_secs_f64() * 100.0;
-    let due = VMS as usize * (SPAN.as_secs() as usize / 2 - 1);
-    anyhow::ensure!(samples_seen >= due, "only {samples_seen} samples came, and {due} were due");
-    Ok(share)
+    Ok(samples_seen)
 }

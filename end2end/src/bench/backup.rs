@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use berth_model::server::ServerCreate;
 
-use super::{Row, percentile};
+use super::{Row, percentile, with_server};
+use crate::Installation;
 use crate::process::run;
-use crate::{Hypervisor, Installation, Options};
 
 const ROUNDS: usize = 3;
 /// Data on the disk beside its image: what no compressor makes smaller, as a disk's pictures and archives.
@@ -21,19 +20,9 @@ const NOISE_AT_MIB: u64 = 128;
 /// # Errors
 /// When a copy fails.
 pub async fn measure() -> anyhow::Result<Vec<Row>> {
-    let installation =
-        Installation::start(Options { hypervisor: Hypervisor::Libvirt, ..Options::default() }).await?;
-    installation.node_up().await?;
+    let (installation, server) = with_server("bench-backup").await?;
     let client = installation.client(0);
-    let order = ServerCreate {
-        name: "bench-backup".into(),
-        server_type: "t1".into(),
-        image: "tiny".into(),
-        ..ServerCreate::default()
-    };
-    let created = client.server_create(&order).await?;
-    client.settled(created.action.id).await?;
-    let vm = created.server.id.to_string();
+    let vm = server.id.to_string();
     installation.berth_agent(&["vm", "power-off", &vm])?;
     let folder = installation.folder();
     let disk = folder.join(format!("agent/vms/{vm}/disk.qcow2"));
@@ -48,7 +37,7 @@ pub async fn measure() -> anyhow::Result<Vec<Row>> {
             qemu.push(bytes / speeds.1);
         }
     }
-    let gone = client.server_delete(created.server.id).await?;
+    let gone = client.server_delete(server.id).await?;
     client.settled(gone.id).await?;
     let (agent, qemu) = (percentile(&agent, 50.0), percentile(&qemu, 50.0));
     Ok(vec![Row {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use berth_model::event::{Change, LiveMessage};
-use berth_model::server::{ServerCreate, ServerStatus};
+use berth_model::server::ServerStatus;
 use sqlx::Connection as _;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use super::{Row, percentile};
+use super::{Row, percentile, with_server};
+use crate::live;
 use crate::process::run;
-use crate::{Hypervisor, Installation, Options, live};
 
 const ROUNDS: usize = 30;
 
@@ -21,18 +21,7 @@ const ROUNDS: usize = 30;
 /// # Errors
 /// When an event does not arrive.
 pub async fn measure() -> anyhow::Result<Vec<Row>> {
-    let installation =
-        Installation::start(Options { hypervisor: Hypervisor::Libvirt, ..Options::default() }).await?;
-    installation.node_up().await?;
-    let client = installation.client(0);
-    let order = ServerCreate {
-        name: "bench".into(),
-        server_type: "t1".into(),
-        image: "tiny".into(),
-        ..ServerCreate::default()
-    };
-    let created = client.server_create(&order).await?;
-    client.settled(created.action.id).await?;
+    let (installation, _server) = with_server("bench").await?;
     let domain = installation.domains()?.pop().context("the server has a domain")?;
 
     let mut socket = live::connect(installation.base(0), &installation.token, None).await?;

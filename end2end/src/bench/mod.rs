@@ -11,7 +11,10 @@ pub mod moves;
 
 use std::fmt::Write as _;
 
+use berth_model::server::{Server, ServerCreate};
 use serde::Serialize;
+
+use crate::{Hypervisor, Installation, Options};
 
 /// One line of the table.
 #[derive(Debug, Clone, Serialize)]
@@ -48,6 +51,23 @@ impl Row {
         }
         out
     }
+}
+
+/// An installation on real QEMU, with one server that runs the tiny guest.
+async fn with_server(name: &str) -> anyhow::Result<(Installation, Server)> {
+    let installation =
+        Installation::start(Options { hypervisor: Hypervisor::Libvirt, ..Options::default() }).await?;
+    installation.node_up().await?;
+    let client = installation.client(0);
+    let order = ServerCreate {
+        name: name.to_owned(),
+        server_type: "t1".into(),
+        image: "tiny".into(),
+        ..ServerCreate::default()
+    };
+    let created = client.server_create(&order).await?;
+    client.settled(created.action.id).await?;
+    Ok((installation, created.server))
 }
 
 /// The value below which `percent` of the values lie; nearest rank.

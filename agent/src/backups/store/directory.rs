@@ -36,6 +36,9 @@ impl Directory {
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         let written = file.write_all(bytes).and_then(|()| fs::rename(&new, path));
+        // The disk begins to write it at once, so that little is left to be settled, and what guests read stays
+        // in the node's memory. A file system that does not know that is only slower.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         written.inspect_err(|_| drop(fs::remove_file(&new)))
     }
 

@@ -2,7 +2,7 @@
 //! domains at once (its own leaks them), a domain's state (its own hides an error), backups and
 //! checkpoints, limits of a disk.
 //!
-//! Beside them, what `rustix` lacks of packet sockets.
+//! Beside them, what `rustix` lacks of packet sockets, and a word to C's allocator.
 //!
 //! This is the only file of Berth with `unsafe` in it.
 #![allow(
@@ -398,4 +398,16 @@ pub fn listen_on_interface(socket: BorrowedFd<'_>, index: u32) -> io::Result<()>
             size_of::<libc::sockaddr_ll>() as libc::socklen_t,
         )
     })
+}
+
+/// Gives back to the system what was freed: C's allocator keeps it, in case it is wanted again.
+pub fn give_back_memory() {
+    // SAFETY: it takes no pointers, and holds the allocator's own locks.
+    let _was_any = unsafe { libc::malloc_trim(0) };
+}
+
+/// Lets all threads share one heap: else each keeps what it needed once. To be called before there are any.
+pub fn share_one_heap() {
+    // SAFETY: it takes no pointers; no other thread allocates yet.
+    let _taken = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }

@@ -1,0 +1,387 @@
+//! Sending a VM that goes: live by libvirt, or its files.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use berth_model::VmId;
+use berth_model::agent::{MoveSend, MoveSent, VmState};
+use virt::connect::Connect;
+use virt::domain::{Domain, MigrateParameters};
+use virt::sys;
+
+use super::super::ops::{power_off, refused, state, undefine};
+use super::super::{Libvirt, ffi, machines, volumes};
+use super::notes::Note;
+use super::off::{self, Part};
+use super::rewrite::Rewrite;
+use super::watch::Watch;
+use super::{STEP, check_movable, is_held};
+use crate::hypervisor::HypervisorError;
+use crate::moving::Way;
+use crate::runs::Cx;
+use crate::storage::moving::Going;
+use crate::{faults, qcow2};
+
+/// How long libvirt may take to end a move that was cut off.
+const END_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Libvirt {
+    pub(in super::super) fn send(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
+        let connect = self.connection.get()?;
+        let leaving = matches!(self.notes.get(id)?, Some(Note::Leaving { .. }));
+        let before = self.domain(&connect, id)?;
+        let nics = self.nics_of(before.as_ref())?;
+        let sent = match before {
+            Some(domain) => {
+                let going = self.check_order(id, order, &domain)?;
+                let leave = Leave { id, connect: &connect, domain: &domain, order, going: &going };
+                self.send_domain(&leave, leaving, way, cx)?
+            }
+            None if leaving => MoveSent::before(),
+            None if !self.folders.of(id).exists()? && way.has_arrived()? => MoveSent::before(),
+            None => {
+                return Err(self.whole_domain(&connect, id).err().unwrap_or(HypervisorError::NotFound(id)));
+            }
+        };
+        faults::point("move.after_copy")?;
+        if let Some(domain) = self.domain(&connect, id)? {
+            power_off(&domain)?;
+            undefine(&domain)?;
+        }
+        self.delete_nics(id, &nics)?;
+        faults::point("move.after_undefine")?;
+        self.storage.leave(id, &order.to.room.volumes)?;
+        self.forget_files(id, order.to.room.shared.is_some())?;
+        Ok(sent)
+    }
+
+    fn send_domain(
+        &self,
+        leave: &Leave<'_>,
+        leaving: bool,
+        way: &Way,
+        cx: &Cx,
+    ) -> Result<MoveSent, HypervisorError> {
+        let Leave { id, connect, domain, .. } = *leave;
+        end_move(domain)?;
+        let live = matches!(state(domain)?, VmState::Running | VmState::Paused);
+        // Says why it cannot be reached, before anything is touched.
+        match way.has_arrived()? {
+            // Cut off after the switch-over: what stands still here is a shadow.
+            true if live && leaving => return Ok(MoveSent::before()),
+            true if live => {
+                return Err(HypervisorError::Conflict(format!(
+                    "VM {id} is on the other node already, and runs here: delete it on one of the two."
+                )));
+            }
+            true => {}
+            // Cut off at the switch-over, and the other node dropped it.
+            false if live && leaving => resume_held(domain)?,
+            false => {}
+        }
+        self.notes.put(id, &Note::Leaving { shared: leave.order.to.room.shared.is_some() })?;
+        faults::point("move.after_leaving")?;
+        let sent = if live {
+            self.send_live(leave, way, cx)
+        } else {
+            self.send_files(leave, way, cx).map(|sent_bytes| MoveSent {
+                live,
+                sent_bytes,
+                post_copied: false,
+            })
+        };
+        match sent {
+            Err(e) if live => {
+                // Did it fail on this side alone? Then it is there, and must not be here as well.
+                let there = way.has_arrived();
+                if self.domain(connect, id)?.is_none() || matches!(there, Ok(true)) {
+                    return Ok(MoveSent::before());
+                }
+                let e = match there {
+                    Err(unreached) => broke_off(e, &unreached),
+                    Ok(_) => e,
+                };
+                self.give_up_sending(id, cx, e)
+            }
+            Err(e) => self.give_up_sending(id, cx, e),
+            sent => sent,
+        }
+    }
+
+    fn give_up_sending(&self, id: VmId, cx: &Cx, e: HypervisorError) -> Result<MoveSent, HypervisorError> {
+        self.forget_move(id)?;
+        cx.check()?;
+        Err(e)
+    }
+
+    fn send_files(&self, leave: &Leave<'_>, way: &Way, cx: &Cx) -> Result<u64, HypervisorError> {
+        let folder = self.folders.of(leave.id);
+        let mut files = Vec::new();
+        if leave.order.to.room.shared.is_none() {
+            files.push((Part::Disk, folder.disk()));
+        }
+        if folder.nvram().try_exists()? {
+            files.push((Part::Nvram, folder.nvram()));
+        }
+        files.extend(leave.copied().map(|going| (Part::Volume(going.volume), going.file.clone())));
+        off::send(true, &files, way, cx)
+    }
+
+    /// Refuses what cannot go well, before anything is touched.
+    fn check_order(
+        &self,
+        id: VmId,
+        order: &MoveSend,
+        domain: &Domain,
+    ) -> Result<Vec<Going>, HypervisorError> {
+        let room = &order.to.room;
+        let ours = self.domain_type(&self.connection.get()?);
+        let images = self.images.folder();
+        let vm = self.show(id, Some(domain))?;
+        if let Some(spec) = &vm.spec {
+            check_movable(id, spec)?;
+        }
+        let going = self.storage.going(id)?;
+        let placed = |going: &Going| room.volumes.iter().find(|placed| placed.volume == going.volume);
+        let lost = going.iter().find(|going| {
+            placed(going).is_none_or(|placed| placed.shared.is_some() && placed.shared != going.shared)
+        });
+        let why = if room.domain_type != ours {
+            format!("the other node runs guests by {:?}, this one by {ours:?}", room.domain_type)
+        } else if room.bridge.is_some() != self.bridge().is_some() {
+            "one of the two nodes has no bridge for guests".to_owned()
+        } else if room.domain != self.prefix.domain(id) && !self.is_test_driver() {
+            "the two nodes name their domains differently (libvirt.prefix)".to_owned()
+        } else if vm.saved {
+            "its saved memory would stay behind; start it first".to_owned()
+        } else if room.shared.is_some() && room.shared != self.disk_storage()? {
+            "another disk of its number lies there already".to_owned()
+        } else if room.shared.is_some() && room.images != images.to_string_lossy() {
+            // The disk's file names its image, and cannot be changed while a guest has it.
+            "its disk is shared, and the two nodes keep images in different folders (data_dir)".to_owned()
+        } else if let Some(lost) = lost {
+            format!("its volume {} was not named to moving.prepare, or is another one there", lost.volume)
+        } else {
+            return Ok(going);
+        };
+        Err(HypervisorError::Conflict(format!("VM {id} cannot move there: {why}.")))
+    }
+
+    fn send_live(&self, leave: &Leave<'_>, way: &Way, cx: &Cx) -> Result<MoveSent, HypervisorError> {
+        let Leave { domain, order, .. } = *leave;
+        let room = &order.to.room;
+        let text = domain.xml_desc(0).map_err(|e| refused("describe the VM", &e))?;
+        let disks = volumes::found(&text);
+        let is_read = |going: &&Going| disks.get(&going.volume).is_some_and(|found| found.read_only());
+        let (read, written): (Vec<&Going>, Vec<&Going>) = leave.copied().partition(is_read);
+        let files: Vec<_> =
+            read.iter().map(|going| (Part::Volume(going.volume), going.file.clone())).collect();
+        let mut sent_bytes = 0;
+        if !files.is_empty() {
+            sent_bytes += off::send(false, &files, way, cx)?;
+        }
+        let mut copied: Vec<String> = room.shared.is_none().then(|| "vda".to_owned()).into_iter().collect();
+        copied.extend(written.iter().filter_map(|going| Some(disks.get(&going.volume)?.dev().to_owned())));
+        let own = room.shared.is_none().then(|| self.folders.of(leave.id).disk());
+        let written: Vec<PathBuf> =
+            own.into_iter().chain(written.iter().map(|going| going.file.clone())).collect();
+        refuse_damaged(&written)?;
+
+        let sockets = way.sockets(&room.domain)?;
+        let rewrite = self.rewrite(leave);
+        let described = |flags: u32| {
+            let flags = flags | sys::VIR_DOMAIN_XML_MIGRATABLE | sys::VIR_DOMAIN_XML_SECURE;
+            let xml = domain.xml_desc(flags).map_err(|e| refused("describe the VM", &e))?;
+            rewrite.apply(&xml).map_err(HypervisorError::Failed)
+        };
+        let unix = |path: PathBuf| format!("unix://{}", path.display());
+        let parameters = MigrateParameters {
+            dest_xml: Some(described(0)?),
+            persist_xml: Some(described(sys::VIR_DOMAIN_XML_INACTIVE)?),
+            uri: Some(unix(sockets.memory())),
+            disks_uri: (!copied.is_empty()).then(|| unix(sockets.disks())),
+            bandwidth: order.bandwidth_mib_s.map(u64::from),
+            ..MigrateParameters::default()
+        };
+        let flags = flags(order, !copied.is_empty());
+        let parameters = MigrateParameters { migrate_disks: copied, ..parameters };
+        let driver = format!("qemu+unix:///system?socket={}", sockets.driver().display());
+
+        cx.phase("Copy disk and memory", 0);
+        let there = OnceLock::new();
+        let migrate = || -> Result<(), virt::error::Error> {
+            // Without keepalive: a node that is gone is found by TCP, and what stalls is cut by the watch.
+            let opened = Connect::open(Some(&driver))?;
+            domain.migrate3(there.get_or_init(|| opened), parameters, flags).map(drop)
+        };
+        std::thread::scope(|scope| {
+            let copy = scope.spawn(migrate);
+            let mut watch = Watch::new(order.post_copy);
+            while !copy.is_finished() {
+                watch.look(domain, there.get(), way, cx);
+                std::thread::sleep(STEP);
+            }
+            sent_bytes += watch.sent;
+            match copy.join() {
+                Ok(Ok(())) => Ok(MoveSent { live: true, sent_bytes, post_copied: watch.post_copied }),
+                // QEMU may have met the damage just now, and its own words name no file.
+                Ok(Err(e)) => Err(refuse_damaged(&written).err().unwrap_or_else(|| watch.error(&e))),
+                Err(_) => Err(HypervisorError::Failed("Moving the VM broke off.".to_owned())),
+            }
+        })
+    }
+
+    fn rewrite<'a>(&'a self, leave: &Leave<'a>) -> Rewrite<'a> {
+        let (folder, room) = (self.folders.of(leave.id), &leave.order.to.room);
+        let mut places = vec![
+            (folder.disk(), room.disk.clone()),
+            (folder.path().to_owned(), room.folder.clone()),
+            (self.images.folder(), room.images.clone()),
+        ];
+        for going in leave.going {
+            let placed = room.volumes.iter().find(|placed| placed.volume == going.volume);
+            places.extend(placed.map(|placed| (going.file.clone(), placed.file.clone())));
+        }
+        Rewrite { places, bridge: self.bridge().zip(room.bridge.as_deref()) }
+    }
+}
+
+/// A VM that leaves.
+struct Leave<'a> {
+    id: VmId,
+    connect: &'a Connect,
+    domain: &'a Domain,
+    order: &'a MoveSend,
+    /// Its volumes.
+    going: &'a [Going],
+}
+
+impl<'a> Leave<'a> {
+    /// Volumes that are not on a storage that both nodes share.
+    fn copied(&self) -> impl Iterator<Item = &'a Going> {
+        let placed = &self.order.to.room.volumes;
+        self.going.iter().filter(|going| {
+            placed.iter().any(|placed| placed.volume == going.volume && placed.shared.is_none())
+        })
+    }
+}
+
+/// How libvirt moves.
+fn flags(order: &MoveSend, copies_disks: bool) -> u32 {
+    let flags = [
+        (true, sys::VIR_MIGRATE_LIVE | sys::VIR_MIGRATE_ABORT_ON_ERROR),
+        (true, sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE),
+        (copies_disks, sys::VIR_MIGRATE_NON_SHARED_INC),
+        (order.auto_converge, sys::VIR_MIGRATE_AUTO_CONVERGE),
+        (order.post_copy, sys::VIR_MIGRATE_POSTCOPY),
+        (order.allow_unsafe, sys::VIR_MIGRATE_UNSAFE),
+    ];
+    flags.iter().filter(|(wanted, _)| *wanted).fold(0, |all, (_, flag)| all | flag)
+}
+
+/// Lets a VM run on that stands still since a switch-over that came to nothing; one that was paused before
+/// stays so.
+fn resume_held(domain: &Domain) -> Result<(), HypervisorError> {
+    if is_held(domain)? {
+        machines::resume(domain)?;
+    }
+    Ok(())
+}
+
+/// Refuses a disk that QEMU found damaged: it has closed it to the guest, and copies none of it.
+fn refuse_damaged(disks: &[PathBuf]) -> Result<(), HypervisorError> {
+    for disk in disks.iter().filter(|disk| disk.extension().is_some_and(|format| format == "qcow2")) {
+        if qcow2::is_corrupt(&qcow2::read_head(std::fs::File::open(disk)?)?) {
+            return Err(HypervisorError::Failed(format!(
+                "QEMU found the disk {} damaged and has closed it. Restore it from a backup, or take it from the VM.",
+                disk.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What broke off as the other node went away. QEMU may lose the way of a disk before libvirt loses its own.
+fn broke_off(e: HypervisorError, unreached: &HypervisorError) -> HypervisorError {
+    match e {
+        HypervisorError::Failed(why) => HypervisorError::Unavailable(format!("{why}. {unreached}")),
+        e => e,
+    }
+}
+
+/// Ends a move of which the agent was cut off: libvirt may not have noticed yet.
+fn end_move(domain: &Domain) -> Result<(), HypervisorError> {
+    let until = Instant::now() + END_PATIENCE;
+    while ffi::job_stats(domain, 0).is_ok_and(|stats| !stats.is_empty()) {
+        let _over = ffi::abort_job(domain);
+        if Instant::now() > until {
+            return Err(HypervisorError::Conflict(
+                "libvirt is still busy with the last move of this VM.".to_owned(),
+            ));
+        }
+        std::thread::sleep(STEP);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_model::NodeId;
+    use berth_model::agent::{DomainType, MovePlace, MoveRoom};
+
+    use super::*;
+
+    #[test]
+    fn what_is_wished_becomes_libvirts_flags() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        let room = MoveRoom {
+            domain_type: DomainType::Kvm,
+            domain: "t-7".to_owned(),
+            folder: "/vms/7".to_owned(),
+            disk: "/vms/7/disk.qcow2".to_owned(),
+            images: "/images".to_owned(),
+            bridge: None,
+            shared: None,
+            volumes: vec![],
+        };
+        let until = crate::clock::now();
+        let to = MovePlace { node: NodeId(2), port: 7702, secret: String::new(), until, room };
+        let plain = MoveSend {
+            host: "n2".to_owned(),
+            to,
+            auto_converge: false,
+            post_copy: false,
+            bandwidth_mib_s: None,
+            allow_unsafe: false,
+        };
+        let copied = flags(&plain, true);
+        assert_eq!(copied & !flags(&plain, false), sys::VIR_MIGRATE_NON_SHARED_INC);
+        assert_eq!(copied & sys::VIR_MIGRATE_PEER2PEER, 0, "the agent drives it");
+        let wishes = [
+            (MoveSend { auto_converge: true, ..plain.clone() }, sys::VIR_MIGRATE_AUTO_CONVERGE),
+            (MoveSend { post_copy: true, ..plain.clone() }, sys::VIR_MIGRATE_POSTCOPY),
+            (MoveSend { allow_unsafe: true, ..plain }, sys::VIR_MIGRATE_UNSAFE),
+        ];
+        for (order, flag) in wishes {
+            assert_eq!(flags(&order, true) ^ copied, flag);
+        }
+    }
+
+    #[test]
+    fn what_breaks_since_the_other_node_is_gone_is_unavailable() {
+        let _proof = crate::proof::pure(&["moving.send"]);
+        let gone = HypervisorError::Unavailable("No answer.".to_owned());
+        let broken = broke_off(HypervisorError::Failed("The disk broke".to_owned()), &gone);
+        assert!(matches!(broken, HypervisorError::Unavailable(_)), "{broken:?}");
+        assert!(broken.to_string().contains("The disk broke. No answer."), "{broken}");
+        let full = HypervisorError::Lacking("No room.".to_owned());
+        assert!(matches!(broke_off(full, &gone), HypervisorError::Lacking(_)));
+    }
+}
