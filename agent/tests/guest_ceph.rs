@@ -12,13 +12,13 @@ use berth_agent::hypervisor::{Hypervisor, HypervisorError, Machines};
 use berth_agent::runs::Cx;
 use berth_agent::{faults, orphans, proof};
 use berth_model::agent::{
-    CloneMode, DisksAfter, Name, Nic, NodeCheck, PowerVerb, VmDelete, VmLimits, VmRebuild, VmSpec,
+    CloneMode, DisksAfter, Name, Nic, NodeCheck, PowerVerb, VmDelete, VmLimits, VmRebuild, VmSpec, VmState,
     VolumeAttachment, VolumeClone, VolumeCreate, WantedPower,
 };
 use berth_model::{ByteSize, VmId, VolumeId};
 use ceph::Ceph;
 use libvirt_common::guest::inside;
-use libvirt_common::{Node, TINY, image_path, spec, wait_for};
+use libvirt_common::{Node, TINY, image_path, run, spec, text, wait_for};
 use virt::connect::Connect;
 
 const ONE: VmId = VmId(7);
@@ -79,22 +79,61 @@ fn refuses_what_needs_a_file(node: &Node) {
         }
         other => panic!("{what}: {other:?}"),
     };
-    refused("snapshot", libvirt.snapshot_create(ONE, &name("a")).map(drop));
-    refused("revert", libvirt.snapshot_revert(ONE, &name("a")).map(drop));
-    refused("no snapshot", libvirt.snapshot_delete(ONE, &name("a")));
-    assert!(libvirt.snapshots(ONE).unwrap().is_empty());
     let wish = Wish { mark: "berth-a", since: &[] };
     refused("backup", libvirt.backup_begin(ONE, &wish).map(drop));
     let restoring = Restoring { image: TINY.to_owned(), size: ByteSize::mib(256) };
     refused("restore", libvirt.restore_begin(ONE, &restoring).map(drop));
-    let to = node.home().join("export.qcow2");
-    refused("image", libvirt.disk_export(&cx, ONE, &to));
-    assert!(!to.exists());
     for disks in [DisksAfter::Keep, DisksAfter::Wipe] {
         refused("delete", libvirt.remove(ONE, &VmDelete { disks, ..VmDelete::default() }, &cx));
     }
     let moved = VmSpec { disk_pool: None, ..guest(ByteSize::mib(384), &[]) };
     assert!(matches!(libvirt.put(ONE, &moved), Err(HypervisorError::Conflict(_))));
+}
+
+/// Snapshots come and go under the guest, which is brought back to one of them; it came up `boots` times.
+fn comes_back_from_a_snapshot(node: &Node, ceph: &Ceph, boots: usize) {
+    let (libvirt, before) = (&node.libvirt, name("before"));
+    let in_ceph = || ceph.rbd(&["snap", "ls", "vms/berth-vm-7", "--format", "json"]);
+    let cut = faults::with("snapshot.after_freeze=error", || libvirt.snapshot_create(ONE, &before));
+    assert!(cut.is_err() && libvirt.snapshots(ONE).unwrap().is_empty());
+    let cut = faults::with("snapshot.after_taken=error", || libvirt.snapshot_create(ONE, &before));
+    assert!(cut.is_err());
+    let taken = libvirt.snapshot_create(ONE, &before).unwrap();
+    assert!(taken.frozen && in_ceph().contains("\"f.before\""), "{taken:?}");
+    assert!((berth_agent::clock::now().unix_ms() - taken.created.unix_ms()).abs() < 300_000, "{taken:?}");
+    inside(node, ONE, "echo other >/root/word; sync");
+    libvirt.snapshot_create(ONE, &name("passing")).unwrap();
+    libvirt.snapshot_delete(ONE, &name("passing")).unwrap();
+    libvirt.snapshot_delete(ONE, &name("passing")).unwrap();
+
+    // An image of the running guest.
+    let to = node.home().join("export.qcow2");
+    for point in ["export.after_snapshot", "export.after_copy"] {
+        let cut = faults::with(&format!("{point}=error"), || libvirt.disk_export(&Cx::unwatched(), ONE, &to));
+        assert!(cut.is_err() && !to.exists(), "{point}");
+    }
+    libvirt.disk_export(&Cx::unwatched(), ONE, &to).unwrap();
+    let exported = run("qemu-img", &["info", text(&to)]);
+    assert!(exported.contains("384 MiB") && !exported.contains("backing"), "{exported}");
+    assert_eq!(libvirt.snapshots(ONE).unwrap(), std::slice::from_ref(&taken));
+    assert!(!in_ceph().contains("x.export"), "the copy's own snapshot is gone");
+
+    for point in ["revert.after_off", "revert.after_disk"] {
+        let cut = faults::with(&format!("{point}=error"), || libvirt.snapshot_revert(ONE, &before));
+        assert!(cut.is_err(), "{point}");
+    }
+    assert_eq!(libvirt.snapshot_revert(ONE, &before).unwrap().state, VmState::Running);
+    node.wait_for_boot(ONE, boots + 1);
+    assert_eq!(inside(node, ONE, "cat /root/word /sys/block/vda/size"), "cargo\n786432");
+    assert!(matches!(libvirt.snapshot_revert(ONE, &name("never")), Err(HypervisorError::Unknown(_))));
+}
+
+/// An image of a VM that is off holds what its disk holds.
+fn leaves_an_image(node: &Node, ceph: &Ceph) {
+    let to = node.home().join("export.qcow2");
+    node.libvirt.disk_export(&Cx::unwatched(), ONE, &to).unwrap();
+    let disk = format!("rbd:vms/berth-vm-7:conf={}", ceph.conf());
+    run("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", text(&to), &disk]);
 }
 
 #[test]
@@ -104,6 +143,11 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
         "vm.rebuild",
         "vm.resize",
         "vm.delete",
+        "snapshot.create",
+        "snapshot.list",
+        "snapshot.revert",
+        "snapshot.delete",
+        "image.from_disk",
         "volume.create",
         "volume.clone_from_image",
         "volume.attach",
@@ -168,10 +212,13 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     refuses_what_needs_a_file(&node);
     assert_eq!(libvirt.get(ONE).unwrap().started, made.started, "nothing was touched");
 
+    comes_back_from_a_snapshot(&node, &ceph, 1);
+
     // What it wrote is there after a power cut, and gone after a rebuild.
     libvirt.power(ONE, PowerVerb::PowerOff).unwrap();
+    leaves_an_image(&node, &ceph);
     libvirt.power(ONE, PowerVerb::Start).unwrap();
-    node.wait_for_boot(ONE, 2);
+    node.wait_for_boot(ONE, 3);
     assert_eq!(inside(&node, ONE, "cat /root/word"), "cargo");
     let pool = storage.pool_info(&name("ceph")).unwrap();
     assert_eq!((pool.promised, pool.volumes), (ByteSize::mib(384 + 96), 1));
@@ -180,7 +227,8 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     assert!(cut.is_err());
     let rebuilt = libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()).unwrap();
     assert!(rebuilt.pending.is_empty(), "its volume has its limits: {rebuilt:?}");
-    node.wait_for_boot(ONE, 3);
+    node.wait_for_boot(ONE, 4);
+    assert!(libvirt.snapshots(ONE).unwrap().is_empty(), "they went with the disk");
     assert_eq!(inside(&node, ONE, "ls /root/word 2>/dev/null || cat /sys/block/vda/size"), "786432");
     let volume = format!("{} dd if=/dev/$disk bs=512 skip=9 count=1 2>/dev/null | head -c 7", find(DATA));
     assert_eq!(inside(&node, ONE, &volume), "freight");
@@ -189,6 +237,7 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     });
 
     // The VM goes, and its volume stays.
+    libvirt.snapshot_create(ONE, &name("last")).unwrap();
     let cut = faults::with("volume.after_doom=error", || libvirt.delete(ONE));
     assert!(cut.is_err());
     libvirt.delete(ONE).unwrap();

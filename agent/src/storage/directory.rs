@@ -97,8 +97,8 @@ impl Pool for Directory {
         format == VolumeFormat::Qcow2
     }
 
-    fn shared(&self) -> Option<&str> {
-        self.shared.as_deref()
+    fn shared(&self) -> Result<Option<String>, HypervisorError> {
+        Ok(self.shared.clone())
     }
 
     fn space(&self) -> Result<Space, HypervisorError> {

@@ -5,7 +5,7 @@
 use berth_model::agent::{CloneMode, Name, VmSpec, VolumeFormat};
 use berth_model::{ByteSize, VmId};
 
-use super::pool::{Data, Item, Key, Pool, Source};
+use super::pool::{Data, InPool, Item, Key, Pool, Source};
 use super::{ClonedFrom, DEFAULT_POOL, Record, Storage, invalid, mode_in, pool_format};
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
@@ -19,6 +19,24 @@ impl Storage {
     /// The pool that a VM's disk really lies in; nothing for a file in its folder.
     pub fn disk_pool(&self, vm: VmId) -> Result<Option<Name>, HypervisorError> {
         Ok(self.disks.get(vm)?.map(|record| record.pool))
+    }
+
+    /// A VM's disk in a pool; nothing for a file in its folder. Refuses `what` in a pool that takes no snapshots.
+    pub fn disk_in_pool(&self, vm: VmId, what: &str) -> Result<Option<InPool<'_>>, HypervisorError> {
+        let Some(record) = self.disks.get(vm)? else { return Ok(None) };
+        let pool = self.pool(&record.pool)?;
+        let Some(shots) = pool.shots() else {
+            return Err(HypervisorError::Conflict(format!(
+                "The disk of VM {vm} lies in the pool {}, and {what} only in the pool {DEFAULT_POOL} and in Ceph.",
+                record.pool
+            )));
+        };
+        Ok(Some(InPool { pool, shots, data: record.data(Item::Disk(vm)) }))
+    }
+
+    /// Refuses when its pool is so full that a snapshot of a disk may soon fill it.
+    pub fn check_room_for_snapshot(&self, disk: &InPool<'_>) -> Result<(), HypervisorError> {
+        self.check_room(disk.pool, ByteSize(0), disk.data.size.min(self.reserve))
     }
 
     /// Refuses `what` for a VM whose disk lies in a pool.
@@ -137,11 +155,11 @@ impl Storage {
         Ok(all.map(|(id, record)| record.data(Item::Disk(id))).collect())
     }
 
-    fn disks_pool(&self, name: &Name) -> Result<&dyn Pool, HypervisorError> {
+    pub(super) fn disks_pool(&self, name: &Name) -> Result<&dyn Pool, HypervisorError> {
         self.pool(name).map_err(|e| named(e, "pool", "disk_pool"))
     }
 
-    fn disk_record(&self, vm: VmId, pool: &dyn Pool, spec: &VmSpec) -> Result<Record, HypervisorError> {
+    pub(super) fn disk_record(&self, vm: VmId, pool: &dyn Pool, spec: &VmSpec) -> Result<Record, HypervisorError> {
         let mode = mode_in(pool, spec.disk_mode);
         let format = match mode {
             CloneMode::Backing => {

@@ -10,6 +10,8 @@
 //! Ceph's own tools do the work, with a configuration of ours that names the monitors and the keyring. The key
 //! itself is on no command line: the tools read the keyring, and QEMU gets it from libvirt.
 
+mod shots;
+
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::pool::{Data, From, Key, Pool, RbdSource, Source, Space, Sums};
+use super::pool::{Data, From, Key, Pool, RbdSource, Shots, Source, Space, Sums};
 use crate::config::CephPool;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
@@ -96,6 +98,9 @@ impl Stats {
 }
 
 impl Rbd {
+    /// Patience with what copies within Ceph.
+    const COPY: Duration = Duration::from_secs(24 * 3600);
+
     /// The pool `ceph`. What its tools read is written to `folder`; the cluster need not answer yet.
     pub fn open(name: Name, ceph: &CephPool, folder: &Path) -> Result<Self, HypervisorError> {
         super::directory::make_folder(folder)?;
@@ -289,6 +294,16 @@ impl Pool for Rbd {
 
     fn keeps_images(&self) -> bool {
         true
+    }
+
+    fn shots(&self) -> Option<&dyn Shots> {
+        Some(self)
+    }
+
+    /// Cluster and pool, and how guests come there: what runs on one node must find it on another.
+    fn shared(&self) -> Result<Option<String>, HypervisorError> {
+        let fsid = self.ceph("ceph", LOOK, &["fsid"])?;
+        Ok(Some(format!("ceph {}/{} {}", fsid.trim(), self.ceph.pool, key_uuid(&self.ceph))))
     }
 
     fn space(&self) -> Result<Space, HypervisorError> {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod moves;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
@@ -35,6 +37,8 @@ pub struct Lab {
     fabric: String,
     qemu_conf: &'static str,
     shares_disks: bool,
+    /// What stands in the agents' configuration beside the usual.
+    pub more_config: String,
 }
 
 impl Lab {
@@ -57,6 +61,7 @@ impl Lab {
             unique,
             qemu_conf,
             shares_disks,
+            more_config: String::new(),
         };
         fs::create_dir(lab.shared()).unwrap();
         fs::set_permissions(lab.shared(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
@@ -67,6 +72,11 @@ impl Lab {
         ip(&["-n", &lab.fabric, "addr", "add", "10.99.0.254/24", "dev", BRIDGE]);
         ip(&["-n", &lab.fabric, "link", "set", BRIDGE, "up"]);
         lab
+    }
+
+    /// The name of the network between the nodes, where this machine is `10.99.0.254`.
+    pub fn fabric(&self) -> &str {
+        &self.fabric
     }
 
     /// A folder that all nodes have.
@@ -200,12 +210,13 @@ impl TestNode {
         let config = format!(
             "name = \"{}\"\ndata_dir = \"{}\"\nlisten = \"{}:7701\"\nlog = \"info,berth_agent=debug\"\n\
              [libvirt]\naccelerator = \"qemu\"\nprefix = \"{}\"\n[network]\nmode = \"bridge\"\nbridge = \"{BRIDGE}\"\n{disks}\
-             [[pools]]\nname = \"shared\"\nkind = \"directory\"\npath = \"{}\"\nshared = true\n",
+             [[pools]]\nname = \"shared\"\nkind = \"directory\"\npath = \"{}\"\nshared = true\n{}",
             self.name,
             self.own_data_dir,
             self.address,
             lab.prefix,
             shared.join("pool").display(),
+            lab.more_config,
         );
         fs::write(self.base.join("agent.toml"), config).unwrap();
     }
@@ -324,6 +335,16 @@ impl TestNode {
     pub fn restart_agent(&mut self, faults: &str) {
         self.kill_agent();
         self.start_agent(faults);
+    }
+
+    /// Starts the agent anew with other settings.
+    pub fn reconfigure(&mut self, from: &str, to: &str) {
+        self.kill_agent();
+        let path = self.base.join("agent.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        fs::write(path, text.replace(from, to)).unwrap();
+        self.start_agent("");
     }
 
     /// Kills the agent, at whatever it is.

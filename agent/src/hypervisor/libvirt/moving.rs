@@ -11,37 +11,33 @@
 //! stands still on the source until [`Libvirt::send`] is told again and has asked the target. Files that
 //! arrived are noted on the target before the source hears of it and forgets its own.
 
+mod arriving;
 pub mod notes;
 mod off;
 mod rewrite;
 
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use berth_model::agent::{
-    CloneMode, MoveArrived, MovePrepare, MoveRoom, MoveSend, MoveSent, Nic, VmSpec, VmState,
-};
-use berth_model::{ByteSize, Timestamp, VmId};
+use berth_model::VmId;
+use berth_model::agent::{MoveSend, MoveSent, VmSpec, VmState};
 use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
 use virt::sys;
 
 use self::notes::Note;
-use self::off::{Parcel, Part};
+use self::off::Part;
 use self::rewrite::Rewrite;
-use super::folder;
 use super::network::GuestNetwork;
-use super::ops::{note_start, power_off, refused, state, undefine};
-use super::seed::Seed;
-use super::{Libvirt, disk, domain, ffi, hardware, machines, tool, volumes};
+use super::ops::{power_off, refused, state, undefine};
+use super::{Libvirt, ffi, machines, volumes};
 use crate::hypervisor::HypervisorError;
 use crate::moving::{Sockets, Way};
 use crate::runs::Cx;
 use crate::storage::moving::Going;
-use crate::storage::{disks, shared};
-use crate::{faults, qcow2, spec};
+use crate::storage::shared;
+use crate::{faults, qcow2};
 
 /// How often a move is looked at.
 const STEP: Duration = Duration::from_millis(100);
@@ -57,107 +53,22 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
 const POST_COPY_PART: u64 = 10;
 
 impl Libvirt {
-    pub(super) fn make_room(
-        &self,
-        id: VmId,
-        asked: &MovePrepare,
-        until: Timestamp,
-    ) -> Result<MoveRoom, HypervisorError> {
-        let spec = &asked.spec;
-        spec::check(spec)?;
-        let connect = self.connection.get()?;
-        let domain = self.domain(&connect, id)?;
-        let folder = self.folders.of(id);
-        check_movable(id, spec)?;
-        let noted = self.notes.get(id)?;
-        let (comes, shared) = match &noted {
-            Some(Note::Coming { arrived, shared, .. }) => (arrived.is_some() || domain.is_some(), *shared),
-            _ if domain.is_some() || folder.exists()? => {
-                return Err(HypervisorError::Conflict(format!("VM {id} is on this node already.")));
-            }
-            _ => (false, self.shares_disks() && folder.disk().try_exists()?),
-        };
-        let volumes = if comes {
-            self.storage.placed(id)?
-        } else {
-            hardware::check(&connect, self.domain_type(&connect), &spec.hardware)?;
-            let image = self.images.find(&spec.image.sha256, spec.disk)?;
-            self.iso(spec)?;
-            self.check_nics(id, &spec.nics)?;
-            check_memory(spec.memory)?;
-            if !shared {
-                disk::check_room(self.folders.disks(), spec.disk)?;
-                self.storage.check_room_for_disk(spec.disk)?;
-            }
-            self.storage.check_places(id, &asked.volumes)?;
-            self.check_leases(id, spec)?;
-            self.admit_marked(id, spec.failover)?;
-            let note = Note::Coming { spec: Box::new(spec.clone()), until, shared, arrived: None };
-            self.notes.put(id, &note)?;
-            faults::point("move.after_note")?;
-            folder.create()?;
-            self.mark(id, &folder, spec.failover)?;
-            if !shared {
-                // Always an empty one: what an earlier try left in it would shine through.
-                folder::gone(std::fs::remove_file(folder.disk()))?;
-                if spec.disk_mode == CloneMode::Copy {
-                    disk::note_image(&folder, &spec.image.sha256)?;
-                }
-                folder.put(&folder.disk(), |new| match spec.disk_mode {
-                    CloneMode::Backing => disk::create(new, &image, spec.disk),
-                    CloneMode::Copy => empty(new, spec.disk),
-                })?;
-            }
-            Seed::new(id, spec).put(&folder)?;
-            let volumes = self.storage.place(id, &asked.volumes)?;
-            faults::point("move.after_room")?;
-            volumes
-        };
-        if let Some(Note::Coming { spec, shared, arrived, .. }) = noted {
-            self.notes.put(id, &Note::Coming { spec, until, shared, arrived })?;
-        }
-        self.ensure_network(&connect)?;
-        self.filter_coming(id, &spec.nics)?;
-        Ok(MoveRoom {
-            domain_type: self.domain_type(&connect),
-            domain: self.prefix.domain(id),
-            folder: folder.path().to_string_lossy().into_owned(),
-            disk: folder.disk().to_string_lossy().into_owned(),
-            images: self.images.folder().to_string_lossy().into_owned(),
-            bridge: self.bridge().map(str::to_owned),
-            shared: if shared { self.disk_storage()? } else { None },
-            volumes,
-        })
-    }
-
     fn shares_disks(&self) -> bool {
         self.config.storage.disks.is_some()
     }
 
-    /// The name of the storage that disks stand on, where nodes share it.
-    fn disk_storage(&self) -> Result<Option<String>, HypervisorError> {
+    /// The name of the storage that a VM's disk stands on, where nodes share it.
+    fn disk_storage(&self, id: VmId) -> Result<Option<String>, HypervisorError> {
+        if let Some(pool) = self.storage.disk_pool(id)? {
+            return self.storage.shared_name(&pool);
+        }
         Ok(self.shares_disks().then(|| shared::name_of(self.folders.disks())).transpose()?)
     }
 
-    /// Rooms in which no VM has arrived, and until when they are kept.
-    pub(super) fn rooms(&self) -> Result<Vec<(VmId, Timestamp)>, HypervisorError> {
-        let mut rooms = Vec::new();
-        for id in self.notes.all()? {
-            if let Some(Note::Coming { until, .. }) = self.notes.get(id)?
-                && !self.arrived(id)?
-            {
-                rooms.push((id, until));
-            }
-        }
-        Ok(rooms)
-    }
-
-    /// The filter knows the cards of a VM before it comes: its first frame passes it already.
-    fn filter_coming(&self, id: VmId, nics: &[Nic]) -> Result<(), HypervisorError> {
-        let Some(plane) = self.plane()? else { return Ok(()) };
-        plane.tell(id, Some(nics));
-        plane.converge()?;
-        plane.prepare()
+    /// Where a VM's disk lies, in a few words for the other node.
+    fn disk_place(&self, id: VmId) -> Result<PathBuf, HypervisorError> {
+        let source = self.storage.disk_source(id)?;
+        Ok(source.map_or_else(|| self.folders.of(id).disk(), |(source, _)| source.place()))
     }
 
     fn bridge(&self) -> Option<&str> {
@@ -165,152 +76,6 @@ impl Libvirt {
             GuestNetwork::Nat { bridge, .. } | GuestNetwork::Bridge { bridge } => Some(bridge),
             GuestNetwork::User | GuestNetwork::Routed => None,
         }
-    }
-
-    fn arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
-        match self.notes.get(id)? {
-            Some(Note::Coming { arrived: Some(_), .. }) => Ok(true),
-            Some(Note::Coming { .. }) => match self.domain(&self.connection.get()?, id)? {
-                // One that is still coming has no definition of its own.
-                Some(domain) => domain.is_persistent().map_err(|e| refused("look at the VM", &e)),
-                None => Ok(false),
-            },
-            _ => Ok(false),
-        }
-    }
-
-    /// The same for its source, which acts on the answer: so it must be final. libvirt drops a VM of which
-    /// the way was cut, unless it runs it already.
-    pub(super) fn has_arrived(&self, id: VmId) -> Result<bool, HypervisorError> {
-        let until = Instant::now() + DECISION_PATIENCE;
-        loop {
-            if self.arrived(id)? {
-                return Ok(true);
-            }
-            if self.domain(&self.connection.get()?, id)?.is_none() {
-                // Between the two looks it may have become whole.
-                return self.arrived(id);
-            }
-            if Instant::now() > until {
-                return Err(HypervisorError::Unavailable(format!("VM {id} is still arriving.")));
-            }
-            std::thread::sleep(STEP);
-        }
-    }
-
-    pub(super) fn receive(&self, id: VmId, from: &UnixStream) -> Result<(), HypervisorError> {
-        let Some(Note::Coming { spec, until, shared, arrived }) = self.notes.get(id)? else {
-            return Err(HypervisorError::Conflict(format!("VM {id} is not awaited on this node.")));
-        };
-        let (folder, volumes) = (self.folders.of(id), self.storage.placed(id)?);
-        let check = |parcel: &Parcel| {
-            let bytes = parcel.files.iter().map(|file| file.bytes).sum();
-            disk::check_room(self.folders.disks(), ByteSize(bytes))
-        };
-        let put = |part: Part, fill: &mut dyn FnMut(&Path) -> Result<(), HypervisorError>| {
-            let path = match part {
-                Part::Disk if !shared => folder.disk(),
-                Part::Nvram => folder.nvram(),
-                Part::Volume(volume) => match volumes.iter().find(|placed| placed.volume == volume) {
-                    Some(placed) if placed.shared.is_none() => PathBuf::from(&placed.file),
-                    _ => return Err(HypervisorError::Conflict(format!("Volume {volume} is not awaited."))),
-                },
-                Part::Disk => return Err(HypervisorError::Conflict("The disk is here already.".to_owned())),
-            };
-            let image = match part {
-                Part::Disk if spec.disk_mode == CloneMode::Backing => {
-                    Some(self.images.find(&spec.image.sha256, spec.disk)?)
-                }
-                Part::Volume(volume) => self.storage.image_below(volume)?,
-                Part::Disk | Part::Nvram => None,
-            };
-            folder.put(&path, |new| {
-                fill(new)?;
-                image.map_or(Ok(()), |image| stand_on(new, &image))
-            })
-        };
-        off::take(from, arrived.as_ref(), check, put, |parcel| {
-            let arrived = parcel.whole.then_some(parcel);
-            self.notes.put(id, &Note::Coming { spec: spec.clone(), until, shared, arrived })
-        })
-    }
-
-    /// Leaves nothing of a VM that comes; says whether there is nothing more to be done. One that has arrived
-    /// is deleted like any other, and one that leaves may have its disk on the other node already.
-    pub(super) fn delete_moving(&self, id: VmId) -> Result<bool, HypervisorError> {
-        match self.notes.get(id)? {
-            Some(Note::Coming { .. }) if !self.arrived(id)? => self.clear_room(id).map(|()| true),
-            Some(Note::Coming { .. }) => self.storage.arrived(id).map(|()| false),
-            Some(Note::Leaving { shared: true }) => Err(HypervisorError::Conflict(format!(
-                "VM {id} was cut off on its way to another node: tell moving.send again first."
-            ))),
-            _ => Ok(false),
-        }
-    }
-
-    pub(super) fn adopt(&self, id: VmId) -> Result<MoveArrived, HypervisorError> {
-        let connect = self.connection.get()?;
-        let spec = match self.notes.get(id)? {
-            Some(Note::Coming { spec, .. }) => spec,
-            _ => {
-                let domain = self.whole_domain(&connect, id)?;
-                return Ok(MoveArrived { vm: self.show(id, Some(&domain))?, pause_ms: pause_ms(&domain) });
-            }
-        };
-        if !self.arrived(id)? {
-            return Err(HypervisorError::Conflict(format!("VM {id} has not arrived on this node.")));
-        }
-        let folder = self.folders.of(id);
-        let before = self.domain(&connect, id)?;
-        self.storage.arrived(id)?;
-        faults::point("move.after_volumes")?;
-        let iso = self.iso(&spec)?;
-        let volumes = self.claim_volumes(id, &spec, before.as_ref())?;
-        let plan = domain::Plan {
-            id,
-            prefix: &self.prefix,
-            node: &self.config.node_name,
-            domain_type: self.domain_type(&connect),
-            spec: &spec,
-            folder: &folder,
-            network: &self.config.network,
-            cache: self.cache,
-            names: self.plane.as_ref().map(|plane| plane.names()),
-            iso: iso.as_deref(),
-            volumes: &volumes,
-            disk: None,
-        };
-        let defined = connect.define_domain_xml(&domain::xml(&plan));
-        let domain = defined.map_err(|e| refused("define the VM", &e))?;
-        self.set_autostart(&connect, &domain, spec.autostart)?;
-        faults::point("move.after_adopt")?;
-        let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
-        self.put_nics(&domain, &plan, &[], on)?;
-        if on {
-            note_start(&domain)?;
-        }
-        self.forget_move(id)?;
-        Ok(MoveArrived { vm: self.show(id, Some(&domain))?, pause_ms: pause_ms(&domain) })
-    }
-
-    pub(super) fn clear_room(&self, id: VmId) -> Result<(), HypervisorError> {
-        let Some(Note::Coming { spec, shared, .. }) = self.notes.get(id)? else { return Ok(()) };
-        if self.arrived(id)? {
-            return Err(HypervisorError::Conflict(format!(
-                "VM {id} has arrived on this node: finish its move, or delete it."
-            )));
-        }
-        let connect = self.connection.get()?;
-        if let Some(domain) = self.domain(&connect, id)? {
-            // It vanishes with its run, since it has no definition.
-            power_off(&domain).or_else(|e| self.domain(&connect, id)?.map_or(Ok(()), |_| Err(e)))?;
-        }
-        faults::point("move.after_clear")?;
-        self.delete_nics(id, &spec.nics)?;
-        self.storage.clear_places(id)?;
-        self.forget_files(id, shared)?;
-        self.hub.tell_gone(id);
-        Ok(())
     }
 
     /// Removes all that is there of a VM without a domain, but for a disk that another node has; the note last.
@@ -434,7 +199,7 @@ impl Libvirt {
         if folder.nvram().try_exists()? {
             files.push((Part::Nvram, folder.nvram()));
         }
-        files.extend(leave.copied().map(|going| (Part::Volume(going.volume), going.file.clone())));
+        files.extend(leave.copied().map(|going| (Part::Volume(going.volume), going.place.clone())));
         off::send(true, &files, way, cx)
     }
 
@@ -452,10 +217,15 @@ impl Libvirt {
         if let Some(spec) = &vm.spec {
             check_movable(id, spec)?;
         }
+        let (pool, ours_on) = (self.storage.disk_pool(id)?, self.disk_storage(id)?);
+        let needs_images = pool.as_ref().is_none_or(|pool| !self.storage.keeps_images(pool));
         let going = self.storage.going(id)?;
         let placed = |going: &Going| room.volumes.iter().find(|placed| placed.volume == going.volume);
         let lost = going.iter().find(|going| {
-            placed(going).is_none_or(|placed| placed.shared.is_some() && placed.shared != going.shared)
+            placed(going).is_none_or(|placed| match &placed.shared {
+                Some(_) => placed.shared != going.shared,
+                None => !going.is_file,
+            })
         });
         let why = if room.domain_type != ours {
             format!("the other node runs guests by {:?}, this one by {ours:?}", room.domain_type)
@@ -465,9 +235,12 @@ impl Libvirt {
             "the two nodes name their domains differently (libvirt.prefix)".to_owned()
         } else if vm.saved {
             "its saved memory would stay behind; start it first".to_owned()
-        } else if room.shared.is_some() && room.shared != self.disk_storage()? {
+        } else if let Some(pool) = pool.as_ref().filter(|_| room.shared != ours_on) {
+            format!("its disk lies in the pool {pool}, and the other node's of that name is another one, or is come \
+                 to otherwise: cluster, pool, monitors, user and the keyring's path must be the same")
+        } else if room.shared.is_some() && room.shared != ours_on {
             "another disk of its number lies there already".to_owned()
-        } else if room.shared.is_some() && room.images != images.to_string_lossy() {
+        } else if room.shared.is_some() && needs_images && room.images != images.to_string_lossy() {
             // The disk's file names its image, and cannot be changed while a guest has it.
             "its disk is shared, and the two nodes keep images in different folders (data_dir)".to_owned()
         } else if let Some(lost) = lost {
@@ -486,7 +259,7 @@ impl Libvirt {
         let is_read = |going: &&Going| disks.get(&going.volume).is_some_and(|found| found.read_only());
         let (read, written): (Vec<&Going>, Vec<&Going>) = leave.copied().partition(is_read);
         let files: Vec<_> =
-            read.iter().map(|going| (Part::Volume(going.volume), going.file.clone())).collect();
+            read.iter().map(|going| (Part::Volume(going.volume), going.place.clone())).collect();
         let mut sent_bytes = 0;
         if !files.is_empty() {
             sent_bytes += off::send(false, &files, way, cx)?;
@@ -495,11 +268,11 @@ impl Libvirt {
         copied.extend(written.iter().filter_map(|going| Some(disks.get(&going.volume)?.dev().to_owned())));
         let own = room.shared.is_none().then(|| self.folders.of(leave.id).disk());
         let written: Vec<PathBuf> =
-            own.into_iter().chain(written.iter().map(|going| going.file.clone())).collect();
+            own.into_iter().chain(written.iter().map(|going| going.place.clone())).collect();
         refuse_damaged(&written)?;
 
         let sockets = way.sockets(&room.domain)?;
-        let rewrite = self.rewrite(leave);
+        let rewrite = self.rewrite(leave)?;
         let described = |flags: u32| {
             let flags = flags | sys::VIR_DOMAIN_XML_MIGRATABLE | sys::VIR_DOMAIN_XML_SECURE;
             let xml = domain.xml_desc(flags).map_err(|e| refused("describe the VM", &e))?;
@@ -542,18 +315,18 @@ impl Libvirt {
         })
     }
 
-    fn rewrite<'a>(&'a self, leave: &Leave<'a>) -> Rewrite<'a> {
+    fn rewrite<'a>(&'a self, leave: &Leave<'a>) -> Result<Rewrite<'a>, HypervisorError> {
         let (folder, room) = (self.folders.of(leave.id), &leave.order.to.room);
         let mut places = vec![
-            (folder.disk(), room.disk.clone()),
+            (self.disk_place(leave.id)?, room.disk.clone()),
             (folder.path().to_owned(), room.folder.clone()),
             (self.images.folder(), room.images.clone()),
         ];
         for going in leave.going {
             let placed = room.volumes.iter().find(|placed| placed.volume == going.volume);
-            places.extend(placed.map(|placed| (going.file.clone(), placed.file.clone())));
+            places.extend(placed.map(|placed| (going.place.clone(), placed.file.clone())));
         }
-        Rewrite { places, bridge: self.bridge().zip(room.bridge.as_deref()) }
+        Ok(Rewrite { places, bridge: self.bridge().zip(room.bridge.as_deref()) })
     }
 }
 
@@ -692,8 +465,6 @@ fn check_movable(id: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
         "it is in rescue, which is made of this node's files; end that first"
     } else if spec.hardware.tpm {
         "libvirt keeps its TPM's state on this node, and it would stay behind"
-    } else if disks::pool_of(spec).is_some() {
-        "its disk lies in a pool"
     } else {
         return Ok(());
     };
@@ -736,51 +507,10 @@ fn end_move(domain: &Domain) -> Result<(), HypervisorError> {
     Ok(())
 }
 
-/// Lets a disk that came from elsewhere stand on the same image here.
-fn stand_on(disk: &Path, image: &Path) -> Result<(), HypervisorError> {
-    let args = ["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"].map(AsRef::as_ref);
-    let files = [image.as_os_str(), disk.as_os_str()];
-    tool::run("qemu-img", "qemu-utils", args.into_iter().chain(files)).map(drop)
-}
-
-/// An empty disk that stands on no image.
-fn empty(path: &Path, size: ByteSize) -> Result<(), HypervisorError> {
-    let size = size.bytes().to_string();
-    let args = ["create", "-q", "-f", "qcow2"].map(AsRef::as_ref).into_iter();
-    tool::run("qemu-img", "qemu-utils", args.chain([path.as_os_str(), size.as_ref()])).map(drop)
-}
-
-/// What libvirt measured of the switch-over to this node.
-fn pause_ms(domain: &Domain) -> Option<u64> {
-    let flags = sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED;
-    let stats = ffi::job_stats(domain, flags).ok()?;
-    stats.into_iter().find(|(name, _)| name == "downtime").map(|(_, ms)| ms)
-}
-
-/// Refuses a VM for which there is no memory.
-fn check_memory(wanted: ByteSize) -> Result<(), HypervisorError> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo")?;
-    let free = available(&meminfo).unwrap_or(wanted);
-    if free >= wanted {
-        return Ok(());
-    }
-    Err(HypervisorError::Lacking(format!(
-        "The node has no memory for this VM: {} MiB are free, and {} MiB must be.",
-        free.as_mib(),
-        wanted.as_mib()
-    )))
-}
-
-fn available(meminfo: &str) -> Option<ByteSize> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(ByteSize(kib.saturating_mul(1024)))
-}
-
 #[cfg(test)]
 mod tests {
     use berth_model::NodeId;
-    use berth_model::agent::{DomainType, Hardware, MovePlace, Name, Rescue};
+    use berth_model::agent::{DomainType, Hardware, MovePlace, MoveRoom, Rescue};
 
     use super::*;
 
@@ -845,21 +575,10 @@ mod tests {
         let tpm = VmSpec { hardware: Hardware { tpm: true, ..Hardware::default() }, ..VmSpec::default() };
         let rescue = Rescue { image: String::new(), root_password_hash: String::new() };
         let rescue = VmSpec { rescue: Some(rescue), ..VmSpec::default() };
-        let pool = VmSpec { disk_pool: Name::new("fast"), ..VmSpec::default() };
         assert!(check_movable(VmId(7), &VmSpec::default()).is_ok());
-        for (spec, why) in [(tpm, "TPM"), (rescue, "rescue"), (pool, "pool")] {
+        for (spec, why) in [(tpm, "TPM"), (rescue, "rescue")] {
             let refused = check_movable(VmId(7), &spec).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
         }
-    }
-
-    #[test]
-    fn free_memory_is_read() {
-        let _proof = crate::proof::pure(&["moving.prepare"]);
-        let meminfo = "MemTotal:  2048 kB\nMemFree:  1 kB\nMemAvailable:    1536 kB\n";
-        assert_eq!(available(meminfo), Some(ByteSize(1536 * 1024)));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
-        assert!(check_memory(ByteSize::mib(1)).is_ok());
-        assert!(matches!(check_memory(ByteSize::gib(1 << 20)), Err(HypervisorError::Lacking(_))));
     }
 }
