@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 use berth_model::{ByteSize, Timestamp, VmId, VolumeId};
@@ -124,7 +125,7 @@ pub struct Shot {
     pub created: Timestamp,
 }
 
-/// Snapshots that a pool takes of what lies in it, also while a guest has it.
+/// Snapshots that a pool takes of what lies in it, also while a guest has it, and what is done by them.
 pub trait Shots {
     /// All of them, in the order in which they were taken.
     fn all(&self, data: &Data) -> Result<Vec<Shot>, HypervisorError>;
@@ -138,16 +139,30 @@ pub trait Shots {
     fn readable(&self, data: &Data, name: Option<&str>) -> Result<String, HypervisorError>;
     /// What tells it from another of its name that comes later; nothing if there is none.
     fn birth(&self, data: &Data) -> Result<Option<String>, HypervisorError>;
+    /// Begins a disk that will take its place, and says what QEMU's tools call it. What an earlier one left goes.
+    fn begin_new(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<String, HypervisorError>;
+    /// Puts that in its place; all its snapshots go.
+    fn put_new(&self, data: &Data) -> Result<(), HypervisorError>;
+    /// Leaves nothing of that; fine if there is none.
+    fn drop_new(&self, data: &Data) -> Result<(), HypervisorError>;
 }
 
-/// What lies in a pool that takes snapshots.
-pub struct InPool<'a> {
-    /// The pool.
-    pub pool: &'a dyn Pool,
-    /// Its snapshots.
-    pub shots: &'a dyn Shots,
+/// A disk in a pool that takes snapshots.
+#[derive(Debug, Clone)]
+pub struct InPool {
+    /// The pool, which does.
+    pub pool: Arc<dyn Pool>,
     /// What lies there.
     pub data: Data,
+    /// The image that it was made from.
+    pub image: String,
+}
+
+impl InPool {
+    /// Its snapshots.
+    pub fn shots(&self) -> &dyn Shots {
+        self.pool.shots().expect("a pool that takes snapshots goes on to")
+    }
 }
 
 /// A place for volumes. Every function ends the same when it is told twice or was cut off.

@@ -240,24 +240,23 @@ impl Rbd {
         format!("rbd:{}:id={}:conf={escaped}", self.spec(image), self.ceph.user)
     }
 
-    fn make(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError> {
-        let image = Self::image(data);
-        let is_there = self.has(&image)?;
+    fn make(&self, cx: &Cx, image: &str, size: ByteSize, from: Option<&From>) -> Result<(), HypervisorError> {
+        let is_there = self.has(image)?;
         match from {
             _ if is_there => {}
-            None => self.change(&["create", "--size", &bytes(data.size), &self.spec(&image)])?,
+            None => self.change(&["create", "--size", &bytes(size), &self.spec(image)])?,
             Some(From { file, mode: CloneMode::Backing }) => {
                 let base = self.copy_of(cx, file)?;
-                self.change(&["clone", &format!("{}@{BASE}", self.spec(&base)), &self.spec(&image)])?;
+                self.change(&["clone", &format!("{}@{BASE}", self.spec(&base)), &self.spec(image)])?;
             }
             Some(From { file, mode: CloneMode::Copy }) => {
                 let new = format!("{image}{UNFINISHED}");
                 self.discard(&new)?;
                 self.fill(cx, file, &new)?;
-                self.change(&["rename", &self.spec(&new), &self.spec(&image)])?;
+                self.change(&["rename", &self.spec(&new), &self.spec(image)])?;
             }
         }
-        self.grow_image(&image, data.size)
+        self.grow_image(image, size)
     }
 
     /// Whoever may read the keyring may read and write all disks.
@@ -323,7 +322,7 @@ impl Pool for Rbd {
     }
 
     fn create(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError> {
-        let made = self.make(cx, data, from);
+        let made = self.make(cx, &Self::image(data), data.size, from);
         if made.is_err() {
             self.discard(&format!("{}{UNFINISHED}", Self::image(data)))?;
         }
@@ -337,6 +336,7 @@ impl Pool for Rbd {
     fn remove(&self, data: &Data) -> Result<(), HypervisorError> {
         let image = Self::image(data);
         self.discard(&format!("{image}{UNFINISHED}"))?;
+        self.drop_new(data)?;
         self.discard(&image)
     }
 

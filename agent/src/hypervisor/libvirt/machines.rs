@@ -17,6 +17,7 @@ use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::folder::{gone, sync};
+use super::kept::Original;
 use super::ops::{is, on_disk, power_off, refused, state, unless_off};
 use super::{Libvirt, backup, disk, ffi, hardware, rescue, spec_in, wipe};
 use crate::hypervisor::machines::kept_name;
@@ -115,6 +116,14 @@ impl Libvirt {
     fn end_run(domain: &Domain) -> Result<(), HypervisorError> {
         power_off(domain)?;
         drop_saved(domain)
+    }
+
+    /// A VM's disk, as it can be kept.
+    fn original(&self, id: VmId) -> Result<Option<Original>, HypervisorError> {
+        match self.storage.disk_in_pool(id, "disks are kept")? {
+            Some(disk) => Original::in_pool(&disk),
+            None => Original::file(&self.folders.of(id).disk()),
+        }
     }
 
     /// Overwrites the disk, and what a wipe that was cut off left of one.
@@ -266,15 +275,11 @@ impl Machines for Libvirt {
             return self.storage.release(id, &[]);
         }
         let domain = self.domain(&self.connection.get()?, id)?;
-        let folder = self.folders.of(id);
         let name = kept_name(id, how);
         match how.disks {
             DisksAfter::Remove => {}
             DisksAfter::Wipe => self.storage.needs_own_file(id, "wiping works")?,
-            DisksAfter::Keep => self.storage.needs_own_file(id, "keeping works")?,
-        }
-        if how.disks == DisksAfter::Keep {
-            self.kept.has(&name, id, &folder.disk())?;
+            DisksAfter::Keep => drop(self.kept.has(&name, id, self.original(id)?.as_ref())?),
         }
         cx.check()?;
         if let Some(domain) = &domain {
@@ -285,7 +290,7 @@ impl Machines for Libvirt {
             DisksAfter::Remove => {}
             DisksAfter::Wipe => self.wipe_disk(id, cx)?,
             DisksAfter::Keep => {
-                self.kept.keep(&name, id, &folder.disk(), cx)?;
+                self.kept.keep(&name, id, self.original(id)?.as_ref(), cx)?;
                 faults::point("keep.after_copy")?;
             }
         }

@@ -38,6 +38,7 @@ pub(crate) mod ffi;
 mod folder;
 mod guest;
 mod hardware;
+mod in_pool;
 mod iso;
 mod kept;
 mod leases;
@@ -676,13 +677,17 @@ impl Hypervisor for Libvirt {
     }
 
     fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
-        self.storage.needs_own_file(id, "backups are taken")?;
-        backup::begin(self, id, wish)
+        match self.storage.disk_in_pool(id, "backups are taken")? {
+            Some(disk) => in_pool::lend(self, id, disk),
+            None => backup::begin(self, id, wish),
+        }
     }
 
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
-        self.storage.needs_own_file(id, "backups are restored")?;
-        restore::begin(self, id, restoring)
+        match self.storage.disk_in_pool(id, "backups are restored")? {
+            Some(disk) => in_pool::make(self, id, disk, restoring),
+            None => restore::begin(self, id, restoring),
+        }
     }
 
     fn move_prepare(

@@ -46,7 +46,7 @@ pub fn begin(libvirt: &Libvirt, id: VmId, restoring: &Restoring) -> Result<Box<d
     // A disk never shrinks: one that grew since the backup stays as large.
     let before = Overlay::read(&folder.disk())?.map_or(ByteSize(0), |overlay| overlay.size);
     disk::create(&files.new, &image, restoring.size.max(before))?;
-    let (lender, nbd) = Lender::start(&files.new, folder.path(), &Lend::Write)?;
+    let (lender, nbd) = Lender::start("qcow2", files.new.as_os_str(), folder.path(), &Lend::Write)?;
     Ok(Box::new(Written { nbd, lender, files, domain }))
 }
 

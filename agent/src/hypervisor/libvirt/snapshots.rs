@@ -132,24 +132,24 @@ pub(super) struct Disk<'a> {
     folder: &'a Folder,
     /// Its file, unless it lies in a pool.
     path: PathBuf,
-    in_pool: Option<InPool<'a>>,
+    in_pool: Option<InPool>,
     /// QEMU has it.
     pub running: Option<&'a Domain>,
 }
 
 impl Disk<'_> {
     fn info(&self) -> Result<Info, HypervisorError> {
-        let Some(InPool { shots, data, .. }) = &self.in_pool else { return Info::read(&self.path) };
+        let Some(disk) = &self.in_pool else { return Info::read(&self.path) };
         Ok(Info {
-            virtual_size: data.size.bytes(),
-            snapshots: shots.all(data)?.into_iter().map(InFile::from).collect(),
+            virtual_size: disk.data.size.bytes(),
+            snapshots: disk.shots().all(&disk.data)?.into_iter().map(InFile::from).collect(),
             specific: Specific::default(),
         })
     }
 
     fn take(&self, in_file: &str) -> Result<(), HypervisorError> {
         match (&self.in_pool, self.running) {
-            (Some(disk), _) => disk.shots.take(&disk.data, in_file),
+            (Some(disk), _) => disk.shots().take(&disk.data, in_file),
             (None, Some(domain)) => {
                 self.ask(domain, "take the snapshot", "blockdev-snapshot-internal-sync", in_file)
             }
@@ -159,7 +159,7 @@ impl Disk<'_> {
 
     pub fn drop_one(&self, in_file: &str) -> Result<(), HypervisorError> {
         match (&self.in_pool, self.running) {
-            (Some(disk), _) => disk.shots.drop_one(&disk.data, in_file),
+            (Some(disk), _) => disk.shots().drop_one(&disk.data, in_file),
             (None, Some(domain)) => {
                 self.ask(domain, "delete the snapshot", "blockdev-snapshot-delete-internal-sync", in_file)
             }
@@ -170,7 +170,7 @@ impl Disk<'_> {
     /// Brings a disk that nobody has back to a snapshot; it keeps its size.
     fn rewind(&self, domain: &Domain, in_file: &str) -> Result<(), HypervisorError> {
         if let Some(disk) = &self.in_pool {
-            disk.shots.rewind(&disk.data, in_file)?;
+            disk.shots().rewind(&disk.data, in_file)?;
             faults::point("revert.after_disk")?;
             return disk.pool.grow(&disk.data);
         }
@@ -192,7 +192,7 @@ impl Disk<'_> {
     /// How `qemu-img` reads the disk, or the snapshot `in_file` of one that QEMU has.
     fn readable(&self, in_file: Option<&str>) -> Result<Vec<OsString>, HypervisorError> {
         if let Some(disk) = &self.in_pool {
-            return Ok(vec!["-f".into(), "raw".into(), disk.shots.readable(&disk.data, in_file)?.into()]);
+            return Ok(vec!["-f".into(), "raw".into(), disk.shots().readable(&disk.data, in_file)?.into()]);
         }
         let mut args: Vec<OsString> = vec!["-f".into(), "qcow2".into()];
         if let Some(name) = in_file {

@@ -5,9 +5,11 @@ use serde::{Deserialize, Deserializer, de};
 use time::PrimitiveDateTime;
 use time::macros::format_description;
 
-use super::Rbd;
+use super::{Rbd, UNFINISHED};
+use crate::faults;
 use crate::hypervisor::HypervisorError;
-use crate::storage::pool::{Data, Shot, Shots};
+use crate::runs::Cx;
+use crate::storage::pool::{Data, From, Shot, Shots};
 
 /// A row of `rbd snap ls`.
 #[derive(Debug, PartialEq, Deserialize)]
@@ -31,6 +33,11 @@ fn moment<'de, D: Deserializer<'de>>(text: D) -> Result<Timestamp, D::Error> {
 impl Rbd {
     fn shot(&self, data: &Data, name: &str) -> String {
         format!("{}@{name}", self.spec(&Self::image(data)))
+    }
+
+    /// The image that will take the place of a disk's.
+    fn restored(data: &Data) -> String {
+        format!("{}.restored{UNFINISHED}", Self::image(data))
     }
 }
 
@@ -69,6 +76,30 @@ impl Shots for Rbd {
             Err(e) if super::is_absent(&e) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    fn begin_new(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<String, HypervisorError> {
+        self.drop_new(data)?;
+        let new = Self::restored(data);
+        if let Err(e) = self.make(cx, &new, data.size, from) {
+            self.drop_new(data)?;
+            return Err(e);
+        }
+        self.check_keyring()?;
+        Ok(self.for_qemu_img(&new))
+    }
+
+    fn put_new(&self, data: &Data) -> Result<(), HypervisorError> {
+        let image = Self::image(data);
+        self.discard(&image)?;
+        faults::point("restore.after_discard")?;
+        self.change(&["rename", &self.spec(&Self::restored(data)), &self.spec(&image)])
+    }
+
+    fn drop_new(&self, data: &Data) -> Result<(), HypervisorError> {
+        let new = Self::restored(data);
+        self.discard(&format!("{new}{UNFINISHED}"))?;
+        self.discard(&new)
     }
 }
 
