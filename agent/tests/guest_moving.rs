@@ -12,8 +12,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use berth_model::agent::{
-    CloneMode, Firmware, Hardware, MOVE_KEEP_S, MovePlace, MovePrepare, MoveSend, Name, Orphan, OrphanList, Run,
-    Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat, WantedPower,
+    CloneMode, Firmware, Hardware, MOVE_KEEP_S, MovePlace, MovePrepare, MoveSend, Name, Orphan, OrphanList,
+    Run, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat, WantedPower,
 };
 use berth_model::{ByteSize, ErrorCode, VolumeId};
 use libvirt_common::wait_for;

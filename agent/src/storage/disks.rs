@@ -171,7 +171,12 @@ impl Storage {
         self.pool(name).map_err(|e| named(e, "pool", "disk_pool"))
     }
 
-    pub(super) fn disk_record(&self, vm: VmId, pool: &dyn Pool, spec: &VmSpec) -> Result<Record, HypervisorError> {
+    pub(super) fn disk_record(
+        &self,
+        vm: VmId,
+        pool: &dyn Pool,
+        spec: &VmSpec,
+    ) -> Result<Record, HypervisorError> {
         let mode = mode_in(pool, spec.disk_mode);
         let format = match mode {
             CloneMode::Backing => {

@@ -153,7 +153,9 @@ impl Storage {
         let pool = self.disks_pool(name)?;
         let record = Record { coming: Some(Coming { shared: true }), ..self.disk_record(vm, pool, spec)? };
         let refused = |why: &str| {
-            HypervisorError::Conflict(format!("VM {vm} cannot move: its disk lies in the pool {name}, {why}."))
+            HypervisorError::Conflict(format!(
+                "VM {vm} cannot move: its disk lies in the pool {name}, {why}."
+            ))
         };
         if pool.shared()?.is_none() {
             return Err(refused("which is this node's alone"));

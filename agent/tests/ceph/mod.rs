@@ -136,7 +136,8 @@ impl Ceph {
 
     fn prepare(&self, address: Ipv4Addr) {
         let fsid = uuid();
-        std::fs::write(self.path("ceph.conf"), conf(self.home.path(), address, &self.monitor, &fsid)).unwrap();
+        std::fs::write(self.path("ceph.conf"), conf(self.home.path(), address, &self.monitor, &fsid))
+            .unwrap();
         for folder in ["run", "mon", "osd", "mgr"] {
             std::fs::create_dir(self.path(folder)).unwrap();
         }

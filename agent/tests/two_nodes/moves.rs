@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use berth_model::ByteSize;
 use berth_model::agent::{
-    MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, NicAddress, Run, RunList, Vm, VmSpec,
-    VmState, Volume,
+    MOVE_KEEP_S, MoveArrived, MovePlace, MovePrepare, MoveSend, MoveSent, NicAddress, Run, RunList, Vm,
+    VmSpec, VmState, Volume,
 };
 use berth_model::error::ApiError;
 
@@ -22,7 +22,8 @@ use crate::libvirt_common::{PATIENCE, spec, wait_for};
 /// The name of the tiny image in these tests; nobody here checks it.
 pub const TINY: &str = "71717171717171717171717171717171717171717171717171717171717171aa";
 pub const VM: i64 = 7;
-pub const GUEST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 99, 0, 50)), 80);
+pub const GUEST: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 99, 0, 50)), 80);
 
 /// A page that counts without end, one that reads the disk anew, two that hold the guest's agent and let it go on,
 /// and a marker on the disk.

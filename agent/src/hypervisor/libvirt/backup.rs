@@ -405,7 +405,8 @@ fn still(
         taken.full_because = (!wish.since.is_empty())
             .then(|| "The disk's changes since the last backup are not known.".to_owned());
     }
-    let (lender, nbd) = Lender::start("qcow2", disk.as_os_str(), &place.path, &Lend::Read(taken.since.as_deref()))?;
+    let (lender, nbd) =
+        Lender::start("qcow2", disk.as_os_str(), &place.path, &Lend::Read(taken.since.as_deref()))?;
     Ok(Box::new(Still { nbd: Some(nbd), lender: Some(lender), taken, domain, disk, _place: place }))
 }
 

@@ -236,8 +236,10 @@ impl Libvirt {
         } else if vm.saved {
             "its saved memory would stay behind; start it first".to_owned()
         } else if let Some(pool) = pool.as_ref().filter(|_| room.shared != ours_on) {
-            format!("its disk lies in the pool {pool}, and the other node's of that name is another one, or is come \
-                 to otherwise: cluster, pool, monitors, user and the keyring's path must be the same")
+            format!(
+                "its disk lies in the pool {pool}, and the other node's of that name is another one, or is come \
+                 to otherwise: cluster, pool, monitors, user and the keyring's path must be the same"
+            )
         } else if room.shared.is_some() && room.shared != ours_on {
             "another disk of its number lies there already".to_owned()
         } else if room.shared.is_some() && needs_images && room.images != images.to_string_lossy() {
