@@ -9,12 +9,14 @@ mod pki;
 mod two_nodes;
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 
 use berth_model::agent::{
     MoveSend, Name, NicAddress, Run, Snapshot, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeCreate,
 };
 use berth_model::{ByteSize, ErrorCode, VolumeId};
 use ceph::Ceph;
+use sha2::{Digest, Sha256};
 use two_nodes::Lab;
 use two_nodes::moves::*;
 
@@ -37,6 +39,13 @@ fn pool(ceph: &Ceph) -> String {
     )
 }
 
+/// Is the lease on the VM's disk there, and does somebody hold it?
+fn lease(lab: &Lab) -> Option<bool> {
+    let name = hex::encode(Sha256::digest("vms/berth-vm-7"));
+    let inode = std::fs::metadata(lab.leases().join(name)).ok()?.ino();
+    Some(std::fs::read_to_string("/proc/locks").unwrap().contains(&format!(":{inode} ")))
+}
+
 #[test]
 fn a_guest_on_ceph_moves_with_its_volume_and_nothing_is_copied() {
     let _proof =
@@ -54,6 +63,7 @@ fn a_guest_on_ceph_moves_with_its_volume_and_nothing_is_copied() {
     assert_eq!(before.len(), 1, "{before:?}");
     a.ask::<Snapshot>("PUT", &path(VM, "/snapshots/first"), &nothing()).unwrap();
     let images = ceph.images();
+    assert_eq!(lease(&lab), Some(true));
     let stream = Stream::open(&lab);
     let asked = room(&a, &spec);
 
@@ -91,6 +101,7 @@ fn a_guest_on_ceph_moves_with_its_volume_and_nothing_is_copied() {
     let arrived = finish(&b).unwrap();
     assert_eq!((arrived.vm.state, arrived.vm.spec.as_ref()), (VmState::Running, Some(&spec)));
     assert_eq!(arrived.vm.started, began);
+    assert_eq!(lease(&lab), Some(true), "it went along");
     let pause_ms = arrived.pause_ms.expect("libvirt measured the pause");
     println!("measured: ceph {pause_ms} {}", stream.close().as_millis());
     assert_eq!(assert_disk_is_whole(&lab), before);
@@ -100,6 +111,7 @@ fn a_guest_on_ceph_moves_with_its_volume_and_nothing_is_copied() {
 
     // Back, off, the source's agent cut off on the way: nothing is sent.
     power_off(&b);
+    assert_eq!(lease(&lab), Some(false));
     let place = prepare(&a, &room(&b, &spec)).unwrap();
     b.restart_agent("move.after_undefine=kill");
     let order = MoveSend { allow_unsafe: false, ..order(&a, &place) };
@@ -114,7 +126,9 @@ fn a_guest_on_ceph_moves_with_its_volume_and_nothing_is_copied() {
     let snapshots: berth_model::agent::SnapshotList = a.ask("GET", &path(VM, "/snapshots"), &()).unwrap();
     assert_eq!(snapshots.snapshots.len(), 1, "it came along");
 
+    assert_eq!(lease(&lab), Some(true));
     delete(&a, VM);
+    assert_eq!(lease(&lab), None);
     a.ask::<()>("DELETE", "/v1/volumes/5", &nothing()).unwrap();
     for node in [&a, &b] {
         node.assert_clean();

@@ -85,7 +85,7 @@ impl Lab {
     }
 
     /// Where all nodes keep their leases on disks.
-    fn leases(&self) -> PathBuf {
+    pub fn leases(&self) -> PathBuf {
         self.home.path().join("leases")
     }
 
@@ -349,21 +349,31 @@ impl TestNode {
 
     /// Kills the agent, at whatever it is.
     pub fn kill_agent(&mut self) {
+        let pids = self.agent_pids();
         self.kill_agent_now();
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.kill();
             let _ = agent.wait();
         }
+        // Only what has ended holds the data folder no more; of a process that nobody has asked about yet that is a
+        // line without words.
+        let has_ended =
+            |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty());
+        wait_for("the agent's end", || pids.iter().all(has_ended).then_some(()));
+    }
+
+    /// The child that entered the node, and below it the agent, unless it is that itself.
+    fn agent_pids(&self) -> Vec<String> {
+        let Some(agent) = &self.agent else { return Vec::new() };
+        let id = agent.id().to_string();
+        let below = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        below.split_whitespace().map(str::to_owned).chain([id.clone()]).collect()
     }
 
     /// The same, and does not wait for its end.
     pub fn kill_agent_now(&self) {
-        let Some(agent) = &self.agent else { return };
-        // The child that entered the node is the agent itself, or its parent.
-        let id = agent.id().to_string();
-        let below = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        for pid in below.split_whitespace().chain([&*id]) {
-            let _ = Command::new("kill").args(["-9", pid]).output();
+        for pid in self.agent_pids() {
+            let _ = Command::new("kill").args(["-9", &pid]).output();
         }
     }
 

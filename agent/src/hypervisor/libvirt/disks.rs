@@ -112,7 +112,8 @@ impl Libvirt {
     pub(super) fn pool_disk(&self, id: VmId) -> Result<Option<PoolDisk>, HypervisorError> {
         let Some((source, format)) = self.storage.disk_source(id)? else { return Ok(None) };
         let cache = source::cache(&source)?;
-        Ok(Some(PoolDisk { source, format, cache }))
+        let lease = self.lease_on(&source)?;
+        Ok(Some(PoolDisk { source, format, cache, lease }))
     }
 
     /// Gives the VM its volumes, each in the place it had.

@@ -6,6 +6,8 @@
 //! shared disk has the same path on all nodes, and what only one VM reads (seeds, ISOs, images) is locked by
 //! nobody.
 //!
+//! A VM's own disk in Ceph is no file: its lease stands in the VM's definition, under a name made in the same way.
+//!
 //! libvirt is told so by its own settings, which are the operator's; the agent looks whether it was. A VM that
 //! was started before it was told, or whose virtlockd died, runs without: that is found, too.
 
@@ -23,9 +25,11 @@ use sha2::{Digest, Sha256};
 use virt::domain::Domain;
 
 use super::Libvirt;
+use super::folder::gone;
 use super::ops::{refused, state};
 use crate::checks::check;
 use crate::hypervisor::HypervisorError;
+use crate::storage::pool::Source;
 use crate::storage::volume_of_serial;
 
 /// What libvirt says of a lock that is held, before and behind its name.
@@ -219,6 +223,21 @@ impl Libvirt {
             ));
         }
         Ok(lockspace)
+    }
+
+    /// The file of the lease on a VM's disk that QEMU comes to over the network, made if it is not there: libvirt
+    /// takes it by name, since it takes none on such disks by itself. Nothing where there are no leases.
+    pub(super) fn lease_on(&self, source: &Source) -> Result<Option<PathBuf>, HypervisorError> {
+        let (Source::Rbd(rbd), Ok(lockspace)) = (source, self.lockspace()) else { return Ok(None) };
+        let lease = lockspace.join(lock_name(&rbd.image));
+        File::options().create(true).append(true).open(&lease)?;
+        Ok(Some(lease))
+    }
+
+    /// Removes the file of that lease, as the disk goes.
+    pub(super) fn forget_lease(&self, id: VmId) -> Result<(), HypervisorError> {
+        let lease = self.pool_disk(id)?.and_then(|disk| disk.lease);
+        Ok(lease.map_or(Ok(()), |lease| gone(fs::remove_file(lease)))?)
     }
 
     /// Refuses what is not safe without leases: a VM marked for failover, and writing in a shared pool.

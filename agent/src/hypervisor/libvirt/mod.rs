@@ -303,6 +303,7 @@ impl Libvirt {
             self.check_leases(id, &spec)?;
         }
         self.put_keys(connect, id)?;
+        self.pool_disk(id)?;
         self.ensure_network(connect)?;
         match state(domain)? {
             VmState::Running => {}
@@ -512,6 +513,7 @@ impl Hypervisor for Libvirt {
         if folder.exists().map_err(on_disk)? {
             self.finish_wipe(id, &Cx::unwatched())?;
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
+            self.forget_lease(id)?;
             self.storage.remove_disk(id)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;

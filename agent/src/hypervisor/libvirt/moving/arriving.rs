@@ -72,6 +72,7 @@ impl Libvirt {
             self.notes.put(id, &Note::Coming { spec, until, shared, arrived })?;
         }
         self.put_keys(&connect, id)?;
+        self.pool_disk(id)?;
         self.ensure_network(&connect)?;
         self.filter_coming(id, &spec.nics)?;
         Ok(MoveRoom {
