@@ -7,6 +7,8 @@
 //!
 //! Each backup is a full one. A snapshot of a backup that was cut off goes as that is mended, or with the next.
 
+use std::path::Path;
+
 use berth_model::VmId;
 use berth_model::agent::VmState;
 
@@ -44,14 +46,13 @@ pub fn lend(libvirt: &Libvirt, id: VmId, disk: InPool) -> Result<Box<dyn Taking>
         image: disk.image.clone(),
     };
     let shot = Shot { disk, is_there: true };
-    let mut lent = Lent { nbd: None, lender: None, shot, taken, place };
+    let mut lent = Lent { open: None, shot, taken, place };
     let running = is_on.then_some(&domain);
     let frozen = libvirt.disk(id, &folder, "backups are taken", running)?.take_frozen(|_| SHOT.to_owned())?;
     lent.taken.frozen = is_on && frozen;
     let InPool { data, .. } = &lent.shot.disk;
     let readable = lent.shot.disk.shots().readable(data, Some(SHOT))?;
-    let (lender, nbd) = Lender::start(FORMAT, readable.as_ref(), lent.place.path(), &Lend::Read(None))?;
-    (lent.nbd, lent.lender) = (Some(nbd), Some(lender));
+    lent.open = Some(Open::start(&readable, lent.place.path(), &Lend::Read(None))?);
     Ok(Box::new(lent))
 }
 
@@ -70,11 +71,41 @@ fn drop_shot(disk: &InPool) -> Result<(), HypervisorError> {
     Ok(())
 }
 
-/// A disk as it was at one moment.
-struct Lent {
-    // The order of the end: the client, its server, the snapshot, the folder.
+/// A disk that a `qemu-nbd` has open for us. It ends in order: of a client that was killed Ceph says for half a
+/// minute that it has the image open, which nobody can remove meanwhile.
+struct Open {
     nbd: Option<Nbd>,
     lender: Option<Lender>,
+}
+
+impl Open {
+    fn start(disk: &str, folder: &Path, lend: &Lend<'_>) -> Result<Self, HypervisorError> {
+        let (lender, nbd) = Lender::start(FORMAT, disk.as_ref(), folder, lend)?;
+        Ok(Self { nbd: Some(nbd), lender: Some(lender) })
+    }
+
+    fn nbd(&mut self) -> &mut Nbd {
+        self.nbd.as_mut().expect("a disk is not used after it was closed")
+    }
+
+    fn end(&mut self) -> Result<(), HypervisorError> {
+        self.nbd = None;
+        self.lender.take().map_or(Ok(()), Lender::end)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Err(e) = self.end() {
+            tracing::warn!(error = %e, "a lent disk was not closed in order");
+        }
+    }
+}
+
+/// A disk as it was at one moment.
+struct Lent {
+    // The order of the end: the disk, the snapshot, the folder.
+    open: Option<Open>,
     shot: Shot,
     taken: Taken,
     place: Place,
@@ -88,7 +119,7 @@ struct Shot {
 
 impl Taking for Lent {
     fn source(&mut self) -> &mut dyn Source {
-        self.nbd.as_mut().expect("a disk is not read after it was closed")
+        self.open.as_mut().expect("a disk is not read after it was closed").nbd()
     }
 
     fn taken(&self) -> &Taken {
@@ -96,8 +127,7 @@ impl Taking for Lent {
     }
 
     fn close(&mut self) -> Result<(), HypervisorError> {
-        self.nbd = None;
-        self.lender.take().map_or(Ok(()), Lender::end)?;
+        self.open.take().map_or(Ok(()), |mut open| open.end())?;
         drop_shot(&self.shot.disk)?;
         self.shot.is_there = false;
         Ok(())
@@ -138,15 +168,14 @@ pub fn make(
     let new = New { disk, is_done: false };
     let writable = libvirt.storage.begin_restored(id, &new.disk)?;
     let folder = libvirt.folders.of(id);
-    let (lender, nbd) = Lender::start(FORMAT, writable.as_ref(), folder.path(), &Lend::Write)?;
-    Ok(Box::new(Written { nbd, lender, new }))
+    let open = Open::start(&writable, folder.path(), &Lend::Write)?;
+    Ok(Box::new(Written { open, new }))
 }
 
 /// A disk that is being written.
 struct Written {
-    // The order of the end: the client, its server, the disk.
-    nbd: Nbd,
-    lender: Lender,
+    // The order of the end.
+    open: Open,
     new: New,
 }
 
@@ -158,14 +187,13 @@ struct New {
 
 impl Making for Written {
     fn target(&mut self) -> &mut dyn Target {
-        &mut self.nbd
+        self.open.nbd()
     }
 
     fn finish(self: Box<Self>) -> Result<(), HypervisorError> {
-        let Self { mut nbd, lender, mut new } = *self;
-        nbd.flush().map_err(on_disk)?;
-        drop(nbd);
-        lender.end()?;
+        let Self { mut open, mut new } = *self;
+        open.nbd().flush().map_err(on_disk)?;
+        open.end()?;
         new.is_done = true;
         new.disk.shots().put_new(&new.disk.data)
     }
