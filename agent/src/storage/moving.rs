@@ -157,11 +157,9 @@ impl Storage {
                 "VM {vm} cannot move: its disk lies in the pool {name}, {why}."
             ))
         };
-        if pool.shared()?.is_none() {
-            return Err(refused("which is this node's alone"));
-        }
-        if !pool.keeps_images() {
-            self.source_of(&record)?;
+        // In a shared folder it would stand on an image by a path of one node.
+        if pool.shared()?.is_none() || !pool.keeps_images() {
+            return Err(refused("which is none of Ceph's that nodes share"));
         }
         match pool.allocated(&record.data(Item::Disk(vm)))? {
             Some(_) => Ok(Some(record)),

@@ -218,7 +218,6 @@ impl Libvirt {
             check_movable(id, spec)?;
         }
         let (pool, ours_on) = (self.storage.disk_pool(id)?, self.disk_storage(id)?);
-        let needs_images = pool.as_ref().is_none_or(|pool| !self.storage.keeps_images(pool));
         let going = self.storage.going(id)?;
         let placed = |going: &Going| room.volumes.iter().find(|placed| placed.volume == going.volume);
         let lost = going.iter().find(|going| {
@@ -242,7 +241,7 @@ impl Libvirt {
             )
         } else if room.shared.is_some() && room.shared != ours_on {
             "another disk of its number lies there already".to_owned()
-        } else if room.shared.is_some() && needs_images && room.images != images.to_string_lossy() {
+        } else if room.shared.is_some() && pool.is_none() && room.images != images.to_string_lossy() {
             // The disk's file names its image, and cannot be changed while a guest has it.
             "its disk is shared, and the two nodes keep images in different folders (data_dir)".to_owned()
         } else if let Some(lost) = lost {
