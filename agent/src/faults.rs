@@ -72,6 +72,7 @@ pub const POINTS: &[&str] = &[
     "backup.after_pieces",
     "backup.after_manifest",
     "restore.after_write",
+    "restore.after_discard",
 ];
 
 /// The environment variable.

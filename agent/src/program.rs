@@ -139,7 +139,7 @@ impl Program {
         words.push(self.program.clone());
         words.extend(self.args.iter().cloned());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env("LC_ALL", "C").env("SOURCE_DATE_EPOCH", "0");
+        command.args(&words[1..]).env("LC_ALL", "C").env("TZ", "UTC").env("SOURCE_DATE_EPOCH", "0");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -99,6 +99,8 @@ impl Cx {
 #[derive(Debug)]
 pub struct Runs {
     log: PathBuf,
+    /// Held while the log is written.
+    writing: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -129,7 +131,8 @@ impl Runs {
         }
         end_last_line(&log)?;
         let last = ended.iter().map(|run| run.id.0).max().unwrap_or(0);
-        Ok(Self { log, state: Mutex::new(State { last, active: BTreeMap::new(), ended }) })
+        let state = State { last, active: BTreeMap::new(), ended };
+        Ok(Self { log, writing: Mutex::default(), state: Mutex::new(state) })
     }
 
     /// A function begins.
@@ -158,10 +161,13 @@ impl Runs {
         let Some((run, _)) = state.active.remove(&cx.run) else { return };
         let error: Option<ApiError> = error.map(|refusal| refusal.0.clone());
         let run = Run { ended: Some(clock::now()), progress: cx.progress().clone(), error, ..run };
+        keep(&mut state.ended, run.clone());
+        drop(state);
+        // Apart from those who look: a disk may hang.
+        let _one_line_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(e) = self.write(&run) {
             tracing::error!(error = %e, path = %self.log.display(), "the log of functions could not be written");
         }
-        keep(&mut state.ended, run);
     }
 
     /// What is under way and what ended last, newest first.
@@ -169,6 +175,20 @@ impl Runs {
         let state = self.state();
         let active = state.active.values().rev().map(|(run, cx)| show(run, cx));
         active.chain(state.ended.iter().rev().cloned()).take(SHOWN).collect()
+    }
+
+    /// Refuses while any other run is under way; the refusal names it.
+    ///
+    /// # Errors
+    /// `conflict`.
+    pub fn idle_but_for(&self, run: RunId) -> Result<(), Refusal> {
+        match self.state().active.values().find(|(other, _)| other.id != run) {
+            None => Ok(()),
+            Some((other, _)) => Err(Refusal::conflict(format!(
+                "{} works on {}. Try again when that has ended.",
+                other.function, other.on
+            ))),
+        }
     }
 
     /// One run, if it is still known.

@@ -85,13 +85,16 @@ impl Updates {
         }
     }
 
-    /// Fetches and checks a new version, and then stops the agent for the trial.
+    /// Fetches and checks a new version, and then stops the agent for the trial. `idle` refuses while anything else
+    /// is under way.
     pub fn prepare(
         &self,
         cx: &Cx,
         request: &UpdateRequest,
         was_healthy: bool,
+        idle: impl Fn() -> Result<(), Refusal>,
     ) -> Result<UpdateStatus, Refusal> {
+        idle()?;
         if self.trial.get().is_some() {
             return Err(Refusal::conflict("An update is under way."));
         }
@@ -122,6 +125,7 @@ impl Updates {
             reason: None,
             at: clock::now(),
         };
+        idle()?;
         write_status(&self.folder, &status).map_err(own)?;
         let patience = Duration::from_secs(request.patience.unwrap_or(TRIAL_PATIENCE_S).into());
         let trial = Trial { program, status: status.clone(), patience, was_healthy };

@@ -5,23 +5,26 @@
 mod ceph;
 mod libvirt_common;
 
-use berth_agent::backups::disk::{Restoring, Wish};
+use std::path::Path;
+
 use berth_agent::config::StorageSection;
 use berth_agent::hypervisor::libvirt::{GuestNetwork, Libvirt, LibvirtConfig};
 use berth_agent::hypervisor::{Hypervisor, HypervisorError, Machines};
 use berth_agent::runs::Cx;
-use berth_agent::{faults, orphans, proof};
+use berth_agent::{backups, faults, orphans, proof};
 use berth_model::agent::{
-    CloneMode, DisksAfter, Name, Nic, NodeCheck, PowerVerb, VmDelete, VmLimits, VmRebuild, VmSpec,
-    VolumeAttachment, VolumeClone, VolumeCreate, WantedPower,
+    BackupCreate, BackupKey, BackupKind, BackupRestore, BackupStore, CloneMode, DisksAfter, Name, Nic,
+    NodeCheck, PowerVerb, VmDelete, VmLimits, VmRebuild, VmSpec, VmState, VolumeAttachment, VolumeClone,
+    VolumeCreate, WantedPower,
 };
 use berth_model::{ByteSize, VmId, VolumeId};
 use ceph::Ceph;
 use libvirt_common::guest::inside;
-use libvirt_common::{Node, TINY, image_path, spec, wait_for};
+use libvirt_common::{Node, TINY, image_path, run, spec, text, wait_for};
 use virt::connect::Connect;
 
 const ONE: VmId = VmId(7);
+const OTHER: VmId = VmId(8);
 const DATA: VolumeId = VolumeId(5);
 const CLONE: VolumeId = VolumeId(6);
 
@@ -70,31 +73,106 @@ fn command_lines() -> Vec<Vec<u8>> {
     entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok()).collect()
 }
 
-fn refuses_what_needs_a_file(node: &Node) {
-    let libvirt = &node.libvirt;
-    let cx = Cx::unwatched();
-    let refused = |what: &str, done: Result<(), HypervisorError>| match done {
-        Err(HypervisorError::Conflict(why)) => {
-            assert!(why.contains("lies in the pool ceph"), "{what}: {why}");
-        }
-        other => panic!("{what}: {other:?}"),
-    };
-    refused("snapshot", libvirt.snapshot_create(ONE, &name("a")).map(drop));
-    refused("revert", libvirt.snapshot_revert(ONE, &name("a")).map(drop));
-    refused("no snapshot", libvirt.snapshot_delete(ONE, &name("a")));
-    assert!(libvirt.snapshots(ONE).unwrap().is_empty());
-    let wish = Wish { mark: "berth-a", since: &[] };
-    refused("backup", libvirt.backup_begin(ONE, &wish).map(drop));
-    let restoring = Restoring { image: TINY.to_owned(), size: ByteSize::mib(256) };
-    refused("restore", libvirt.restore_begin(ONE, &restoring).map(drop));
-    let to = node.home().join("export.qcow2");
-    refused("image", libvirt.disk_export(&cx, ONE, &to));
-    assert!(!to.exists());
-    for disks in [DisksAfter::Keep, DisksAfter::Wipe] {
-        refused("delete", libvirt.remove(ONE, &VmDelete { disks, ..VmDelete::default() }, &cx));
-    }
+/// Ceph writes elsewhere what is written over, so nothing would be wiped.
+fn refuses_to_wipe(node: &Node) {
+    let wipe = VmDelete { disks: DisksAfter::Wipe, ..VmDelete::default() };
+    let refused = node.libvirt.remove(ONE, &wipe, &Cx::unwatched()).unwrap_err().to_string();
+    assert!(refused.contains("lies in the pool ceph"), "{refused}");
     let moved = VmSpec { disk_pool: None, ..guest(ByteSize::mib(384), &[]) };
-    assert!(matches!(libvirt.put(ONE, &moved), Err(HypervisorError::Conflict(_))));
+    assert!(matches!(node.libvirt.put(ONE, &moved), Err(HypervisorError::Conflict(_))));
+}
+
+/// Where backups go.
+fn store(node: &Node) -> BackupStore {
+    BackupStore::Directory { path: text(&node.home().join("store")).to_owned() }
+}
+
+fn key() -> BackupKey {
+    BackupKey("5c".repeat(32))
+}
+
+/// The running guest is backed up; twice, and each is whole.
+fn is_backed_up(node: &Node, ceph: &Ceph) {
+    let request = BackupCreate { store: store(node), key: key(), full: false, incrementals_max: None };
+    let create = |backup: &str| {
+        backups::create(&node.libvirt, &Cx::unwatched(), ONE, &name(backup), &request)
+            .map_err(|e| e.to_string())
+    };
+    let is_lent = || ceph.rbd(&["snap", "ls", "vms/berth-vm-7"]).contains("x.backup");
+    for point in ["snapshot.after_freeze", "backup.after_begin", "backup.after_pieces"] {
+        assert!(faults::with(&format!("{point}=error"), || create("one")).is_err(), "{point}");
+        assert!(!is_lent() && !node.folder(ONE).join("backup.new").exists(), "{point}");
+    }
+    // What an agent that died leaves: its `qemu-nbd` died with it.
+    ceph.rbd(&["snap", "create", "--no-progress", "vms/berth-vm-7@x.backup"]);
+    std::fs::create_dir(node.folder(ONE).join("backup.new")).unwrap();
+    node.libvirt.mend().unwrap();
+    assert!(!is_lent());
+    let one = create("one").unwrap();
+    assert!(one.kind == BackupKind::Full && one.frozen, "{one:?}");
+    let two = create("two").unwrap();
+    assert!(two.kind == BackupKind::Full && two.full_because.is_some(), "{two:?}");
+    assert!(!is_lent());
+}
+
+/// The VM, which is off, gets its disk back; another one gets the same in a file.
+fn is_restored(node: &Node, ceph: &Ceph) {
+    let request = BackupRestore { store: store(node), key: key(), backup: name("one"), of_vm: Some(ONE) };
+    let restore = |vm| {
+        backups::restore(&node.libvirt, &Cx::unwatched(), vm, &request).map(drop).map_err(|e| e.to_string())
+    };
+    for point in ["restore.after_write", "restore.after_discard"] {
+        assert!(faults::with(&format!("{point}=error"), || restore(ONE)).is_err(), "{point}");
+    }
+    restore(ONE).unwrap();
+    assert!(!ceph.images().iter().any(|image| image.contains("restored")), "{:?}", ceph.images());
+    restore(OTHER).unwrap();
+    is_as_the_disk(ceph, &node.folder(OTHER).join("disk.qcow2"));
+    node.libvirt.delete(OTHER).unwrap();
+}
+
+/// A qcow2 file holds what the VM's disk holds.
+fn is_as_the_disk(ceph: &Ceph, file: &Path) {
+    let disk = format!("rbd:vms/berth-vm-7:conf={}", ceph.conf());
+    run("qemu-img", &["compare", "-f", "qcow2", "-F", "raw", text(file), &disk]);
+}
+
+/// Snapshots come and go under the guest, which is brought back to one of them; it came up `boots` times.
+fn comes_back_from_a_snapshot(node: &Node, ceph: &Ceph, boots: usize) {
+    let (libvirt, before) = (&node.libvirt, name("before"));
+    let in_ceph = || ceph.rbd(&["snap", "ls", "vms/berth-vm-7", "--format", "json"]);
+    let cut = faults::with("snapshot.after_freeze=error", || libvirt.snapshot_create(ONE, &before));
+    assert!(cut.is_err() && libvirt.snapshots(ONE).unwrap().is_empty());
+    let cut = faults::with("snapshot.after_taken=error", || libvirt.snapshot_create(ONE, &before));
+    assert!(cut.is_err());
+    let taken = libvirt.snapshot_create(ONE, &before).unwrap();
+    assert!(taken.frozen && in_ceph().contains("\"f.before\""), "{taken:?}");
+    assert!((berth_agent::clock::now().unix_ms() - taken.created.unix_ms()).abs() < 300_000, "{taken:?}");
+    inside(node, ONE, "echo other >/root/word; sync");
+    libvirt.snapshot_create(ONE, &name("passing")).unwrap();
+    libvirt.snapshot_delete(ONE, &name("passing")).unwrap();
+    libvirt.snapshot_delete(ONE, &name("passing")).unwrap();
+
+    // An image of the running guest.
+    let to = node.home().join("export.qcow2");
+    for point in ["export.after_snapshot", "export.after_copy"] {
+        let cut = faults::with(&format!("{point}=error"), || libvirt.disk_export(&Cx::unwatched(), ONE, &to));
+        assert!(cut.is_err() && !to.exists(), "{point}");
+    }
+    libvirt.disk_export(&Cx::unwatched(), ONE, &to).unwrap();
+    let exported = run("qemu-img", &["info", text(&to)]);
+    assert!(exported.contains("384 MiB") && !exported.contains("backing"), "{exported}");
+    assert_eq!(libvirt.snapshots(ONE).unwrap(), std::slice::from_ref(&taken));
+    assert!(!in_ceph().contains("x.export"), "the copy's own snapshot is gone");
+
+    for point in ["revert.after_off", "revert.after_disk"] {
+        let cut = faults::with(&format!("{point}=error"), || libvirt.snapshot_revert(ONE, &before));
+        assert!(cut.is_err(), "{point}");
+    }
+    assert_eq!(libvirt.snapshot_revert(ONE, &before).unwrap().state, VmState::Running);
+    node.wait_for_boot(ONE, boots + 1);
+    assert_eq!(inside(node, ONE, "cat /root/word /sys/block/vda/size"), "cargo\n786432");
+    assert!(matches!(libvirt.snapshot_revert(ONE, &name("never")), Err(HypervisorError::Unknown(_))));
 }
 
 #[test]
@@ -104,6 +182,13 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
         "vm.rebuild",
         "vm.resize",
         "vm.delete",
+        "snapshot.create",
+        "snapshot.list",
+        "snapshot.revert",
+        "snapshot.delete",
+        "image.from_disk",
+        "backup.create",
+        "backup.restore",
         "volume.create",
         "volume.clone_from_image",
         "volume.attach",
@@ -165,33 +250,52 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     until(&node, &format!("{} echo \"found $disk\"", find(CLONE)), "found");
     storage.delete(CLONE).unwrap();
 
-    refuses_what_needs_a_file(&node);
+    refuses_to_wipe(&node);
     assert_eq!(libvirt.get(ONE).unwrap().started, made.started, "nothing was touched");
+
+    comes_back_from_a_snapshot(&node, &ceph, 1);
 
     // What it wrote is there after a power cut, and gone after a rebuild.
     libvirt.power(ONE, PowerVerb::PowerOff).unwrap();
+    let to = node.home().join("export.qcow2");
+    libvirt.disk_export(&Cx::unwatched(), ONE, &to).unwrap();
+    is_as_the_disk(&ceph, &to);
     libvirt.power(ONE, PowerVerb::Start).unwrap();
-    node.wait_for_boot(ONE, 2);
+    node.wait_for_boot(ONE, 3);
     assert_eq!(inside(&node, ONE, "cat /root/word"), "cargo");
     let pool = storage.pool_info(&name("ceph")).unwrap();
     assert_eq!((pool.promised, pool.volumes), (ByteSize::mib(384 + 96), 1));
+    is_backed_up(&node, &ceph);
     let rebuild = VmRebuild { image: TINY.to_owned(), seed: None, power: WantedPower::On };
     let cut = faults::with("rebuild.after_disk=error", || libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()));
     assert!(cut.is_err());
     let rebuilt = libvirt.rebuild(ONE, &rebuild, &Cx::unwatched()).unwrap();
     assert!(rebuilt.pending.is_empty(), "its volume has its limits: {rebuilt:?}");
-    node.wait_for_boot(ONE, 3);
+    node.wait_for_boot(ONE, 4);
+    assert!(libvirt.snapshots(ONE).unwrap().is_empty(), "they went with the disk");
     assert_eq!(inside(&node, ONE, "ls /root/word 2>/dev/null || cat /sys/block/vda/size"), "786432");
     let volume = format!("{} dd if=/dev/$disk bs=512 skip=9 count=1 2>/dev/null | head -c 7", find(DATA));
     assert_eq!(inside(&node, ONE, &volume), "freight");
+    libvirt.power(ONE, PowerVerb::PowerOff).unwrap();
+    is_restored(&node, &ceph);
+    libvirt.power(ONE, PowerVerb::Start).unwrap();
+    node.wait_for_boot(ONE, 5);
+    assert_eq!(inside(&node, ONE, "cat /root/word"), "cargo", "it is in the backup");
     wait_for("the pool's figures", || {
         (storage.pool_info(&name("ceph")).unwrap().allocated > ByteSize::mib(15)).then_some(())
     });
 
     // The VM goes, and its volume stays.
-    let cut = faults::with("volume.after_doom=error", || libvirt.delete(ONE));
-    assert!(cut.is_err());
-    libvirt.delete(ONE).unwrap();
+    libvirt.snapshot_create(ONE, &name("last")).unwrap();
+    let keep = VmDelete { disks: DisksAfter::Keep, keep_as: Some(name("relic")) };
+    let remove = || libvirt.remove(ONE, &keep, &Cx::unwatched());
+    assert!(faults::with("keep.after_copy=error", remove).is_err());
+    is_as_the_disk(&ceph, &node.config.data_dir.join("kept/relic.qcow2"));
+    assert!(faults::with("volume.after_doom=error", remove).is_err());
+    remove().unwrap();
+    let kept = libvirt.kept().unwrap();
+    assert_eq!((kept.len(), kept[0].vm, kept[0].size), (1, ONE, large), "{kept:?}");
+    libvirt.delete_kept(&name("relic")).unwrap();
     node.assert_nothing_left(ONE);
     assert_eq!(ceph.images(), [format!("berth-image-{TINY}"), "berth-volume-5".to_owned()]);
     assert_eq!(storage.volume(DATA).unwrap().attached_to, None);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use berth_agent::backups::disk::Restoring;
 use berth_agent::config::Gateway;
 use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_agent::hypervisor::{Hypervisor, Machines};
@@ -93,6 +94,14 @@ fn a_guest_that_is_held_or_saved_lives_on_where_it_was_and_stops_in_order() {
         spec.autostart = true;
     });
     assert!(renamed.saved, "{renamed:?}");
+    // What its memory knows of must stay as it is: its disk, its volumes, its cards.
+    let mut without_cards = renamed.spec.clone().unwrap();
+    without_cards.nics.clear();
+    let refused = node.libvirt.put(ID, &without_cards).unwrap_err().to_string();
+    assert!(refused.contains("saved memory"), "{refused}");
+    let restoring = Restoring { size: without_cards.disk, image: TINY.to_owned() };
+    let refused = node.libvirt.restore_begin(ID, &restoring).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("saved memory"), "{refused}");
     let running = node.libvirt.power(ID, PowerVerb::Start).unwrap();
     assert_eq!((running.state, running.saved), (VmState::Running, false));
     let lives = format!("cat /run/marker; kill -0 {process} && echo and lives; hostname");
@@ -109,10 +118,13 @@ fn a_guest_that_is_held_or_saved_lives_on_where_it_was_and_stops_in_order() {
     let virsh = |arguments: &[&str]| run("virsh", &[&["-q", "-c", QEMU], arguments].concat());
     let name = format!("{}{ID}", node.config.prefix);
     assert_eq!(virsh(&["desc", "--title", &name]).trim(), "Mara's web server");
-    let link = PathBuf::from(format!("/etc/libvirt/qemu/autostart/{name}.xml"));
-    assert!(link.exists(), "libvirt starts it with the node");
-    change(&node, |spec| spec.autostart = false);
-    assert!(!link.exists());
+
+    // The node is booted: it starts, once its network cards are filtered.
+    node.libvirt.power(ID, PowerVerb::PowerOff).unwrap();
+    std::fs::write(node.config.data_dir.join("boot"), "an earlier boot").unwrap();
+    node.libvirt.tend().unwrap();
+    assert_eq!(node.libvirt.get(ID).unwrap().state, VmState::Running);
+    node.wait_for_boot(ID, 3);
 
     // A system that hears nothing loses its power when the time is over.
     inside(&node, ID, "killall acpid; (sleep 0.2; killall qemu-ga) >/dev/null 2>&1 &");

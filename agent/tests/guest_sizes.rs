@@ -317,10 +317,11 @@ fn a_frozen_guest_writes_nothing_until_it_is_thawed_or_its_time_is_up() {
     let freezes = Arc::new(Freezes::new(notes.clone(), Arc::clone(&hypervisor)));
     let stands_still = || {
         // What was on its way when it froze comes out first.
-        std::thread::sleep(Duration::from_millis(500));
-        let before = beats();
-        std::thread::sleep(Duration::from_millis(1200));
-        assert_eq!(beats(), before, "a frozen guest wrote");
+        wait_for("the guest to stand still", || {
+            let before = beats();
+            std::thread::sleep(Duration::from_millis(1200));
+            (beats() == before).then_some(())
+        });
     };
     told(|| freezes.freeze(ID, 600));
     told(|| freezes.freeze(ID, 600));

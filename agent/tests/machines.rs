@@ -11,13 +11,13 @@ use std::time::Duration;
 use berth_agent::faults;
 use berth_agent::hypervisor::libvirt::GuestNetwork;
 use berth_agent::hypervisor::simulator::{Simulator, SimulatorConfig};
-use berth_agent::hypervisor::{Hypervisor, HypervisorError};
+use berth_agent::hypervisor::{Hypervisor, HypervisorError, Machines as _};
 use berth_agent::proof;
 use berth_agent::runs::Cx;
 use berth_model::VmId;
 use berth_model::agent::{
-    BootDevice, DisksAfter, Firmware, Name, PowerVerb, Rescue, Vm, VmDelete, VmRebuild, VmSpec, VmState,
-    WantedPower, Watchdog,
+    BootDevice, CloneMode, DisksAfter, Firmware, Name, PowerVerb, Rescue, Vm, VmDelete, VmRebuild, VmSpec,
+    VmState, WantedPower, Watchdog,
 };
 use libvirt_common::{EMPTY_IMAGE, Node, image_path, spec};
 use tempfile::TempDir;
@@ -277,17 +277,48 @@ fn what_a_vm_is_built_of_changes_at_its_next_start_and_the_answer_says_so() {
 }
 
 #[test]
-fn the_test_driver_hears_of_autostart_and_title() {
+fn a_disk_that_is_a_copy_stands_on_no_image_also_when_it_is_made_anew() {
+    let _proof = proof::driver(&["vm.rebuild", "image.delete"]);
+    let ground = test_driver();
+    let node = ground.node.as_ref().unwrap();
+    let rebuild = VmRebuild { image: OTHER.into(), seed: None, power: WantedPower::On };
+    let stands_on =
+        || node.libvirt.standing_on().unwrap().into_iter().map(|(_, image)| image).collect::<Vec<_>>();
+    for (mode, before, after) in
+        [(CloneMode::Copy, vec![], vec![]), (CloneMode::Backing, vec![EMPTY_IMAGE], vec![OTHER])]
+    {
+        node.libvirt.put(ID, &VmSpec { disk_mode: mode, ..spec(EMPTY_IMAGE) }).unwrap();
+        assert_eq!(stands_on(), before);
+        node.libvirt.rebuild(ID, &rebuild, &cx()).unwrap();
+        assert_eq!(stands_on(), after);
+        // The same again is no other disk.
+        node.libvirt.put(ID, &VmSpec { disk_mode: mode, ..spec(OTHER) }).unwrap();
+        node.libvirt.remove(ID, &VmDelete::default(), &cx()).unwrap();
+    }
+}
+
+#[test]
+fn a_vm_starts_with_its_node_and_has_a_title() {
     let _proof = proof::driver(&["vm.autostart", "vm.rename"]);
     let ground = test_driver();
     let node = ground.node.as_ref().unwrap();
     let titled = VmSpec { autostart: true, title: Some("<a> & b".to_owned()), ..spec(EMPTY_IMAGE) };
     node.libvirt.put(ID, &titled).unwrap();
     let domain = libvirt_common::guest::domain(node, ID);
-    assert!(domain.autostart().unwrap());
     assert!(domain.xml_desc(0).unwrap().contains("<title>&lt;a&gt; &amp; b</title>"));
-    node.libvirt.put(ID, &spec(EMPTY_IMAGE)).unwrap();
-    assert!(!domain.autostart().unwrap());
+    let booted = || {
+        node.libvirt.power(ID, PowerVerb::PowerOff).unwrap();
+        std::fs::write(node.config.data_dir.join("boot"), "an earlier boot").unwrap();
+        node.libvirt.tend().unwrap();
+        node.libvirt.get(ID).unwrap().state
+    };
+    assert_eq!(booted(), VmState::Running);
+    // In the same boot it is started once.
+    node.libvirt.power(ID, PowerVerb::PowerOff).unwrap();
+    node.libvirt.tend().unwrap();
+    assert_eq!(node.libvirt.get(ID).unwrap().state, VmState::Off);
+    node.libvirt.put(ID, &VmSpec { power: WantedPower::Keep, ..spec(EMPTY_IMAGE) }).unwrap();
+    assert_eq!(booted(), VmState::Off);
 }
 
 #[test]

@@ -28,6 +28,8 @@ const HUNG_THREADS: Duration = Duration::from_secs(1);
 pub fn serve(config: Config) -> Result<(), CliError> {
     share_one_heap();
     log(&config);
+    // Disks and seeds are for root, and for QEMU's user, to whom libvirt gives them; folders let others pass.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o066));
     let runtime = runtime(tokio::runtime::Builder::new_multi_thread())?;
     let result: Result<Option<Own>, CliError> = runtime.block_on(async {
         let stop = CancellationToken::new();

@@ -7,7 +7,7 @@
 //! | yes or no | `--field`, or `--field false` |
 //! | list of those | `--field A --field B` |
 //! | secret (`format: password`) | `--field-file FILE`, `-` for standard input: arguments are seen by all |
-//! | anything larger | `--field JSON` |
+//! | anything larger | `--field JSON`; `--field-file FILE` if there is a secret in it |
 //!
 //! A request that cannot do without something larger takes a file, too, which holds all of it; the
 //! arguments lie over it.
@@ -21,6 +21,9 @@ use serde_json::{Map, Value, json};
 
 use super::{CliError, run};
 
+/// How deep in a field a secret is looked for.
+const SECRET_DEPTH_MAX: usize = 6;
+
 /// How a field is given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Shape {
@@ -32,6 +35,7 @@ enum Shape {
     Switch,
     List(Box<Shape>),
     Json,
+    SecretJson,
 }
 
 /// A field of a request.
@@ -68,7 +72,7 @@ impl Words {
                 is_required: required.contains(&name.as_str()),
             })
             .collect();
-        let takes_file = fields.iter().any(|field| field.is_required && field.shape == Shape::Json);
+        let takes_file = fields.iter().any(|field| field.is_required && field.shape.is_json());
         Self { fields, takes_file }
     }
 
@@ -103,7 +107,7 @@ impl Words {
 impl Field {
     fn flag(&self) -> String {
         let name = self.name.replace('_', "-");
-        if self.shape == Shape::Secret { name + "-file" } else { name }
+        if matches!(self.shape, Shape::Secret | Shape::SecretJson) { name + "-file" } else { name }
     }
 
     fn arg(&self, has_file: bool) -> Arg {
@@ -116,6 +120,10 @@ impl Field {
         let wrong = |text: &str| CliError::Usage(format!("--{}: “{text}” is not JSON.", self.flag()));
         let parse = |shape: &Shape, text: &String| match shape {
             Shape::Json => serde_json::from_str(text).map_err(|_| wrong(text)),
+            Shape::SecretJson => {
+                let read = run::read_text_or_stdin(text.as_ref())?;
+                serde_json::from_str(&read).map_err(|_| CliError::Usage(format!("{text} is not JSON.")))
+            }
             Shape::Integer => text.parse::<i64>().map(Value::from).map_err(|_| wrong(text)),
             Shape::Size => size(text).map(|size| json!(size)).map_err(CliError::Usage),
             Shape::Switch => Ok(Value::Bool(text == "true")),
@@ -133,10 +141,14 @@ impl Field {
 }
 
 impl Shape {
+    fn is_json(&self) -> bool {
+        matches!(self, Self::Json | Self::SecretJson)
+    }
+
     fn of(&self, arg: Arg) -> Arg {
         match self {
             Self::Text => arg.value_name("TEXT"),
-            Self::Secret => arg.value_name("FILE"),
+            Self::Secret | Self::SecretJson => arg.value_name("FILE"),
             Self::Words(words) => arg.value_parser(PossibleValuesParser::new(words.clone())),
             Self::Integer => arg.value_name("N").allow_negative_numbers(true),
             Self::Size => arg.value_name("SIZE"),
@@ -194,11 +206,23 @@ fn shape(schema: &Value, schemas: &BTreeMap<String, Value>) -> Shape {
         Some("integer") => Shape::Integer,
         Some("boolean") => Shape::Switch,
         Some("array") => match shape(&schema["items"], schemas) {
-            Shape::Json | Shape::List(_) => Shape::Json,
+            json @ (Shape::Json | Shape::SecretJson) => json,
+            Shape::List(_) => Shape::Json,
             of => Shape::List(Box::new(of)),
         },
+        _ if has_secret(&schema, schemas, 0) => Shape::SecretJson,
         _ => Shape::Json,
     }
+}
+
+/// Is there a secret in what this schema describes? Schemas that hold themselves end somewhere.
+fn has_secret(schema: &Value, schemas: &BTreeMap<String, Value>, depth: usize) -> bool {
+    let schema = resolve(schema, schemas);
+    let choices = ["oneOf", "anyOf", "allOf"].iter().filter_map(|key| schema[key].as_array()).flatten();
+    let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.values());
+    let below = choices.chain(fields).chain(schema.get("items"));
+    schema["format"] == "password"
+        || depth < SECRET_DEPTH_MAX && below.into_iter().any(|part| has_secret(part, schemas, depth + 1))
 }
 
 fn help(schema: &Value, schemas: &BTreeMap<String, Value>) -> String {
@@ -251,6 +275,7 @@ mod tests {
             "names": {"type": "array", "items": {"type": "string"}},
             "key": {"type": ["string", "null"], "format": "password"},
             "more": {"type": "object"},
+            "store": {"type": "object", "properties": {"secret": {"type": "string", "format": "password"}}},
         }});
         let words = Words::new(Some(&schema), &schemas);
         let command = clap::Command::new("t").no_binary_name(true).args(words.args());
@@ -258,9 +283,13 @@ mod tests {
         std::fs::write(file.path(), "a secret\n").unwrap();
         let given =
             "--size 1GiB --kind thin --is-thin --count 3 --names a --names b --more {\"x\":1} --key-file";
-        let given = given.split(' ').chain(file.path().to_str());
+        let store = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(store.path(), "{\"secret\": \"another\"}").unwrap();
+        let files = [file.path().to_str(), Some("--store-file"), store.path().to_str()];
+        let given = given.split(' ').chain(files.into_iter().flatten());
         let matches = command.clone().try_get_matches_from(given).unwrap();
-        let expected = json!({"size": 1_u64 << 30, "kind": "thin", "is_thin": true, "count": 3, "names": ["a", "b"], "more": {"x": 1}, "key": "a secret"});
+        let expected = json!({"size": 1_u64 << 30, "kind": "thin", "is_thin": true, "count": 3, "names": ["a", "b"], "more": {"x": 1}, "key": "a secret",
+            "store": {"secret": "another"}});
         assert_eq!(words.request(&matches).unwrap(), expected);
         assert!(command.clone().try_get_matches_from(["--kind", "thin"]).is_err(), "the size is required");
         assert!(command.try_get_matches_from(["--size", "1", "--kind", "odd"]).is_err());

@@ -1,5 +1,8 @@
 //! `image`.
 
+use std::collections::BTreeMap;
+
+use berth_model::VmId;
 use berth_model::agent::function::image;
 use berth_model::agent::{CloneMode, ImageFileList, Nothing, VmSpec};
 
@@ -49,5 +52,13 @@ fn users(api: &Api) -> Result<(Vec<berth_model::agent::Vm>, Vec<berth_model::age
     vms.iter_mut().filter_map(|vm| vm.spec.as_mut()).filter(on_copies).for_each(|spec| {
         spec.disk_mode = CloneMode::Copy;
     });
+    // A restored disk may stand on another image than its VM is made of.
+    let below: BTreeMap<VmId, String> = hypervisor.standing_on()?.into_iter().collect();
+    for vm in &mut vms {
+        if let (Some(spec), Some(image)) = (&mut vm.spec, below.get(&vm.id)) {
+            spec.image.sha256.clone_from(image);
+            spec.disk_mode = CloneMode::Backing;
+        }
+    }
     Ok((vms, storage.volumes()?))
 }

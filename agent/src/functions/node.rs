@@ -27,7 +27,9 @@ pub(super) fn tie(functions: &mut Functions) {
         Ok(orphans::list(found, request.remove, hold))
     });
     functions.change::<node::Update>(update::faults, |api, cx, (), request| {
-        api.updates.prepare(cx, &request, api.node.health().healthy)
+        // What runs on beside the new version holds nothing there, so nothing may.
+        let runs = api.work.runs();
+        api.updates.prepare(cx, &request, api.node.health().healthy, || runs.idle_but_for(cx.run()))
     });
     functions.read::<node::UpdateStatus>(|api, (), _| api.updates.status());
     // Asked every few seconds, so nothing is logged; and nothing else may hold it up.

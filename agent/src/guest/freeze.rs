@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_model::agent::{Frozen, Thawed};
+use berth_model::agent::{Frozen, Thawed, VmState};
 use berth_model::{Timestamp, VmId};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +119,8 @@ impl Freezes {
                 tracing::warn!(vm = id.0, error = %e, "a guest that may be frozen cannot be thawed yet");
                 false
             }
+            // It is frozen still when it goes on.
+            Err(_) if self.hypervisor.get(id).is_ok_and(|vm| vm.state == VmState::Paused) => false,
             // Off, or gone.
             Err(_) => self.forget(id).is_ok(),
         }

@@ -204,6 +204,11 @@ pub trait Hypervisor: Machines + Send + Sync + 'static {
     /// What each address has carried.
     fn traffic(&self) -> Result<TrafficList, HypervisorError>;
 
+    /// Which VMs' own disks stand on which images, by SHA-256, where their files say so. Blocks.
+    fn standing_on(&self) -> Result<Vec<(VmId, String)>, HypervisorError> {
+        Ok(Vec::new())
+    }
+
     /// What a VM's cards asked for last of what the node serves them.
     fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError>;
 

@@ -237,7 +237,9 @@ pub fn faults(order: &MoveSend) -> Vec<FieldError> {
         faults.push(fault("bandwidth_mib_s", "At least 1 MiB a second is sent."));
     }
     let room = &order.to.room;
-    if [&room.folder, &room.images, &room.disk].iter().any(|path| !path.starts_with('/')) {
+    // A disk that lies in a pool already need be no file.
+    let disk = if room.shared.is_some() { &room.folder } else { &room.disk };
+    if [&room.folder, &room.images, disk].iter().any(|path| !path.starts_with('/')) {
         faults.push(fault("to.room", "This is not what a node answered to moving.prepare."));
     }
     faults

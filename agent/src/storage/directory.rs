@@ -97,8 +97,8 @@ impl Pool for Directory {
         format == VolumeFormat::Qcow2
     }
 
-    fn shared(&self) -> Option<&str> {
-        self.shared.as_deref()
+    fn shared(&self) -> Result<Option<String>, HypervisorError> {
+        Ok(self.shared.clone())
     }
 
     fn space(&self) -> Result<Space, HypervisorError> {
@@ -156,6 +156,10 @@ impl Pool for Directory {
     }
 
     fn strays(&self, known: &[Item]) -> Result<Vec<Data>, HypervisorError> {
+        // Other nodes' volumes lie there too, and their records do not.
+        if self.shared.is_some() {
+            return Ok(Vec::new());
+        }
         let volumes = self.path.join("volumes");
         let mut strays = Vec::new();
         for entry in fs::read_dir(&volumes)? {

@@ -2,10 +2,12 @@
 //!
 //! Such a disk has a record, `{data_dir}/vms/{id}/disk.json`, which comes before the disk and goes after it.
 
+use std::sync::Arc;
+
 use berth_model::agent::{CloneMode, Name, VmSpec, VolumeFormat};
 use berth_model::{ByteSize, VmId};
 
-use super::pool::{Data, Item, Key, Pool, Source};
+use super::pool::{Data, InPool, Item, Key, Pool, Source};
 use super::{ClonedFrom, DEFAULT_POOL, Record, Storage, invalid, mode_in, pool_format};
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
@@ -19,6 +21,34 @@ impl Storage {
     /// The pool that a VM's disk really lies in; nothing for a file in its folder.
     pub fn disk_pool(&self, vm: VmId) -> Result<Option<Name>, HypervisorError> {
         Ok(self.disks.get(vm)?.map(|record| record.pool))
+    }
+
+    /// A VM's disk in a pool; nothing for a file in its folder. Refuses `what` in a pool that takes no snapshots.
+    pub fn disk_in_pool(&self, vm: VmId, what: &str) -> Result<Option<InPool>, HypervisorError> {
+        let Some(record) = self.disks.get(vm)? else { return Ok(None) };
+        let pool = self.pools.iter().find(|pool| *pool.name() == record.pool && pool.shots().is_some());
+        let Some(pool) = pool.map(Arc::clone) else {
+            return Err(HypervisorError::Conflict(format!(
+                "The disk of VM {vm} lies in the pool {}, and {what} only in the pool {DEFAULT_POOL} and in Ceph.",
+                record.pool
+            )));
+        };
+        let data = record.data(Item::Disk(vm));
+        Ok(Some(InPool { pool, data, image: record.from.map(|from| from.image).unwrap_or_default() }))
+    }
+
+    /// Refuses when its pool is so full that a snapshot of a disk may soon fill it.
+    pub fn check_room_for_snapshot(&self, disk: &InPool) -> Result<(), HypervisorError> {
+        self.check_room(&*disk.pool, ByteSize(0), disk.data.size.min(self.reserve))
+    }
+
+    /// Begins a disk that will take the place of a VM's, and says what QEMU's tools call it. It stands on the same
+    /// image, as long as that is on this node.
+    pub fn begin_restored(&self, vm: VmId, disk: &InPool) -> Result<String, HypervisorError> {
+        self.check_room(&*disk.pool, disk.data.size, ByteSize(0))?;
+        let record = self.disks.get(vm)?;
+        let from = record.and_then(|record| self.source_of(&record).ok().flatten());
+        disk.shots().begin_new(&Cx::unwatched(), &disk.data, from.as_ref())
     }
 
     /// Refuses `what` for a VM whose disk lies in a pool.
@@ -137,11 +167,16 @@ impl Storage {
         Ok(all.map(|(id, record)| record.data(Item::Disk(id))).collect())
     }
 
-    fn disks_pool(&self, name: &Name) -> Result<&dyn Pool, HypervisorError> {
+    pub(super) fn disks_pool(&self, name: &Name) -> Result<&dyn Pool, HypervisorError> {
         self.pool(name).map_err(|e| named(e, "pool", "disk_pool"))
     }
 
-    fn disk_record(&self, vm: VmId, pool: &dyn Pool, spec: &VmSpec) -> Result<Record, HypervisorError> {
+    pub(super) fn disk_record(
+        &self,
+        vm: VmId,
+        pool: &dyn Pool,
+        spec: &VmSpec,
+    ) -> Result<Record, HypervisorError> {
         let mode = mode_in(pool, spec.disk_mode);
         let format = match mode {
             CloneMode::Backing => {

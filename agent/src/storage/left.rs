@@ -70,6 +70,8 @@ impl Storage {
     /// Removes it: half a volume and what no record names with its data, a claim alone.
     pub fn clear(&self, left: &Left) -> Result<(), HypervisorError> {
         match left {
+            // It may have been made to its end since it was found.
+            Left::HalfMade(id) if self.records.get(*id)?.is_none_or(|record| record.whole) => Ok(()),
             Left::HalfMade(id) => self.delete(*id),
             Left::Claimed(_, vm) => self.release(*vm, &[]),
             Left::Unknown(data, pool) => {
@@ -90,10 +92,10 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use berth_model::ByteSize;
-    use berth_model::agent::{VolumeAttachment, VolumeCreate};
+    use berth_model::agent::{Name, VolumeAttachment, VolumeCreate};
 
     use super::*;
-    use crate::config::StorageSection;
+    use crate::config::{PoolPlace, PoolSection, StorageSection};
     use crate::faults;
 
     fn age(path: &Path) {
@@ -132,5 +134,24 @@ mod tests {
         assert!(find().is_empty() && !home.path().join("volumes/9").exists());
         let ids: Vec<_> = storage.volumes().unwrap().iter().map(|v| (v.id.0, v.attached_to)).collect();
         assert_eq!(ids, [(5, Some(VmId(1))), (6, None), (7, None)]);
+    }
+
+    #[test]
+    fn what_lies_in_a_shared_pool_may_be_another_nodes() {
+        let _proof = crate::proof::pure(&["node.orphans"]);
+        let home = tempfile::tempdir().unwrap();
+        let section = StorageSection { promise_percent: 0, reserve_mib: 0, disks: None };
+        let path = home.path().join("shared");
+        std::fs::create_dir_all(path.join("volumes/9")).unwrap();
+        std::fs::write(path.join("volumes/9/volume.raw"), "data").unwrap();
+        age(&path);
+        let left = |shared: bool| {
+            let place = PoolPlace::Directory { path: path.clone(), shared };
+            let pools = [PoolSection { name: Name::new("other").unwrap(), place }];
+            let (images, others) = (home.path().join("images"), Box::new(|| Ok((0, 0))));
+            let storage = Storage::open(&section, &pools, home.path(), &images, others).unwrap();
+            storage.left_behind(|_| true).unwrap().len()
+        };
+        assert_eq!((left(true), left(false)), (0, 1));
     }
 }

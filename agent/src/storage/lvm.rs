@@ -52,7 +52,7 @@ impl LvmThin {
         let size = format!("{}b", data.size.bytes());
         // What an earlier volume left on these blocks is zeroed by the thin pool, not looked at.
         words(
-            &["--yes", "--wipesignatures", "n", "--setautoactivation", "n", "--type", "thin"],
+            &["--yes", "--wipesignatures", "n", "--type", "thin"],
             &[
                 "--name",
                 &Self::volume(data),
@@ -233,7 +233,7 @@ mod tests {
         let (pool, data) = (pool(), data());
         assert_eq!(
             pool.create_args(&data).join(" "),
-            "--yes --wipesignatures n --setautoactivation n --type thin --name berth-volume-5 \
+            "--yes --wipesignatures n --type thin --name berth-volume-5 \
              --virtualsize 1073741824b --thinpool thin vg0"
         );
         assert_eq!(pool.grow_args(&data).join(" "), "--size 1073741824b vg0/berth-volume-5");

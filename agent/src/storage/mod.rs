@@ -59,7 +59,7 @@ type OtherDisks = dyn Fn() -> std::io::Result<(u64, u64)> + Send + Sync;
 
 /// All pools and volumes of a node.
 pub struct Storage {
-    pools: Vec<Box<dyn Pool>>,
+    pools: Vec<Arc<dyn Pool>>,
     records: Records<VolumeId>,
     disks: Records<VmId>,
     images: Option<PathBuf>,
@@ -122,17 +122,17 @@ impl Storage {
         images: &Path,
         other_disks: Box<OtherDisks>,
     ) -> Result<Self, HypervisorError> {
-        let mut all: Vec<Box<dyn Pool>> = vec![Box::new(Directory::open(default_pool(), data_dir, false)?)];
+        let mut all: Vec<Arc<dyn Pool>> = vec![Arc::new(Directory::open(default_pool(), data_dir, false)?)];
         for pool in pools {
             all.push(match &pool.place {
                 PoolPlace::Directory { path, shared } => {
-                    Box::new(Directory::open(pool.name.clone(), path, *shared)?)
+                    Arc::new(Directory::open(pool.name.clone(), path, *shared)?)
                 }
                 PoolPlace::LvmThin { group, thin_pool } => {
-                    Box::new(LvmThin::new(pool.name.clone(), group, thin_pool))
+                    Arc::new(LvmThin::new(pool.name.clone(), group, thin_pool))
                 }
                 PoolPlace::CephRbd(ceph) => {
-                    Box::new(Rbd::open(pool.name.clone(), ceph, &data_dir.join("pools"))?)
+                    Arc::new(Rbd::open(pool.name.clone(), ceph, &data_dir.join("pools"))?)
                 }
             });
         }
@@ -151,7 +151,7 @@ impl Storage {
     /// A storage that stores nothing; its records are kept in `folder`, or in memory.
     pub fn simulated(folder: Option<&Path>, images: Option<&Path>) -> Result<Self, HypervisorError> {
         Ok(Self {
-            pools: vec![Box::new(Simulated::new(default_pool()))],
+            pools: vec![Arc::new(Simulated::new(default_pool()))],
             records: match folder {
                 Some(folder) => Records::in_folder(folder.join("volumes"), VOLUME)?,
                 None => Records::in_memory(),

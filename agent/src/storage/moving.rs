@@ -6,16 +6,16 @@
 //! ```
 //!
 //! A volume in a storage that both nodes share is handed over: there its data is only looked for, and here
-//! only its record goes.
+//! only its record goes. So is a VM's own disk in a pool, which moves in no other way.
 
 use std::path::PathBuf;
 
-use berth_model::agent::{CloneMode, MoveVolume, Volume, VolumeFormat};
+use berth_model::agent::{CloneMode, MoveVolume, Name, VmSpec, Volume, VolumeFormat};
 use berth_model::{VmId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use super::pool::{Item, Source};
-use super::{ClonedFrom, Record, Storage, pool_format};
+use super::{ClonedFrom, Record, Storage, disks, pool_format};
 use crate::faults;
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
@@ -32,8 +32,10 @@ pub struct Coming {
 pub struct Going {
     /// Which.
     pub volume: VolumeId,
-    /// Its file here.
-    pub file: PathBuf,
+    /// Its file here, or its image in Ceph.
+    pub place: PathBuf,
+    /// Only files can be copied.
+    pub is_file: bool,
     /// How it lies there.
     pub format: VolumeFormat,
     /// The storage that others may share.
@@ -62,9 +64,10 @@ impl Storage {
             coming: Some(Coming { shared: false }),
         };
         let data = record.data(Item::Volume(id));
-        if !matches!(pool.source(&data), Source::File(_)) {
+        let is_there = pool.shared()?.is_some() && pool.allocated(&data)?.is_some();
+        if !is_there && !matches!(pool.source(&data), Source::File(_)) {
             return Err(HypervisorError::Conflict(format!(
-                "Volume {id} cannot move to the pool {}: only volumes that are files move.",
+                "Volume {id} cannot move to the pool {}: it does not lie there already, and only files are copied.",
                 volume.pool
             )));
         }
@@ -75,7 +78,7 @@ impl Storage {
             }
             None => {}
         }
-        if pool.shared().is_some() && pool.allocated(&data)?.is_some() {
+        if is_there {
             record.coming = Some(Coming { shared: true });
             return Ok(record);
         }
@@ -126,26 +129,67 @@ impl Storage {
 
     fn show_place(&self, id: VolumeId, record: &Record) -> Result<MoveVolume, HypervisorError> {
         let pool = self.pool(&record.pool)?;
-        let Source::File(file) = pool.source(&record.data(Item::Volume(id))) else {
-            return Err(HypervisorError::Failed(format!("Volume {id} is no file.")));
-        };
+        let place = pool.source(&record.data(Item::Volume(id))).place();
         let is_shared = record.coming.as_ref().is_some_and(|coming| coming.shared);
-        let shared = pool.shared().filter(|_| is_shared).map(str::to_owned);
-        Ok(MoveVolume { volume: id, file: file.to_string_lossy().into_owned(), shared })
+        let shared = if is_shared { pool.shared()? } else { None };
+        Ok(MoveVolume { volume: id, file: place.to_string_lossy().into_owned(), shared })
     }
 
-    /// The volumes that came with a VM are whole.
+    /// Refuses a VM's disk in a pool that does not lie there already, for both nodes.
+    pub fn check_disk_place(&self, vm: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
+        self.place_of_disk(vm, spec).map(drop)
+    }
+
+    /// Writes down that a VM's disk, which lies in its pool, comes with the VM.
+    pub fn place_disk(&self, vm: VmId, spec: &VmSpec) -> Result<(), HypervisorError> {
+        match self.place_of_disk(vm, spec)? {
+            Some(record) => self.disks.put(vm, &record),
+            None => Ok(()),
+        }
+    }
+
+    fn place_of_disk(&self, vm: VmId, spec: &VmSpec) -> Result<Option<Record>, HypervisorError> {
+        let Some(name) = disks::pool_of(spec) else { return Ok(None) };
+        let pool = self.disks_pool(name)?;
+        let record = Record { coming: Some(Coming { shared: true }), ..self.disk_record(vm, pool, spec)? };
+        let refused = |why: &str| {
+            HypervisorError::Conflict(format!(
+                "VM {vm} cannot move: its disk lies in the pool {name}, {why}."
+            ))
+        };
+        // In a shared folder it would stand on an image by a path of one node.
+        if pool.shared()?.is_none() || !pool.keeps_images() {
+            return Err(refused("which is none of Ceph's that nodes share"));
+        }
+        match pool.allocated(&record.data(Item::Disk(vm)))? {
+            Some(_) => Ok(Some(record)),
+            None => Err(refused("and is not in the one that this node has under the name")),
+        }
+    }
+
+    /// The name of the storage below a pool, where nodes share it.
+    pub fn shared_name(&self, pool: &Name) -> Result<Option<String>, HypervisorError> {
+        self.pool(pool)?.shared()
+    }
+
+    /// The disk and the volumes that came with a VM are whole.
     pub fn arrived(&self, vm: VmId) -> Result<(), HypervisorError> {
         let _deciding = self.decide();
+        if let Some(record) = self.disks.get(vm)?.filter(|record| record.coming.is_some()) {
+            self.disks.put(vm, &Record { whole: true, coming: None, ..record })?;
+        }
         for (id, record) in self.coming(vm)? {
             self.records.put(id, &Record { whole: true, coming: None, ..record })?;
         }
         Ok(())
     }
 
-    /// Removes the places of volumes that did not come.
+    /// Removes the places of a disk and of volumes that did not come.
     pub fn clear_places(&self, vm: VmId) -> Result<(), HypervisorError> {
         let _deciding = self.decide();
+        if self.disks.get(vm)?.is_some_and(|record| record.coming.is_some()) {
+            self.disks.remove(vm)?;
+        }
         for (id, record) in self.coming(vm)? {
             if record.coming.as_ref().is_some_and(|coming| !coming.shared) {
                 self.pool(&record.pool)?.remove(&record.data(Item::Volume(id)))?;
@@ -168,13 +212,15 @@ impl Storage {
                 continue;
             }
             let pool = self.pool(&record.pool)?;
-            let Source::File(file) = pool.source(&record.data(Item::Volume(volume))) else {
+            let (source, shared) = (pool.source(&record.data(Item::Volume(volume))), pool.shared()?);
+            let is_file = matches!(source, Source::File(_));
+            if shared.is_none() && !is_file {
                 return Err(HypervisorError::Conflict(format!(
-                    "VM {vm} cannot move: its volume {volume} is no file; detach it first."
+                    "VM {vm} cannot move: its volume {volume} is no file, and lies in a pool of this node alone; \
+                     detach it first."
                 )));
-            };
-            let shared = pool.shared().map(str::to_owned);
-            going.push(Going { volume, file, format: record.format, shared });
+            }
+            going.push(Going { volume, place: source.place(), is_file, format: record.format, shared });
         }
         Ok(going)
     }

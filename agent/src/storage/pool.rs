@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Debug, Display};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
-use berth_model::{ByteSize, VmId, VolumeId};
+use berth_model::{ByteSize, Timestamp, VmId, VolumeId};
 
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
@@ -75,6 +76,16 @@ pub enum Source {
     Rbd(RbdSource),
 }
 
+impl Source {
+    /// The path of a file or a device, `POOL/IMAGE` in Ceph.
+    pub fn place(&self) -> PathBuf {
+        match self {
+            Self::File(path) | Self::Block(path) => path.clone(),
+            Self::Rbd(rbd) => PathBuf::from(&rbd.image),
+        }
+    }
+}
+
 /// An image in Ceph, and how QEMU comes to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RbdSource {
@@ -105,6 +116,55 @@ pub struct Sums {
     pub allocated: u64,
 }
 
+/// A snapshot of what lies in a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shot {
+    /// How the pool calls it.
+    pub name: String,
+    /// When it was taken.
+    pub created: Timestamp,
+}
+
+/// Snapshots that a pool takes of what lies in it, also while a guest has it, and what is done by them.
+pub trait Shots {
+    /// All of them, in the order in which they were taken.
+    fn all(&self, data: &Data) -> Result<Vec<Shot>, HypervisorError>;
+    /// Takes one.
+    fn take(&self, data: &Data, name: &str) -> Result<(), HypervisorError>;
+    /// Drops one.
+    fn drop_one(&self, data: &Data, name: &str) -> Result<(), HypervisorError>;
+    /// Brings what no guest has open back to one; its size, too.
+    fn rewind(&self, data: &Data, name: &str) -> Result<(), HypervisorError>;
+    /// What QEMU's tools call it, or one of its snapshots: a raw disk.
+    fn readable(&self, data: &Data, name: Option<&str>) -> Result<String, HypervisorError>;
+    /// What tells it from another of its name that comes later; nothing if there is none.
+    fn birth(&self, data: &Data) -> Result<Option<String>, HypervisorError>;
+    /// Begins a disk that will take its place, and says what QEMU's tools call it. What an earlier one left goes.
+    fn begin_new(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<String, HypervisorError>;
+    /// Puts that in its place; all its snapshots go.
+    fn put_new(&self, data: &Data) -> Result<(), HypervisorError>;
+    /// Leaves nothing of that; fine if there is none.
+    fn drop_new(&self, data: &Data) -> Result<(), HypervisorError>;
+}
+
+/// A disk in a pool that takes snapshots.
+#[derive(Debug, Clone)]
+pub struct InPool {
+    /// The pool, which does.
+    pub pool: Arc<dyn Pool>,
+    /// What lies there.
+    pub data: Data,
+    /// The image that it was made from.
+    pub image: String,
+}
+
+impl InPool {
+    /// Its snapshots.
+    pub fn shots(&self) -> &dyn Shots {
+        self.pool.shots().expect("a pool that takes snapshots goes on to")
+    }
+}
+
 /// A place for volumes. Every function ends the same when it is told twice or was cut off.
 pub trait Pool: Send + Sync + Debug {
     /// Its name.
@@ -119,8 +179,12 @@ pub trait Pool: Send + Sync + Debug {
     fn keeps_images(&self) -> bool {
         false
     }
-    /// The name of the storage below it, where several nodes share that.
-    fn shared(&self) -> Option<&str> {
+    /// The name of the storage below it, where several nodes share that: the same on all of them, and on no others.
+    fn shared(&self) -> Result<Option<String>, HypervisorError> {
+        Ok(None)
+    }
+    /// The snapshots that it takes by itself.
+    fn shots(&self) -> Option<&dyn Shots> {
         None
     }
     /// How much room there is.

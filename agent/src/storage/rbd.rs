@@ -10,6 +10,8 @@
 //! Ceph's own tools do the work, with a configuration of ours that names the monitors and the keyring. The key
 //! itself is on no command line: the tools read the keyring, and QEMU gets it from libvirt.
 
+mod shots;
+
 use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::pool::{Data, From, Key, Pool, RbdSource, Source, Space, Sums};
+use super::pool::{Data, From, Key, Pool, RbdSource, Shots, Source, Space, Sums};
 use crate::config::CephPool;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
@@ -96,6 +98,9 @@ impl Stats {
 }
 
 impl Rbd {
+    /// Patience with what copies within Ceph.
+    const COPY: Duration = Duration::from_secs(24 * 3600);
+
     /// The pool `ceph`. What its tools read is written to `folder`; the cluster need not answer yet.
     pub fn open(name: Name, ceph: &CephPool, folder: &Path) -> Result<Self, HypervisorError> {
         super::directory::make_folder(folder)?;
@@ -235,24 +240,23 @@ impl Rbd {
         format!("rbd:{}:id={}:conf={escaped}", self.spec(image), self.ceph.user)
     }
 
-    fn make(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError> {
-        let image = Self::image(data);
-        let is_there = self.has(&image)?;
+    fn make(&self, cx: &Cx, image: &str, size: ByteSize, from: Option<&From>) -> Result<(), HypervisorError> {
+        let is_there = self.has(image)?;
         match from {
             _ if is_there => {}
-            None => self.change(&["create", "--size", &bytes(data.size), &self.spec(&image)])?,
+            None => self.change(&["create", "--size", &bytes(size), &self.spec(image)])?,
             Some(From { file, mode: CloneMode::Backing }) => {
                 let base = self.copy_of(cx, file)?;
-                self.change(&["clone", &format!("{}@{BASE}", self.spec(&base)), &self.spec(&image)])?;
+                self.change(&["clone", &format!("{}@{BASE}", self.spec(&base)), &self.spec(image)])?;
             }
             Some(From { file, mode: CloneMode::Copy }) => {
                 let new = format!("{image}{UNFINISHED}");
                 self.discard(&new)?;
                 self.fill(cx, file, &new)?;
-                self.change(&["rename", &self.spec(&new), &self.spec(&image)])?;
+                self.change(&["rename", &self.spec(&new), &self.spec(image)])?;
             }
         }
-        self.grow_image(&image, data.size)
+        self.grow_image(image, size)
     }
 
     /// Whoever may read the keyring may read and write all disks.
@@ -291,6 +295,16 @@ impl Pool for Rbd {
         true
     }
 
+    fn shots(&self) -> Option<&dyn Shots> {
+        Some(self)
+    }
+
+    /// Cluster and pool, and how guests come there: what runs on one node must find it on another.
+    fn shared(&self) -> Result<Option<String>, HypervisorError> {
+        let fsid = self.ceph("ceph", LOOK, &["fsid"])?;
+        Ok(Some(format!("ceph {}/{} {}", fsid.trim(), self.ceph.pool, key_uuid(&self.ceph))))
+    }
+
     fn space(&self) -> Result<Space, HypervisorError> {
         #[derive(Deserialize)]
         struct Df {
@@ -308,7 +322,7 @@ impl Pool for Rbd {
     }
 
     fn create(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError> {
-        let made = self.make(cx, data, from);
+        let made = self.make(cx, &Self::image(data), data.size, from);
         if made.is_err() {
             self.discard(&format!("{}{UNFINISHED}", Self::image(data)))?;
         }
@@ -322,6 +336,7 @@ impl Pool for Rbd {
     fn remove(&self, data: &Data) -> Result<(), HypervisorError> {
         let image = Self::image(data);
         self.discard(&format!("{image}{UNFINISHED}"))?;
+        self.drop_new(data)?;
         self.discard(&image)
     }
 

@@ -1,4 +1,4 @@
-use berth_model::agent::PoolKind;
+use berth_model::agent::{PoolKind, VmSpec};
 
 use super::*;
 
@@ -222,4 +222,19 @@ fn a_serial_names_its_volume() {
     for other in ["", "volume-", "volume-05", "volume-x", "vol-5", "volume-1000000000000"] {
         assert_eq!(volume_of_serial(other), None, "{other}");
     }
+}
+
+#[test]
+fn a_disk_in_a_pool_moves_only_where_ceph_has_it() {
+    let _proof = crate::proof::pure(&["moving.prepare"]);
+    let home = tempfile::tempdir().unwrap();
+    let storage = storage(home.path());
+    let in_pool = |pool| VmSpec { disk_pool: Name::new(pool), ..VmSpec::default() };
+    assert!(storage.check_disk_place(VmId(7), &in_pool("default")).is_ok(), "a file in its folder");
+    let refused = storage.check_disk_place(VmId(7), &in_pool("large")).unwrap_err().to_string();
+    assert!(refused.contains("the pool large, which is none of Ceph's"), "{refused}");
+    let unknown = storage.check_disk_place(VmId(7), &in_pool("fast")).unwrap_err();
+    assert!(matches!(unknown, HypervisorError::Invalid(fault) if fault.name == "disk_pool"));
+    storage.place_disk(VmId(7), &in_pool("default")).unwrap();
+    assert_eq!(storage.disk_pool(VmId(7)).unwrap(), None);
 }

@@ -1,5 +1,5 @@
 //! A real Ceph of one node, made by the test and gone with it: a monitor, a manager and an OSD on a sparse file,
-//! on loopback, with ports and folders of their own.
+//! on loopback or in a network of the test's, with ports and folders of their own.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -13,26 +13,36 @@ use tempfile::TempDir;
 use super::libvirt_common::{run, text, wait_for};
 
 /// The user that the agent is here.
+#[allow(dead_code, reason = "each test file uses a part of it")]
 const USER: &str = "berth";
 
+#[allow(dead_code, reason = "each test file uses a part of it")]
 pub struct Ceph {
     daemons: Vec<(&'static str, Child)>,
     pub monitor: String,
+    /// The network namespace that it runs in, if it is another one.
+    space: Option<String>,
     home: TempDir,
 }
 
+#[allow(dead_code, reason = "each test file uses a part of it")]
 impl Ceph {
-    /// Starts one with a pool `vms`, and waits until it answers.
+    /// Starts one with a pool `vms` on loopback, and waits until it answers.
     pub fn start() -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, None)
+    }
+
+    /// The same at an address of a network namespace.
+    pub fn start_at(address: Ipv4Addr, space: Option<&str>) -> Self {
         // Somebody may take the monitor's port before it does.
-        let mut ceph = (0..5).find_map(|_| Self::with_monitor()).expect("a monitor of Ceph comes up");
+        let mut ceph = (0..5).find_map(|_| Self::with_monitor(address, space)).expect("a monitor comes up");
         ceph.spawn("ceph-mgr", "x");
         let uuid = uuid();
         ceph.ask(&["osd", "new", &uuid, "0"]);
-        run("ceph-osd", &["-c", &ceph.conf(), "-i", "0", "--mkfs", "--osd-uuid", &uuid]);
+        ceph.run("ceph-osd", &["-c", &ceph.conf(), "-i", "0", "--mkfs", "--osd-uuid", &uuid]);
         ceph.spawn("ceph-osd", "0");
         ceph.ask(&["osd", "pool", "create", "vms", "1", "1"]);
-        run("rbd", &["-c", &ceph.conf(), "pool", "init", "vms"]);
+        ceph.run("rbd", &["-c", &ceph.conf(), "pool", "init", "vms"]);
         let caps = ["mon", "profile rbd", "osd", "profile rbd pool=vms"];
         let keyring = ceph.ask(&[&["auth", "get-or-create", "client.berth"], &caps[..]].concat());
         std::fs::write(ceph.keyring(), keyring).unwrap();
@@ -42,15 +52,17 @@ impl Ceph {
     }
 
     /// One with nothing but a monitor that answers; none if the monitor ended.
-    fn with_monitor() -> Option<Self> {
+    fn with_monitor(address: Ipv4Addr, space: Option<&str>) -> Option<Self> {
         let home = tempfile::Builder::new().prefix("berth-ceph-").tempdir_in("/var/tmp").unwrap();
-        let mut ceph = Self { daemons: Vec::new(), monitor: free_address(), home };
-        ceph.prepare();
+        let monitor = format!("{address}:{}", free_port(0));
+        let space = space.map(|space| format!("--net=/run/netns/{space}"));
+        let mut ceph = Self { daemons: Vec::new(), monitor, space, home };
+        ceph.prepare(address);
         ceph.spawn("ceph-mon", "a");
         wait_for("the monitor", || {
             let has_ended = ceph.daemons[0].1.try_wait().unwrap().is_some();
             let look = ["-c", &ceph.conf(), "--connect-timeout", "10", "mon", "stat"];
-            let answers = !has_ended && Command::new("ceph").args(look).output().unwrap().status.success();
+            let answers = !has_ended && ceph.command("ceph").args(look).output().unwrap().status.success();
             (has_ended || answers).then_some(answers)
         })
         .then_some(ceph)
@@ -69,13 +81,30 @@ impl Ceph {
 
     /// Asks it as its administrator.
     pub fn ask(&self, words: &[&str]) -> String {
-        run("ceph", &[&["-c", &self.conf()], words].concat())
+        self.run("ceph", &[&["-c", &self.conf()], words].concat())
+    }
+
+    /// Asks `rbd` as its administrator.
+    pub fn rbd(&self, words: &[&str]) -> String {
+        self.run("rbd", &[&["-c", &self.conf()], words].concat())
+    }
+
+    fn run(&self, program: &str, words: &[&str]) -> String {
+        match &self.space {
+            Some(space) => run("nsenter", &[&[space, program], words].concat()),
+            None => run(program, words),
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(if self.space.is_some() { "nsenter" } else { program });
+        command.args(self.space.iter().map(String::as_str).flat_map(|space| [space, program]));
+        command
     }
 
     /// Names of all images, seen past the agent.
     pub fn images(&self) -> Vec<String> {
-        let text = run("rbd", &["-c", &self.conf(), "ls", "vms", "--format", "json"]);
-        serde_json::from_str(&text).unwrap()
+        serde_json::from_str(&self.rbd(&["ls", "vms", "--format", "json"])).unwrap()
     }
 
     /// The key of the agent's user, which nobody else may see.
@@ -91,11 +120,13 @@ impl Ceph {
         }
     }
 
-    fn conf(&self) -> String {
+    /// The settings of its administrator.
+    pub fn conf(&self) -> String {
         text(&self.path("ceph.conf")).to_owned()
     }
 
-    fn keyring(&self) -> PathBuf {
+    /// The keyring of the agent's user.
+    pub fn keyring(&self) -> PathBuf {
         self.path("client.keyring")
     }
 
@@ -103,9 +134,10 @@ impl Ceph {
         self.home.path().join(name)
     }
 
-    fn prepare(&self) {
+    fn prepare(&self, address: Ipv4Addr) {
         let fsid = uuid();
-        std::fs::write(self.path("ceph.conf"), conf(self.home.path(), &self.monitor, &fsid)).unwrap();
+        std::fs::write(self.path("ceph.conf"), conf(self.home.path(), address, &self.monitor, &fsid))
+            .unwrap();
         for folder in ["run", "mon", "osd", "mgr"] {
             std::fs::create_dir(self.path(folder)).unwrap();
         }
@@ -126,13 +158,16 @@ impl Ceph {
         let address = format!("[v2:{}]", self.monitor);
         run("monmaptool", &["--create", "--fsid", &fsid, "--addv", "a", &address, text(&monmap)]);
         let made = ["--mkfs", "--monmap", text(&monmap), "--keyring", text(&keyring)];
-        run("ceph-mon", &[&["-c", &self.conf(), "-i", "a"], &made[..]].concat());
+        self.run("ceph-mon", &[&["-c", &self.conf(), "-i", "a"], &made[..]].concat());
     }
 
     /// Each ends with the test, even one that is killed.
     fn spawn(&mut self, program: &'static str, id: &str) {
+        let entered = self.space.iter().flat_map(|space| ["nsenter", space]);
         let daemon = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", program, "-f", "-c", &self.conf(), "-i", id])
+            .args(["--pdeathsig", "KILL"])
+            .args(entered)
+            .args([program, "-f", "-c", &self.conf(), "-i", id])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -149,12 +184,12 @@ impl Drop for Ceph {
 }
 
 /// The quotas of memory are the least that each daemon takes.
-fn conf(home: &Path, monitor: &str, fsid: &str) -> String {
+fn conf(home: &Path, address: Ipv4Addr, monitor: &str, fsid: &str) -> String {
     let home = text(home);
     let first = free_port(200);
     let last = first + 200;
     format!(
-        "[global]\nfsid = {fsid}\nmon_host = [v2:{monitor}]\npublic_addr = 127.0.0.1\ncluster_addr = 127.0.0.1\n\
+        "[global]\nfsid = {fsid}\nmon_host = [v2:{monitor}]\npublic_addr = {address}\ncluster_addr = {address}\n\
          ms_bind_port_min = {first}\nms_bind_port_max = {last}\nms_bind_msgr1 = false\n\
          run_dir = {home}/run\nadmin_socket = {home}/run/$name.asok\npid_file = {home}/run/$name.pid\n\
          log_file = {home}/run/$name.log\nkeyring = {home}/keyring\n\
@@ -173,10 +208,6 @@ const MODULES: &str = "balancer,crash,devicehealth,orchestrator,pg_autoscaler,pr
 
 fn uuid() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap().trim().to_owned()
-}
-
-fn free_address() -> String {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().to_string()
 }
 
 /// The first of some ports that are likely to be free; a daemon takes the next one if one is not.

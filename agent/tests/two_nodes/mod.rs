@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod moves;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
@@ -35,6 +37,8 @@ pub struct Lab {
     fabric: String,
     qemu_conf: &'static str,
     shares_disks: bool,
+    /// What stands in the agents' configuration beside the usual.
+    pub more_config: String,
 }
 
 impl Lab {
@@ -57,6 +61,7 @@ impl Lab {
             unique,
             qemu_conf,
             shares_disks,
+            more_config: String::new(),
         };
         fs::create_dir(lab.shared()).unwrap();
         fs::set_permissions(lab.shared(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
@@ -69,13 +74,18 @@ impl Lab {
         lab
     }
 
+    /// The name of the network between the nodes, where this machine is `10.99.0.254`.
+    pub fn fabric(&self) -> &str {
+        &self.fabric
+    }
+
     /// A folder that all nodes have.
     pub fn shared(&self) -> PathBuf {
         self.home.path().join("shared")
     }
 
     /// Where all nodes keep their leases on disks.
-    fn leases(&self) -> PathBuf {
+    pub fn leases(&self) -> PathBuf {
         self.home.path().join("leases")
     }
 
@@ -200,12 +210,13 @@ impl TestNode {
         let config = format!(
             "name = \"{}\"\ndata_dir = \"{}\"\nlisten = \"{}:7701\"\nlog = \"info,berth_agent=debug\"\n\
              [libvirt]\naccelerator = \"qemu\"\nprefix = \"{}\"\n[network]\nmode = \"bridge\"\nbridge = \"{BRIDGE}\"\n{disks}\
-             [[pools]]\nname = \"shared\"\nkind = \"directory\"\npath = \"{}\"\nshared = true\n",
+             [[pools]]\nname = \"shared\"\nkind = \"directory\"\npath = \"{}\"\nshared = true\n{}",
             self.name,
             self.own_data_dir,
             self.address,
             lab.prefix,
             shared.join("pool").display(),
+            lab.more_config,
         );
         fs::write(self.base.join("agent.toml"), config).unwrap();
     }
@@ -326,23 +337,43 @@ impl TestNode {
         self.start_agent(faults);
     }
 
+    /// Starts the agent anew with other settings.
+    pub fn reconfigure(&mut self, from: &str, to: &str) {
+        self.kill_agent();
+        let path = self.base.join("agent.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from} is not in {text}");
+        fs::write(path, text.replace(from, to)).unwrap();
+        self.start_agent("");
+    }
+
     /// Kills the agent, at whatever it is.
     pub fn kill_agent(&mut self) {
+        let pids = self.agent_pids();
         self.kill_agent_now();
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.kill();
             let _ = agent.wait();
         }
+        // Only what has ended holds the data folder no more; of a process that nobody has asked about yet that is a
+        // line without words.
+        let has_ended =
+            |pid: &String| fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty());
+        wait_for("the agent's end", || pids.iter().all(has_ended).then_some(()));
+    }
+
+    /// The child that entered the node, and below it the agent, unless it is that itself.
+    fn agent_pids(&self) -> Vec<String> {
+        let Some(agent) = &self.agent else { return Vec::new() };
+        let id = agent.id().to_string();
+        let below = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        below.split_whitespace().map(str::to_owned).chain([id.clone()]).collect()
     }
 
     /// The same, and does not wait for its end.
     pub fn kill_agent_now(&self) {
-        let Some(agent) = &self.agent else { return };
-        // The child that entered the node is the agent itself, or its parent.
-        let id = agent.id().to_string();
-        let below = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
-        for pid in below.split_whitespace().chain([&*id]) {
-            let _ = Command::new("kill").args(["-9", pid]).output();
+        for pid in self.agent_pids() {
+            let _ = Command::new("kill").args(["-9", &pid]).output();
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{ByteSize, Timestamp, VmId};
 
 /// A word that nobody else may read. It is never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(format = "password"))]
 #[serde(transparent)]
 pub struct StoreSecret(pub String);
 
@@ -22,7 +22,7 @@ impl fmt::Debug for StoreSecret {
 /// The key of an account's backups: 64 hex digits (256 bits), drawn at random by the caller. Without it
 /// a backup cannot be read again. It is never printed, and never written to a disk of the node.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(format = "password"))]
 #[serde(transparent)]
 pub struct BackupKey(pub String);
 

@@ -545,7 +545,8 @@ functions! {
         /// `moving.send` on the other node. Told again, it gives the same answer and a later `until`, or a new
         /// one after the agent was restarted. A room in which no VM arrives until then is removed; after ten
         /// minutes it is among `node.orphans`. `conflict` when the VM or a volume is on this node already, is in
-        /// rescue, has a TPM, or a volume that is no file; `resource_unavailable` when there is no room.
+        /// rescue, has a TPM, a disk in a pool that is not Ceph's, or a volume that is neither a file nor in a pool
+        /// that both nodes share; `resource_unavailable` when there is no room.
         Prepare = "prepare" Change Post "/v1/vms/{vm}/move/prepare" (VmId) MovePrepare => MovePlace;
         /// Send a VM to the node that awaits it; live when it runs.
         ///

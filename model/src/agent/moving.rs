@@ -69,7 +69,7 @@ pub struct MoveRoom {
     pub domain: String,
     /// The VM's folder.
     pub folder: String,
-    /// The VM's disk.
+    /// The VM's disk: its file, or its image in Ceph.
     pub disk: String,
     /// The folder of images.
     pub images: String,
@@ -90,7 +90,7 @@ pub struct MoveRoom {
 pub struct MoveVolume {
     /// Which.
     pub volume: VolumeId,
-    /// Its file.
+    /// Its file, or its image in Ceph.
     pub file: String,
     /// The storage on which it lies already; none when it is copied.
     pub shared: Option<String>,

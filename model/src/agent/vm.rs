@@ -22,8 +22,8 @@ pub struct VmSpec {
     /// Does the disk stand on the image, or hold a copy of it? Decided once, when it is made.
     #[serde(default, skip_serializing_if = "CloneMode::is_default")]
     pub disk_mode: CloneMode,
-    /// The pool that its disk lies in; `default` if not said. Decided once, when it is made. In any other pool
-    /// it has no snapshots and no backups, and is not kept or wiped as the VM is deleted.
+    /// The pool that its disk lies in; `default` if not said. Decided once, when it is made. In pools of
+    /// other kinds than `ceph_rbd` it has no snapshots and no backups, and is not kept or wiped as the VM is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_pool: Option<Name>,
     /// Volumes that it has. At most 16; what is not named is detached, from a running guest, too.
@@ -55,7 +55,7 @@ pub struct VmSpec {
     /// The system it boots instead of its own, with its own disk beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rescue: Option<Rescue>,
-    /// Does it start with the node? Not for a VM that may be started on another node meanwhile.
+    /// Does it start with the node, once the agent runs? Not for a VM that may be started on another node meanwhile.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub autostart: bool,
     /// Is it marked for failover: may it be started elsewhere once this node has lost its lease? Then it runs

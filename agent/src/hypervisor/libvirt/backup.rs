@@ -10,6 +10,7 @@
 //! next one builds on the same backup again.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -102,7 +103,7 @@ fn image(folder: &Folder) -> Result<String, HypervisorError> {
 
 /// A folder for what a backup needs on the node, gone with it: `backup.new` in the VM's. It stays where a job
 /// may still use it, and tells of that.
-struct Place {
+pub struct Place {
     path: PathBuf,
     stays: bool,
     /// Ends when the folder is gone.
@@ -110,15 +111,27 @@ struct Place {
 }
 
 impl Place {
-    fn make(folder: &Folder, work: Work) -> Result<Self, HypervisorError> {
+    /// Makes it.
+    pub fn make(folder: &Folder, work: Work) -> Result<Self, HypervisorError> {
         let path = place(folder);
         gone(fs::remove_dir_all(&path)).map_err(on_disk)?;
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(on_disk)?;
         let place = Self { path, stays: false, _work: work };
         // QEMU makes its socket and its scratch file there, as the user that has the disk.
-        let disk = fs::metadata(folder.disk()).map_err(on_disk)?;
-        chown(&place.path, Some(disk.uid()), Some(disk.gid())).map_err(on_disk)?;
+        match fs::metadata(folder.disk()) {
+            // It lies in a pool, and QEMU has no part in its backup.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            disk => {
+                let disk = disk.map_err(on_disk)?;
+                chown(&place.path, Some(disk.uid()), Some(disk.gid())).map_err(on_disk)?;
+            }
+        }
         Ok(place)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn socket(&self) -> PathBuf {
@@ -392,7 +405,8 @@ fn still(
         taken.full_because = (!wish.since.is_empty())
             .then(|| "The disk's changes since the last backup are not known.".to_owned());
     }
-    let (lender, nbd) = Lender::start(&disk, &place.path, &Lend::Read(taken.since.as_deref()))?;
+    let (lender, nbd) =
+        Lender::start("qcow2", disk.as_os_str(), &place.path, &Lend::Read(taken.since.as_deref()))?;
     Ok(Box::new(Still { nbd: Some(nbd), lender: Some(lender), taken, domain, disk, _place: place }))
 }
 

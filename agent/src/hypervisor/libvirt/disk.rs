@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use berth_model::{ByteSize, FieldError};
+use berth_model::agent::{CloneMode, VmSpec};
+use berth_model::{ByteSize, FieldError, VmId};
 use rustix::fs::OFlags;
 use virt::domain::Domain;
 
@@ -110,14 +111,7 @@ pub struct Overlay {
 impl Overlay {
     /// Reads the head of the disk at `path`, if there is one.
     pub fn read(path: &Path) -> Result<Option<Self>, HypervisorError> {
-        let read = || -> std::io::Result<Vec<u8>> {
-            use std::io::Read;
-            let mut head = Vec::new();
-            // The backing file's name follows the header and its extensions, in the first cluster.
-            File::open(path)?.take(64 * 1024).read_to_end(&mut head)?;
-            Ok(head)
-        };
-        let head = match read() {
+        let head = match head(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             head => head.map_err(|e| not_done("could not read the disk", &e))?,
         };
@@ -149,6 +143,23 @@ impl Overlay {
     }
 }
 
+/// Which VMs' disks stand on which images, as their files say: image by SHA-256.
+pub fn standing_on(folders: &Folders) -> std::io::Result<Vec<(VmId, String)>> {
+    let below = |id: VmId| {
+        let overlay = Overlay::parse(&head(&folders.of(id).disk()).ok()?)?;
+        Some((id, overlay.backing.file_stem()?.to_str()?.to_owned()))
+    };
+    Ok(folders.list()?.into_iter().filter_map(below).collect())
+}
+
+/// The first cluster of a disk: the backing file's name follows the header and its extensions there.
+fn head(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    File::open(path)?.take(64 * 1024).read_to_end(&mut head)?;
+    Ok(head)
+}
+
 /// Refuses a change that a disk cannot follow.
 pub fn check_change(overlay: &Overlay, sha256: &str, size: ByteSize) -> Result<(), HypervisorError> {
     if !overlay.is_of(sha256) {
@@ -178,6 +189,22 @@ fn room(free: ByteSize, more: ByteSize) -> Result<(), HypervisorError> {
         free.as_mib(),
         needed.as_mib()
     )))
+}
+
+/// Makes a VM's disk in its folder as its specification says, in place of one that is there.
+pub fn put(folder: &Folder, image: &Path, spec: &VmSpec) -> Result<(), HypervisorError> {
+    if spec.disk_mode == CloneMode::Copy {
+        note_image(folder, &spec.image.sha256)?;
+    }
+    folder.put(&folder.disk(), |new| make(new, image, spec.disk, spec.disk_mode))
+}
+
+/// Makes a disk on an image, or as a copy of it.
+pub fn make(path: &Path, image: &Path, size: ByteSize, mode: CloneMode) -> Result<(), HypervisorError> {
+    match mode {
+        CloneMode::Backing => create(path, image, size),
+        CloneMode::Copy => copy(path, image, size),
+    }
 }
 
 /// Makes the overlay `path` of `size` on `image`.

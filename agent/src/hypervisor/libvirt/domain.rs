@@ -3,7 +3,7 @@
 //! The whole [`VmSpec`] stands in the domain's metadata, so that an agent that comes anew finds what
 //! each VM was last told to be. libvirt keeps the definition readable for root alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_model::agent::{DomainType, Nic, VmSpec, VolumeFormat};
 use berth_model::{ByteSize, VmId};
@@ -65,6 +65,8 @@ pub struct PoolDisk {
     pub format: VolumeFormat,
     /// How it is cached.
     pub cache: Cache,
+    /// The file of the lease on it that libvirt does not take by itself.
+    pub lease: Option<PathBuf>,
 }
 
 /// The definition.
@@ -122,6 +124,7 @@ pub fn xml(plan: &Plan<'_>) -> String {
             watchdog: hardware::watchdog(spec.hardware.watchdog),
             tpm: spec.hardware.tpm.then(hardware::tpm),
             memballoon: Balloon { model: "virtio", stats: Stats { period: BALLOON_PERIOD_S } },
+            lease: plan.disk.and_then(|disk| LeaseDevice::of(disk.lease.as_deref()?)),
         },
         name,
     })
@@ -162,7 +165,7 @@ fn disks(plan: &Plan<'_>) -> Vec<Disk> {
     };
     let own_disk = |dev| match plan.disk {
         None => disk(dev, &folder.disk()),
-        Some(PoolDisk { source, format, cache }) => {
+        Some(PoolDisk { source, format, cache, .. }) => {
             let (kind, source) = DiskSource::of(source);
             let (driver, source, iotune) = (driver(*format, *cache), Some(source), IoTune::of(&spec.limits));
             Disk { kind, driver, source, iotune, ..Disk::virtio(dev) }
@@ -301,6 +304,33 @@ struct Devices<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tpm: Option<hardware::Tpm>,
     memballoon: Balloon,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<LeaseDevice>,
+}
+
+/// A lease that is taken by its name: the file `{path}/{lockspace}/{key}`.
+#[derive(Serialize)]
+struct LeaseDevice {
+    lockspace: String,
+    key: String,
+    target: LeaseTarget,
+}
+
+#[derive(Serialize)]
+struct LeaseTarget {
+    #[serde(rename = "@path")]
+    path: String,
+}
+
+impl LeaseDevice {
+    fn of(file: &Path) -> Option<Self> {
+        let lockspace = file.parent()?;
+        Some(Self {
+            lockspace: lockspace.file_name()?.to_string_lossy().into_owned(),
+            key: file.file_name()?.to_string_lossy().into_owned(),
+            target: LeaseTarget { path: xml::path(lockspace.parent()?) },
+        })
+    }
 }
 
 #[derive(Serialize)]

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_model::VmId;
@@ -16,8 +16,9 @@ use berth_model::agent::{VmSpec, VmState, WantedPower};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::connection::Connection;
 use super::folder::{Folder, Folders, gone, sync};
-use super::ops::{on_disk, power_off, state};
+use super::ops::{on_disk, power_off, refused, state};
 use super::{Libvirt, names};
 use crate::hypervisor::{Hypervisor, HypervisorError};
 
@@ -101,13 +102,13 @@ impl Qemu {
         }
     }
 
-    fn end(&self, patience: Instant) -> Result<(), HypervisorError> {
-        if self.ends_by(patience) {
-            return Ok(());
-        }
+    fn kill(&self) {
         tracing::warn!(vm = self.vm.0, pid = self.pid.as_raw_pid(), "libvirt did not end a VM; it is killed");
         let _gone_meanwhile = pidfd_send_signal(&self.process, Signal::KILL);
-        if self.ends_by(Instant::now() + KILL_PATIENCE) {
+    }
+
+    fn ended(&self, patience: Instant) -> Result<(), HypervisorError> {
+        if self.ends_by(patience) {
             return Ok(());
         }
         let (vm, pid) = (self.vm, self.pid.as_raw_pid());
@@ -187,17 +188,20 @@ impl Libvirt {
             return Vec::new();
         }
         let until = Instant::now() + LIBVIRT_PATIENCE;
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for qemu in &qemus {
-                    if let Err(e) = self.end_by_libvirt(qemu.vm) {
-                        tracing::warn!(vm = qemu.vm.0, error = %e, "libvirt could not power a VM off");
-                    }
+        let (connection, prefix) = (Arc::clone(&self.connection), self.prefix.clone());
+        let vms: Vec<VmId> = qemus.iter().map(|qemu| qemu.vm).collect();
+        // On its own, and not waited for: libvirt may hang, and must not hold up the next look.
+        std::thread::spawn(move || {
+            for vm in vms {
+                if let Err(e) = power_off_by(&connection, &prefix.domain(vm)) {
+                    tracing::warn!(vm = vm.0, error = %e, "libvirt could not power a VM off");
                 }
-            });
-            // Told to all of them at once: each waits for the same moment.
-            qemus.iter().map(|qemu| (qemu.vm, qemu.end(until))).collect()
-        })
+            }
+        });
+        // All wait for the same moments, and none for another.
+        qemus.iter().filter(|qemu| !qemu.ends_by(until)).for_each(Qemu::kill);
+        let killed = Instant::now() + KILL_PATIENCE;
+        qemus.iter().map(|qemu| (qemu.vm, qemu.ended(killed))).collect()
     }
 
     /// Did it run?
@@ -208,6 +212,11 @@ impl Libvirt {
             VmState::Running | VmState::Paused => power_off(&domain).map(Some),
         }
     }
+}
+
+fn power_off_by(connection: &Connection, domain: &str) -> Result<(), HypervisorError> {
+    let connect = connection.get()?;
+    power_off(&connect.lookup_domain_by_name(domain).map_err(|e| refused("look for the VM", &e))?)
 }
 
 #[cfg(test)]
@@ -255,7 +264,8 @@ mod tests {
         }
         let found = running(&vms);
         assert_eq!(found.iter().map(|qemu| qemu.pid.as_raw_pid()).collect::<Vec<_>>(), [one.id() as i32]);
-        found[0].end(Instant::now()).unwrap();
+        found[0].kill();
+        found[0].ended(Instant::now() + KILL_PATIENCE).unwrap();
         assert!(!one.wait().unwrap().success());
         assert!(running(&vms).is_empty());
         assert!(other.try_wait().unwrap().is_none(), "the other lives on");

@@ -8,6 +8,7 @@
 //! | `console.log` | what the guest said on its serial port; libvirt rolls it over at 2 MiB, three times |
 //! | `frozen` | nothing: the guest is frozen by a function under way |
 //! | `failover` | nothing: the VM is marked for failover |
+//! | `owner` | the node whose the disk is, where nodes share the storage that it stands on |
 //! | `rebooting` | nothing: once it is off, it is started over |
 //! | `reverting` | the snapshot that a VM which ran is being brought back to |
 //! | `serial.sock` | its serial port, while it runs |
@@ -100,6 +101,11 @@ impl Folder {
     /// The disk.
     pub fn disk(&self) -> PathBuf {
         self.disk_folder().join("disk.qcow2")
+    }
+
+    /// Beside a disk that other nodes see as well: the node whose it is.
+    pub fn owner(&self) -> PathBuf {
+        self.disk_folder().join("owner")
     }
 
     /// The seed.

@@ -4,6 +4,7 @@
 //! copy ──► NAME.qcow2.new ──► NAME.qcow2 ──► NAME.json: from here on it is kept
 //! ```
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -20,6 +21,7 @@ use super::tool;
 use crate::clock;
 use crate::hypervisor::HypervisorError;
 use crate::runs::Cx;
+use crate::storage::pool::InPool;
 
 /// Of others' data: for root alone.
 const MODE: u32 = 0o700;
@@ -32,7 +34,7 @@ pub struct Shelf(PathBuf);
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     vm: VmId,
-    /// Which file it was copied from, so that a copy that is told again is not made twice.
+    /// Which disk it was copied from, so that a copy that is told again is not made twice.
     source: String,
     kept: berth_model::Timestamp,
 }
@@ -76,21 +78,25 @@ impl Shelf {
         Ok(Some(KeptDisk { name: name.clone(), vm: note.vm, size, file_size, kept: note.kept, path }))
     }
 
-    /// Copies the disk at `from`, with what it takes from its image. Told twice, it copies once.
-    pub fn keep(&self, name: &Name, vm: VmId, from: &Path, cx: &Cx) -> Result<(), HypervisorError> {
+    /// Copies a disk, with what it takes from its image. Told twice, it copies once.
+    pub fn keep(
+        &self,
+        name: &Name,
+        vm: VmId,
+        from: Option<&Original>,
+        cx: &Cx,
+    ) -> Result<(), HypervisorError> {
         if self.has(name, vm, from)? {
             return Ok(());
         }
-        let Some(overlay) = Overlay::read(from)? else { return Ok(()) };
-        let used = |path: &Path| fs::metadata(path).map(|file| file.blocks() * 512).unwrap_or(0);
-        let total = used(from) + used(&overlay.backing);
-        disk::check_room(&self.0, ByteSize(total))?;
-        cx.phase("Copy the disk", total);
+        let Some(from) = from else { return Ok(()) };
+        disk::check_room(&self.0, from.used)?;
+        cx.phase("Copy the disk", from.used.bytes());
         let new = self.0.join(format!("{name}.qcow2.new"));
-        let args = ["convert", "-q", "-f", "qcow2", "-O", "qcow2"].map(AsRef::as_ref);
-        let args = args.into_iter().chain([from.as_os_str(), new.as_os_str()]);
+        let args = ["convert", "-q", "-O", "qcow2", "-f", from.format].map(AsRef::as_ref);
+        let args = args.into_iter().chain([from.place.as_os_str(), new.as_os_str()]);
         let copied = tool::run_watched("qemu-img", "qemu-utils", args, || {
-            cx.done(used(&new).min(total));
+            cx.done(used(&new).min(from.used.bytes()));
             cx.check()
         });
         if let Err(e) = copied {
@@ -99,16 +105,16 @@ impl Shelf {
         }
         fs::File::open(&new).and_then(|file| file.sync_all()).map_err(on_disk)?;
         fs::rename(&new, self.disk(name)).map_err(on_disk)?;
-        let note = Note { vm, source: source(from)?.unwrap_or_default(), kept: clock::now() };
+        let note = Note { vm, source: from.birth.clone(), kept: clock::now() };
         self.write(name, &note).map_err(on_disk)
     }
 
-    /// Was the disk at `from` kept under this name already? A name that another disk has is refused.
-    pub fn has(&self, name: &Name, vm: VmId, from: &Path) -> Result<bool, HypervisorError> {
+    /// Was a disk kept under this name already? A name that another disk has is refused.
+    pub fn has(&self, name: &Name, vm: VmId, from: Option<&Original>) -> Result<bool, HypervisorError> {
         let Some(note) = self.noted(name)? else { return Ok(false) };
-        match source(from)? {
+        match from {
             None if note.vm == vm => Ok(true),
-            Some(source) if note.vm == vm && note.source == source => Ok(true),
+            Some(from) if note.vm == vm && note.source == from.birth => Ok(true),
             _ => Err(taken(name, note.vm)),
         }
     }
@@ -152,11 +158,43 @@ fn taken(name: &Name, vm: VmId) -> HypervisorError {
     HypervisorError::Conflict(format!("The disk of a VM {vm} is kept as {name} already; say another name."))
 }
 
-/// A file, told from another that takes its place later.
-fn source(path: &Path) -> Result<Option<String>, HypervisorError> {
-    match fs::metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(on_disk(e)),
-        Ok(file) => Ok(Some(format!("{}-{}.{}", file.ino(), file.mtime(), file.mtime_nsec()))),
+/// A disk that can be kept.
+#[derive(Debug)]
+pub struct Original {
+    /// What tells it from another that takes its place later.
+    birth: String,
+    format: &'static str,
+    /// What `qemu-img` calls it.
+    place: OsString,
+    /// What it takes up.
+    used: ByteSize,
+}
+
+impl Original {
+    /// The file at `path`, if it is there.
+    pub fn file(path: &Path) -> Result<Option<Self>, HypervisorError> {
+        let Some(overlay) = Overlay::read(path)? else { return Ok(None) };
+        let file = fs::metadata(path).map_err(on_disk)?;
+        Ok(Some(Self {
+            birth: format!("{}-{}.{}", file.ino(), file.mtime(), file.mtime_nsec()),
+            format: "qcow2",
+            place: path.into(),
+            used: ByteSize(used(path) + used(&overlay.backing)),
+        }))
     }
+
+    /// What lies in a pool, if it does.
+    pub fn in_pool(disk: &InPool) -> Result<Option<Self>, HypervisorError> {
+        let Some(birth) = disk.shots().birth(&disk.data)? else { return Ok(None) };
+        Ok(Some(Self {
+            birth,
+            format: "raw",
+            place: disk.shots().readable(&disk.data, None)?.into(),
+            used: disk.pool.allocated(&disk.data)?.unwrap_or_default(),
+        }))
+    }
+}
+
+fn used(path: &Path) -> u64 {
+    fs::metadata(path).map(|file| file.blocks() * 512).unwrap_or(0)
 }

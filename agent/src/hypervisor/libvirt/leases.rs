@@ -6,6 +6,8 @@
 //! shared disk has the same path on all nodes, and what only one VM reads (seeds, ISOs, images) is locked by
 //! nobody.
 //!
+//! A VM's own disk in Ceph is no file: its lease stands in the VM's definition, under a name made in the same way.
+//!
 //! libvirt is told so by its own settings, which are the operator's; the agent looks whether it was. A VM that
 //! was started before it was told, or whose virtlockd died, runs without: that is found, too.
 
@@ -23,9 +25,12 @@ use sha2::{Digest, Sha256};
 use virt::domain::Domain;
 
 use super::Libvirt;
+use super::folder::gone;
 use super::ops::{refused, state};
 use crate::checks::check;
 use crate::hypervisor::HypervisorError;
+use crate::storage::disks;
+use crate::storage::pool::Source;
 use crate::storage::volume_of_serial;
 
 /// What libvirt says of a lock that is held, before and behind its name.
@@ -209,7 +214,8 @@ impl Libvirt {
             return Err("No disk is written to here.".to_owned());
         }
         let lockspace = Manager::default().lockspace()?;
-        let shared = self.storage.shared_folders();
+        let mut shared = self.storage.shared_folders();
+        shared.extend(self.config.storage.disks.as_deref());
         let device = |folder: &Path| fs::metadata(folder).map(|folder| folder.dev()).ok();
         if !shared.is_empty() && !shared.iter().any(|pool| device(pool) == device(&lockspace)) {
             return Err(format!(
@@ -219,6 +225,69 @@ impl Libvirt {
             ));
         }
         Ok(lockspace)
+    }
+
+    /// The file of the lease on a VM's disk that QEMU comes to over the network, made if it is not there: libvirt
+    /// takes it by name, since it takes none on such disks by itself. Nothing where there are no leases.
+    pub(super) fn lease_on(&self, source: &Source) -> Result<Option<PathBuf>, HypervisorError> {
+        let (Source::Rbd(rbd), Ok(lockspace)) = (source, self.lockspace()) else { return Ok(None) };
+        let lease = lockspace.join(lock_name(&rbd.image));
+        File::options().create(true).append(true).open(&lease)?;
+        Ok(Some(lease))
+    }
+
+    /// Removes the file of that lease, as the disk goes.
+    pub(super) fn forget_lease(&self, id: VmId) -> Result<(), HypervisorError> {
+        let lease = self.pool_disk(id)?.and_then(|disk| disk.lease);
+        Ok(lease.map_or(Ok(()), |lease| gone(fs::remove_file(lease)))?)
+    }
+
+    /// From now on a VM's disk on storage that nodes share is this node's.
+    pub(super) fn own_disk(&self, id: VmId) -> Result<(), HypervisorError> {
+        let (folder, name) = (self.folders.of(id), &self.config.node_name);
+        if !self.shares_disks()
+            || !folder.disk_folder().try_exists()?
+            || self.owner(id)?.as_ref() == Some(name)
+        {
+            return Ok(());
+        }
+        folder.put(&folder.owner(), |new| fs::write(new, name).map_err(HypervisorError::from))
+    }
+
+    fn owner(&self, id: VmId) -> Result<Option<String>, HypervisorError> {
+        match fs::read_to_string(self.folders.of(id).owner()) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            owner => Ok(Some(owner?)),
+        }
+    }
+
+    /// Has another node the VM's disk, running or off? Whoever runs it or ran it last has it.
+    pub(super) fn is_elsewhere(&self, id: VmId, domain: Option<&Domain>) -> Result<bool, HypervisorError> {
+        if domain.is_some_and(is_on) {
+            return Ok(false);
+        }
+        let is_anothers =
+            self.shares_disks() && self.owner(id)?.is_some_and(|owner| owner != self.config.node_name);
+        Ok(is_anothers || self.is_written_elsewhere(id)?)
+    }
+
+    /// Refuses to change a VM's disk that another node has.
+    pub(super) fn refuse_elsewhere(&self, id: VmId, domain: Option<&Domain>) -> Result<(), HypervisorError> {
+        match self.is_elsewhere(id, domain)? {
+            true => Err(HypervisorError::Conflict(format!("The disk of VM {id} is another node's."))),
+            false => Ok(()),
+        }
+    }
+
+    /// Is the disk of a VM that does not run here open for writing?
+    fn is_written_elsewhere(&self, id: VmId) -> Result<bool, HypervisorError> {
+        let Ok(lockspace) = self.lockspace() else { return Ok(false) };
+        let disk = match self.storage.disk_source(id)? {
+            Some((Source::Rbd(rbd), _)) => rbd.image,
+            Some((source, _)) => source.place().to_string_lossy().into_owned(),
+            None => self.folders.of(id).disk().to_string_lossy().into_owned(),
+        };
+        Ok(is_held(&lockspace.join(lock_name(&disk)))?)
     }
 
     /// Refuses what is not safe without leases: a VM marked for failover, and writing in a shared pool.
@@ -231,6 +300,9 @@ impl Libvirt {
             (false, Some(volume)) => {
                 format!("VM {id} cannot have volume {volume}, which lies in a shared pool")
             }
+            (false, None) if self.shares_disks() && disks::pool_of(spec).is_none() => {
+                format!("VM {id} cannot have its disk on storage that nodes share")
+            }
             (false, None) => return Ok(()),
         };
         self.lockspace().map(drop).map_err(|why| HypervisorError::Lacking(format!("{what}. {why}")))
@@ -238,7 +310,8 @@ impl Libvirt {
 
     /// Are there leases, and has every VM that runs its own?
     pub(super) fn check_storage_leases(&self) -> NodeCheck {
-        let needed = !self.marks.all().is_empty() || !self.storage.shared_folders().is_empty();
+        let shares = self.shares_disks() || !self.storage.shared_folders().is_empty();
+        let needed = shares || !self.marks.all().is_empty();
         let finding = self.lockspace().and_then(|lockspace| {
             let bare = self.without_lease(&lockspace).map_err(|e| format!("Leases cannot be looked at: {e}"))?;
             match bare.first() {
@@ -275,6 +348,10 @@ impl Libvirt {
         let xml = domain.xml_desc(0).unwrap_or_default();
         explain(id, &xml, error)
     }
+}
+
+fn is_on(domain: &Domain) -> bool {
+    matches!(state(domain), Ok(VmState::Running | VmState::Paused))
 }
 
 fn runs(domain: &Domain) -> bool {

@@ -1,5 +1,6 @@
 //! `qemu-nbd`: lends the disk of a VM that is off.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,8 +31,13 @@ pub enum Lend<'a> {
 }
 
 impl Lender {
-    /// Lends the disk at `path` through a socket in `folder`.
-    pub fn start(path: &Path, folder: &Path, lend: &Lend<'_>) -> Result<(Self, Nbd), HypervisorError> {
+    /// Lends a disk, as QEMU's tools call it, through a socket in `folder`.
+    pub fn start(
+        format: &str,
+        disk: &OsStr,
+        folder: &Path,
+        lend: &Lend<'_>,
+    ) -> Result<(Self, Nbd), HypervisorError> {
         let socket = folder.join("nbd.sock");
         // Killed with the agent: what is lent to nobody must not stay open.
         let mut command = Command::new("setpriv");
@@ -39,7 +45,8 @@ impl Lender {
             "--pdeathsig",
             "KILL",
             "qemu-nbd",
-            "--format=qcow2",
+            "--format",
+            format,
             "--export-name",
             EXPORT,
             "--socket",
@@ -56,7 +63,7 @@ impl Lender {
             command.args(["--bitmap", bitmap]);
         }
         command
-            .arg(path)
+            .arg(disk)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -11,12 +11,12 @@ use berth_model::VmId;
 use berth_model::agent::{
     DisksAfter, KeptDisk, Name, Rescue, Vm, VmDelete, VmImage, VmRebuild, VmSpec, VmState, WantedPower,
 };
-use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::folder::{gone, sync};
+use super::kept::Original;
 use super::ops::{is, on_disk, power_off, refused, state, unless_off};
 use super::{Libvirt, backup, disk, ffi, hardware, rescue, spec_in, wipe};
 use crate::hypervisor::machines::kept_name;
@@ -93,32 +93,23 @@ impl Libvirt {
         }
     }
 
-    /// Lets libvirt start the VM with the node, or not.
-    pub(super) fn set_autostart(
-        &self,
-        connect: &Connect,
-        domain: &Domain,
-        on: bool,
-    ) -> Result<(), HypervisorError> {
-        let is_on = domain.autostart().map_err(|e| refused("say whether the VM starts by itself", &e))?;
-        if is_on == on {
-            return Ok(());
-        }
-        if on {
-            let network = self.config.network.start_with_node(connect, &self.prefix);
-            network.map_err(|e| refused("let the guests' network start by itself", &e))?;
-        }
-        domain.set_autostart(on).map(drop).map_err(|e| refused("let the VM start by itself", &e))
-    }
-
     /// Switches a VM off whose system is about to be another.
     fn end_run(domain: &Domain) -> Result<(), HypervisorError> {
         power_off(domain)?;
         drop_saved(domain)
     }
 
+    /// A VM's disk, as it can be kept.
+    fn original(&self, id: VmId) -> Result<Option<Original>, HypervisorError> {
+        match self.storage.disk_in_pool(id, "disks are kept")? {
+            Some(disk) => Original::in_pool(&disk),
+            None => Original::file(&self.folders.of(id).disk()),
+        }
+    }
+
     /// Overwrites the disk, and what a wipe that was cut off left of one.
     fn wipe_disk(&self, id: VmId, cx: &Cx) -> Result<(), HypervisorError> {
+        self.refuse_elsewhere(id, None)?;
         let folder = self.folders.of(id);
         // Under another name it is no disk any more: a VM that is put meanwhile gets a new one.
         gone(std::fs::rename(folder.disk(), folder.wipe())).map_err(on_disk)?;
@@ -216,6 +207,7 @@ impl Machines for Libvirt {
         if !in_pool {
             disk::check_room(self.folders.disks(), spec.disk)?;
         }
+        self.refuse_elsewhere(id, Some(&domain))?;
         cx.check()?;
         cx.phase("Switch the VM off", 0);
         Self::end_run(&domain)?;
@@ -227,7 +219,7 @@ impl Machines for Libvirt {
             // The put below makes it anew.
             self.storage.remove_disk(id)?;
         } else {
-            folder.put(&folder.disk(), |new| disk::create(new, &image, spec.disk))?;
+            disk::put(&folder, &image, &spec)?;
             backup::forget_marks(&domain);
         }
         // It remembers where the old system was found.
@@ -266,15 +258,11 @@ impl Machines for Libvirt {
             return self.storage.release(id, &[]);
         }
         let domain = self.domain(&self.connection.get()?, id)?;
-        let folder = self.folders.of(id);
         let name = kept_name(id, how);
         match how.disks {
             DisksAfter::Remove => {}
             DisksAfter::Wipe => self.storage.needs_own_file(id, "wiping works")?,
-            DisksAfter::Keep => self.storage.needs_own_file(id, "keeping works")?,
-        }
-        if how.disks == DisksAfter::Keep {
-            self.kept.has(&name, id, &folder.disk())?;
+            DisksAfter::Keep => drop(self.kept.has(&name, id, self.original(id)?.as_ref())?),
         }
         cx.check()?;
         if let Some(domain) = &domain {
@@ -285,7 +273,7 @@ impl Machines for Libvirt {
             DisksAfter::Remove => {}
             DisksAfter::Wipe => self.wipe_disk(id, cx)?,
             DisksAfter::Keep => {
-                self.kept.keep(&name, id, &folder.disk(), cx)?;
+                self.kept.keep(&name, id, self.original(id)?.as_ref(), cx)?;
                 faults::point("keep.after_copy")?;
             }
         }

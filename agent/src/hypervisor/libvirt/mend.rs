@@ -13,7 +13,7 @@ use virt::domain::Domain;
 
 use super::folder::{Folder, gone};
 use super::ops::{on_disk, state};
-use super::{Libvirt, backup};
+use super::{Libvirt, backup, in_pool};
 use crate::hypervisor::HypervisorError;
 
 /// How long the guest's agent may take to say that it is there.
@@ -128,6 +128,7 @@ impl Libvirt {
         if let Some(domain) = &domain {
             tracing::warn!(vm = vm.0, "something was cut off and is mended");
             mend_frozen(domain, folder)?;
+            in_pool::mend(self, vm)?;
             backup::mend(domain, folder)
         } else {
             gone(fs::remove_file(frozen_note(folder)))

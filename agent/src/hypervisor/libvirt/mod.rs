@@ -27,11 +27,13 @@
 //! own network, nothing filters.
 
 mod aio;
+mod autostart;
 mod backup;
 mod connection;
 mod consoles;
 mod counters;
 mod disk;
+mod disks;
 mod domain;
 mod events;
 mod fence;
@@ -39,6 +41,7 @@ pub(crate) mod ffi;
 mod folder;
 mod guest;
 mod hardware;
+mod in_pool;
 mod iso;
 mod kept;
 mod leases;
@@ -73,11 +76,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use berth_model::agent::{
-    CloneMode, ConsoleKind, CounterSample, DomainType, LeaseList, MoveArrived, MovePrepare, MoveRoom,
-    MoveSend, MoveSent, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList,
-    Versions, Vm, VmEvent, VmSpec, VmState, Volume, WantedPower,
+    ConsoleKind, CounterSample, DomainType, LeaseList, MoveArrived, MovePrepare, MoveRoom, MoveSend,
+    MoveSent, Name, NetworkState, NodeCheck, PowerVerb, PrivateNetwork, Snapshot, TrafficList, Versions, Vm,
+    VmEvent, VmSpec, VmState, Volume, WantedPower,
 };
-use berth_model::{ByteSize, FieldError, PrivateNetworkId, Timestamp, VmId, VolumeId};
+use berth_model::{ByteSize, PrivateNetworkId, Timestamp, VmId, VolumeId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use virt::connect::Connect;
@@ -86,11 +89,10 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use self::connection::Connection;
-use self::disk::{Cache, Images, Overlay};
-use self::domain::PoolDisk;
+use self::disk::{Cache, Images};
 use self::events::Hub;
 use self::fence::Marks;
-use self::folder::{Folder, Folders};
+use self::folder::Folders;
 use self::mend::AtWork;
 use self::moving::notes::Notes;
 use self::names::Prefix;
@@ -102,7 +104,6 @@ use self::ops::{
 };
 use self::probe::Verdict;
 use self::seed::Seed;
-use self::volumes::Placed;
 use super::machines::pending;
 use super::{Hypervisor, HypervisorError, HypervisorFacts};
 use crate::backups::disk::{Making, Restoring, Taking, Wish};
@@ -112,8 +113,8 @@ use crate::network::Plane;
 use crate::orphans::Found;
 use crate::runs::Cx;
 use crate::screenshot::Picture;
-use crate::storage::{Storage, disks};
-use crate::{clock, faults, spec};
+use crate::storage::Storage;
+use crate::{clock, faults};
 
 /// Where libvirt keeps a log of each QEMU it ran as root.
 const QEMU_LOGS: &str = "/var/log/libvirt/qemu";
@@ -128,7 +129,7 @@ pub struct Libvirt {
     kept: kept::Shelf,
     storage: Storage,
     cache: Cache,
-    connection: Connection,
+    connection: Arc<Connection>,
     hub: Arc<Hub>,
     verdict: OnceLock<Verdict>,
     /// Two VMs that start at once must not both make the network.
@@ -162,121 +163,6 @@ impl Libvirt {
         }
     }
 
-    /// Brings the disk to the spec, after looking whether it can be brought there.
-    fn put_disk(
-        &self,
-        id: VmId,
-        folder: &Folder,
-        spec: &VmSpec,
-        running: Option<&Domain>,
-    ) -> Result<(), HypervisorError> {
-        if disks::pool_of(spec).is_some() {
-            return self.put_pool_disk(id, spec, running);
-        }
-        match Overlay::read(&folder.disk())? {
-            None => {
-                let image = self.images.find(&spec.image.sha256, spec.disk)?;
-                if spec.disk_mode == CloneMode::Copy {
-                    disk::note_image(folder, &spec.image.sha256)?;
-                }
-                folder.put(&folder.disk(), |new| match spec.disk_mode {
-                    CloneMode::Backing => disk::create(new, &image, spec.disk),
-                    CloneMode::Copy => disk::copy(new, &image, spec.disk),
-                })
-            }
-            Some(overlay) if overlay.size < spec.disk && rescue::runs(running)? => Err(in_rescue()),
-            Some(overlay) if overlay.size < spec.disk => {
-                running.map_or(Ok(()), sizes::note_growth)?;
-                disk::grow(&folder.disk(), running, spec.disk)
-            }
-            Some(_) => Ok(()),
-        }
-    }
-
-    fn put_pool_disk(
-        &self,
-        id: VmId,
-        spec: &VmSpec,
-        running: Option<&Domain>,
-    ) -> Result<(), HypervisorError> {
-        self.storage.put_disk(&Cx::unwatched(), id, spec, |grows| match running {
-            // The test driver runs nothing: nobody has the disk open.
-            None => Ok(false),
-            Some(_) if self.is_test_driver() => Ok(false),
-            Some(_) if rescue::runs(running)? => {
-                if grows {
-                    Err(in_rescue())
-                } else {
-                    Ok(true)
-                }
-            }
-            Some(domain) => {
-                if grows {
-                    sizes::note_growth(domain)?;
-                }
-                disk::grow_live(domain, spec.disk).map(|()| true)
-            }
-        })
-    }
-
-    /// All that can be refused is refused here, before anything is touched.
-    fn check(&self, id: VmId, folder: &Folder, spec: &VmSpec) -> Result<(), HypervisorError> {
-        if id.0 <= 0 {
-            let messages = vec!["A VM's number is 1 or more.".to_owned()];
-            return Err(HypervisorError::Invalid(FieldError { name: "id".to_owned(), messages }));
-        }
-        spec::check(spec)?;
-        self.check_nics(id, &spec.nics)?;
-        self.iso(spec)?;
-        self.check_rescue(spec)?;
-        self.storage.check_claims(id, &spec.volumes)?;
-        self.check_leases(id, spec)?;
-        self.admit_spec(id, spec)?;
-        self.storage.check_disk(id, spec)?;
-        if disks::pool_of(spec).is_some() {
-            if Overlay::read(&folder.disk())?.is_some() {
-                let message = "The disk lies in the pool default, and stays there; delete the VM first.";
-                return Err(HypervisorError::Conflict(message.to_owned()));
-            }
-            return Ok(());
-        }
-        let more = if let Some(overlay) = Overlay::read(&folder.disk())? {
-            disk::check_change(&overlay, &spec.image.sha256, spec.disk)?;
-            spec.disk.bytes() - overlay.size.bytes()
-        } else {
-            self.images.find(&spec.image.sha256, spec.disk)?;
-            spec.disk.bytes()
-        };
-        disk::check_room(self.folders.disks(), ByteSize(more))?;
-        self.storage.check_room_for_disk(ByteSize(more))
-    }
-
-    /// The VM's disk, if it lies in a pool.
-    fn pool_disk(&self, id: VmId) -> Result<Option<PoolDisk>, HypervisorError> {
-        let Some((source, format)) = self.storage.disk_source(id)? else { return Ok(None) };
-        let cache = source::cache(&source)?;
-        Ok(Some(PoolDisk { source, format, cache }))
-    }
-
-    /// Gives the VM its volumes, each in the place it had.
-    fn claim_volumes(
-        &self,
-        id: VmId,
-        spec: &VmSpec,
-        before: Option<&Domain>,
-    ) -> Result<Vec<Placed>, HypervisorError> {
-        let sources = self.storage.claim(id, &spec.volumes)?;
-        let mut there = BTreeMap::new();
-        if let Some(domain) = before {
-            // What runs comes last: its places cannot be changed.
-            for flags in [sys::VIR_DOMAIN_XML_INACTIVE, 0] {
-                let text = domain.xml_desc(flags).map_err(|e| refused("say which volumes the VM has", &e))?;
-                there.extend(volumes::found(&text));
-            }
-        }
-        volumes::place(spec, &sources, &there)
-    }
-
     fn ensure_network(&self, connect: &Connect) -> Result<(), HypervisorError> {
         let _one_at_a_time = self.network.lock().unwrap_or_else(PoisonError::into_inner);
         let ensured = self.config.network.ensure(connect, &self.prefix);
@@ -289,6 +175,7 @@ impl Libvirt {
             self.check_leases(id, &spec)?;
         }
         self.put_keys(connect, id)?;
+        self.pool_disk(id)?;
         self.ensure_network(connect)?;
         match state(domain)? {
             VmState::Running => {}
@@ -298,12 +185,16 @@ impl Libvirt {
                 let resumed = domain.resume().map_err(|e| refused("resume the VM", &e));
                 resumed.map_err(|e| self.explain_start(id, domain, e))?;
             }
+            VmState::Off | VmState::Crashed if self.notes.leaves_shared(id)? => {
+                return Err(moving::cut_off(id));
+            }
             VmState::Off | VmState::Crashed => match self.create_filtered(id, domain) {
                 // Somebody else was faster.
                 Err(_) if state(domain)? == VmState::Running => {}
                 created => created.map_err(|e| self.explain_start(id, domain, e))?,
             },
         }
+        self.own_disk(id)?;
         note_start(domain)
     }
 
@@ -353,10 +244,6 @@ impl Libvirt {
     fn is_gone(&self, connect: &Connect, id: VmId, domain: Option<&Domain>) -> bool {
         domain.is_some() && matches!(self.domain(connect, id), Ok(None))
     }
-}
-
-fn in_rescue() -> HypervisorError {
-    HypervisorError::Conflict("The VM is in rescue; its disk grows when that is over.".to_owned())
 }
 
 /// The spec that stands in a domain: as it is defined, or as it runs.
@@ -419,6 +306,15 @@ impl Hypervisor for Libvirt {
         self.notes.refuse_coming(id)?;
         let connect = self.connection.get()?;
         let before = self.domain(&connect, id)?;
+        if let Some(domain) = &before
+            && machines::is_saved(domain)?
+            && spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)?
+                .is_some_and(|was| was.volumes != spec.volumes || was.nics != spec.nics)
+        {
+            return Err(HypervisorError::Conflict(format!(
+                "VM {id} has saved memory, which knows its volumes and cards: start it, or power it off, first."
+            )));
+        }
         let running = before.as_ref().filter(|domain| domain.is_active().unwrap_or(false));
         let domain_type = self.domain_type(&connect);
         hardware::check(&connect, domain_type, &spec.hardware)?;
@@ -454,7 +350,6 @@ impl Hypervisor for Libvirt {
         let domain =
             connect.define_domain_xml(&domain::xml(&plan)).map_err(|e| refused("define the VM", &e))?;
         self.unmark(id, &folder, spec.failover)?;
-        self.set_autostart(&connect, &domain, spec.autostart)?;
         iso::follow(id, &domain, spec, iso.as_deref())?;
         faults::point("put.after_define")?;
         let stays_on = running.is_some() && spec.power != WantedPower::Off;
@@ -488,6 +383,7 @@ impl Hypervisor for Libvirt {
         }
         let folder = self.folders.of(id);
         let domain = self.domain(&connect, id)?;
+        let is_elsewhere = self.is_elsewhere(id, domain.as_ref())?;
         let nics = self.nics_of(domain.as_ref())?;
         if let Some(domain) = &domain {
             power_off(domain)?;
@@ -499,9 +395,15 @@ impl Hypervisor for Libvirt {
         if self.config.uri == "qemu:///system" {
             self.remove_qemu_log(id).map_err(on_disk)?;
         }
-        if folder.exists().map_err(on_disk)? {
+        if is_elsewhere {
+            // Another node's disk stays.
+            folder.remove_but_disk().map_err(on_disk)?;
+            self.unmark(id, &folder, false)?;
+            self.hub.tell_gone(id);
+        } else if folder.exists().map_err(on_disk)? {
             self.finish_wipe(id, &Cx::unwatched())?;
             folder::gone(std::fs::remove_file(folder.disk())).map_err(on_disk)?;
+            self.forget_lease(id)?;
             self.storage.remove_disk(id)?;
             faults::point("delete.after_disk")?;
             folder.remove().map_err(on_disk)?;
@@ -547,13 +449,17 @@ impl Hypervisor for Libvirt {
     }
 
     fn backup_begin(&self, id: VmId, wish: &Wish<'_>) -> Result<Box<dyn Taking>, HypervisorError> {
-        self.storage.needs_own_file(id, "backups are taken")?;
-        backup::begin(self, id, wish)
+        match self.storage.disk_in_pool(id, "backups are taken")? {
+            Some(disk) => in_pool::lend(self, id, disk),
+            None => backup::begin(self, id, wish),
+        }
     }
 
     fn restore_begin(&self, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
-        self.storage.needs_own_file(id, "backups are restored")?;
-        restore::begin(self, id, restoring)
+        match self.storage.disk_in_pool(id, "backups are restored")? {
+            Some(disk) => in_pool::make(self, id, disk, restoring),
+            None => restore::begin(self, id, restoring),
+        }
     }
 
     fn move_prepare(
@@ -653,29 +559,22 @@ impl Hypervisor for Libvirt {
     }
 
     fn snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
-        if self.storage.disk_pool(id)?.is_some() {
-            return Ok(Vec::new());
-        }
         self.list_snapshots(id)
     }
 
     fn snapshot_create(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
-        self.storage.needs_own_file(id, "snapshots are taken")?;
         self.take_snapshot(id, name)
     }
 
     fn snapshot_revert(&self, id: VmId, name: &Name) -> Result<Vm, HypervisorError> {
-        self.storage.needs_own_file(id, "there are snapshots")?;
         self.revert_to(id, name)
     }
 
     fn snapshot_delete(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
-        self.storage.needs_own_file(id, "there are snapshots")?;
         self.drop_snapshot(id, name)
     }
 
     fn disk_export(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
-        self.storage.needs_own_file(id, "images are made")?;
         self.export_disk(cx, id, to)
     }
 
@@ -684,7 +583,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn tend(&self) -> Result<(), HypervisorError> {
-        let done = [self.tend_marks(), self.tend_reboots(), self.tend_network()];
+        let done = [self.tend_marks(), self.tend_reboots(), self.tend_network(), self.start_with_node()];
         done.into_iter().collect()
     }
 
@@ -710,6 +609,10 @@ impl Hypervisor for Libvirt {
 
     fn traffic(&self) -> Result<TrafficList, HypervisorError> {
         self.traffic_list()
+    }
+
+    fn standing_on(&self) -> Result<Vec<(VmId, String)>, HypervisorError> {
+        Ok(disk::standing_on(&self.folders)?)
     }
 
     fn leases(&self, id: VmId) -> Result<LeaseList, HypervisorError> {

@@ -62,19 +62,6 @@ impl GuestNetwork {
     }
 }
 
-impl GuestNetwork {
-    /// Lets libvirt start the network with the node, before the VMs that it starts.
-    pub fn start_with_node(&self, connect: &Connect, prefix: &Prefix) -> Result<(), Error> {
-        self.ensure(connect, prefix)?;
-        match self {
-            Self::Nat { .. } => {
-                connect.lookup_network_by_name(&prefix.network())?.set_autostart(true).map(drop)
-            }
-            Self::Bridge { .. } | Self::Routed | Self::User => Ok(()),
-        }
-    }
-}
-
 /// The definition of the NAT network. Guests have fixed addresses and public name servers, so libvirt
 /// serves neither DHCP nor DNS on it, and runs no dnsmasq.
 fn nat_xml(name: &str, bridge: &str, gateway: Gateway) -> String {

@@ -102,7 +102,7 @@ impl Libvirt {
             kept,
             storage,
             cache,
-            connection,
+            connection: Arc::new(connection),
             hub,
             verdict,
             network: Mutex::default(),

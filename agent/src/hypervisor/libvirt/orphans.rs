@@ -121,7 +121,12 @@ fn folders<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hy
         .collect::<Vec<_>>()
         .into_iter();
     let why = "It has a folder and no domain: it was not made or not deleted to its end.";
-    let found = |id: VmId| Found::new("half-made VM", id.to_string(), why, move || libvirt.delete(id)).of(id);
+    // What is found and what is removed are minutes apart.
+    let remove = move |id: VmId| match libvirt.domain(&libvirt.connection.get()?, id)? {
+        Some(_) => Err(HypervisorError::Conflict("It was made to its end meanwhile.".to_owned())),
+        None => libvirt.delete(id),
+    };
+    let found = |id: VmId| Found::new("half-made VM", id.to_string(), why, move || remove(id)).of(id);
     Ok(old.map(found).collect())
 }
 
@@ -140,6 +145,9 @@ fn rooms<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, Hype
 fn domains<'a>(libvirt: &'a Libvirt, known: &Known) -> Result<Vec<Found<'a>>, HypervisorError> {
     let bare = known.domains.difference(&known.folders).copied();
     let remove = move |id: VmId| {
+        if libvirt.folders.of(id).exists().map_err(on_disk)? {
+            return Err(HypervisorError::Conflict("It has a folder again.".to_owned()));
+        }
         let runs = libvirt.get(id)?.state.is_on();
         if runs {
             return Err(HypervisorError::Conflict("It runs; power it off first.".to_owned()));

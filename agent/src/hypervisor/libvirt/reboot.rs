@@ -68,7 +68,12 @@ impl Libvirt {
             let connect = self.connection.get()?;
             let domain = self.domain(&connect, id)?;
             match domain.map(|domain| Ok::<_, HypervisorError>((state(&domain)?, domain))).transpose()? {
-                Some((VmState::Off, domain)) if !is_old(&note) => self.start_over(&connect, id, &domain)?,
+                // Whoever switched it off meanwhile took the note.
+                Some((VmState::Off, domain)) if note.exists() && !is_old(&note) => {
+                    if let Err(e) = self.start_over(&connect, id, &domain) {
+                        tracing::warn!(vm = id.0, error = %e, "a VM that is rebooting could not be started over yet");
+                    }
+                }
                 Some((VmState::Running | VmState::Paused, _)) if !is_old(&note) => {}
                 _ => self.forget_reboot(id)?,
             }

@@ -5,10 +5,11 @@ use berth_model::agent::VmSpec;
 use virt::domain::Domain;
 use virt::sys;
 
+use super::disk::Overlay;
 use super::folder::{Folder, gone};
 use super::ops::{metadata, on_disk};
 use super::seed::Seed;
-use super::{Libvirt, Overlay, disk, domain};
+use super::{Libvirt, disk, domain};
 use crate::hypervisor::HypervisorError;
 use crate::spec::DISK_MAX;
 

@@ -6,19 +6,21 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
+use berth_model::agent::{CloneMode, VmState};
 use berth_model::{ByteSize, FieldError, VmId};
 use virt::domain::Domain;
+use virt::sys;
 
-use super::Libvirt;
 use super::backup::forget_marks;
 use super::disk::{self, Overlay};
 use super::folder::{Folder, gone};
 use super::lender::{Lend, Lender};
+use super::machines::is_saved;
 use super::ops::{on_disk, state};
+use super::{Libvirt, spec_in};
 use crate::backups::disk::{Making, Restoring, Target};
 use crate::backups::nbd::Nbd;
 use crate::hypervisor::HypervisorError;
-use berth_model::agent::VmState;
 
 /// Begins a disk.
 pub fn begin(libvirt: &Libvirt, id: VmId, restoring: &Restoring) -> Result<Box<dyn Making>, HypervisorError> {
@@ -32,6 +34,20 @@ pub fn begin(libvirt: &Libvirt, id: VmId, restoring: &Restoring) -> Result<Box<d
     {
         return Err(HypervisorError::Conflict(format!("VM {id} is on; stop it first.")));
     }
+    if let Some(domain) = &domain
+        && is_saved(domain)?
+    {
+        let message = format!(
+            "VM {id} has saved memory, which belongs to its disk as it is: start it, or power it off, first."
+        );
+        return Err(HypervisorError::Conflict(message));
+    }
+    libvirt.refuse_elsewhere(id, domain.as_ref())?;
+    let mode = match &domain {
+        Some(domain) => spec_in(id, domain, sys::VIR_DOMAIN_AFFECT_CONFIG)?.map(|spec| spec.disk_mode),
+        None => None,
+    };
+    let mode = mode.unwrap_or_default();
     let folder = libvirt.folders.of(id);
     let image = libvirt.images.find(&restoring.image, restoring.size)?;
     let is_new = !folder.exists().map_err(on_disk)? && !folder.disk().exists();
@@ -45,9 +61,10 @@ pub fn begin(libvirt: &Libvirt, id: VmId, restoring: &Restoring) -> Result<Box<d
     };
     // A disk never shrinks: one that grew since the backup stays as large.
     let before = Overlay::read(&folder.disk())?.map_or(ByteSize(0), |overlay| overlay.size);
-    disk::create(&files.new, &image, restoring.size.max(before))?;
-    let (lender, nbd) = Lender::start(&files.new, folder.path(), &Lend::Write)?;
-    Ok(Box::new(Written { nbd, lender, files, domain }))
+    disk::make(&files.new, &image, restoring.size.max(before), mode)?;
+    let (lender, nbd) = Lender::start("qcow2", files.new.as_os_str(), folder.path(), &Lend::Write)?;
+    let copy_of = (mode == CloneMode::Copy).then(|| restoring.image.clone());
+    Ok(Box::new(Written { nbd, lender, files, domain, copy_of }))
 }
 
 /// What is on the node's disk; gone unless it is finished.
@@ -64,6 +81,8 @@ struct Written {
     lender: Lender,
     files: Files,
     domain: Option<Domain>,
+    /// The image that it is a copy of, if it does not stand on it.
+    copy_of: Option<String>,
 }
 
 impl Making for Written {
@@ -72,11 +91,12 @@ impl Making for Written {
     }
 
     fn finish(self: Box<Self>) -> Result<(), HypervisorError> {
-        let Self { mut nbd, lender, mut files, domain } = *self;
+        let Self { mut nbd, lender, mut files, domain, copy_of } = *self;
         nbd.flush().map_err(on_disk)?;
         drop(nbd);
         lender.end()?;
         File::open(&files.new).and_then(|new| new.sync_all()).map_err(on_disk)?;
+        copy_of.map_or(Ok(()), |image| disk::note_image(&files.folder, &image))?;
         fs::rename(&files.new, files.folder.disk()).map_err(on_disk)?;
         files.is_done = true;
         File::open(files.folder.disk_folder()).and_then(|folder| folder.sync_all()).map_err(on_disk)?;

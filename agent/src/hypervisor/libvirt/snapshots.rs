@@ -1,14 +1,16 @@
-//! Snapshots of a VM's disk: qcow2's own, inside the disk's file. Why so: `docs/decisions/0007-snapshots.md`.
+//! Snapshots of a VM's disk: qcow2's own, inside the disk's file, or Ceph's own, where the disk lies there. Why so:
+//! `docs/decisions/0007-snapshots.md`.
 //!
 //! ```text
-//! create: freeze ─► snapshot in the file ─► thaw        revert: note ─► power off ─► disk ─► start
-//! delete: drop it from the file                         export: snapshot ─► copy ─► drop it
+//! create: freeze ─► snapshot ─► thaw        revert: note ─► power off ─► disk ─► start
+//! delete: drop it                           export: snapshot ─► copy ─► drop it
 //! ```
 //!
-//! QEMU has the file of a running VM, so it is asked; otherwise `qemu-img` does the work. In the file a
-//! snapshot is named `f.NAME` if the file systems were frozen, `c.NAME` if not: the name and what is said of it
+//! QEMU has the file of a running VM, so it is asked; otherwise `qemu-img` does the work. Ceph does it whoever has
+//! the disk. There and in the file a snapshot is named `f.NAME` if the file systems were frozen, `c.NAME` if not: the name and what is said of it
 //! come and go together.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use virt::domain::Domain;
 
+use super::disk::Cache;
 use super::folder::{self, Folder};
 use super::ops::{is, on_disk, power_off, refused, state};
 use super::{Libvirt, disk, mend};
@@ -25,6 +28,7 @@ use crate::faults;
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
 use crate::runs::Cx;
+use crate::storage::pool::{InPool, Shot};
 
 /// Most snapshots of one disk.
 const SNAPSHOTS_MAX: usize = 64;
@@ -33,7 +37,7 @@ const EXPORT: &str = "x.export";
 /// Patience with what `qemu-img` does to a file's tables.
 const TABLES: Duration = Duration::from_secs(90);
 
-/// What `qemu-img info` says of a disk.
+/// What `qemu-img info` says of a disk, or its pool.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Info {
     /// Its size for the guest.
@@ -70,6 +74,12 @@ struct InFile {
     date_sec: i64,
     #[serde(rename = "date-nsec", default)]
     date_nsec: i64,
+}
+
+impl From<Shot> for InFile {
+    fn from(shot: Shot) -> Self {
+        Self { name: shot.name, date_sec: shot.created.unix_ms().div_euclid(1000), date_nsec: 0 }
+    }
 }
 
 impl Info {
@@ -117,29 +127,80 @@ impl InFile {
     }
 }
 
-/// A VM's disk, and who has its file.
-struct Disk<'a> {
+/// A VM's disk, and who has it.
+pub(super) struct Disk<'a> {
     folder: &'a Folder,
+    /// Its file, unless it lies in a pool.
     path: PathBuf,
+    in_pool: Option<InPool>,
     /// QEMU has it.
-    running: Option<&'a Domain>,
+    pub running: Option<&'a Domain>,
 }
 
 impl Disk<'_> {
+    fn info(&self) -> Result<Info, HypervisorError> {
+        let Some(disk) = &self.in_pool else { return Info::read(&self.path) };
+        Ok(Info {
+            virtual_size: disk.data.size.bytes(),
+            snapshots: disk.shots().all(&disk.data)?.into_iter().map(InFile::from).collect(),
+            specific: Specific::default(),
+        })
+    }
+
     fn take(&self, in_file: &str) -> Result<(), HypervisorError> {
-        match self.running {
-            Some(domain) => self.ask(domain, "take the snapshot", "blockdev-snapshot-internal-sync", in_file),
-            None => self.tables(&["snapshot", "-q", "-c", in_file]),
+        match (&self.in_pool, self.running) {
+            (Some(disk), _) => disk.shots().take(&disk.data, in_file),
+            (None, Some(domain)) => {
+                self.ask(domain, "take the snapshot", "blockdev-snapshot-internal-sync", in_file)
+            }
+            (None, None) => self.tables(&["snapshot", "-q", "-c", in_file]),
         }
     }
 
-    fn drop_one(&self, in_file: &str) -> Result<(), HypervisorError> {
-        match self.running {
-            Some(domain) => {
+    pub fn drop_one(&self, in_file: &str) -> Result<(), HypervisorError> {
+        match (&self.in_pool, self.running) {
+            (Some(disk), _) => disk.shots().drop_one(&disk.data, in_file),
+            (None, Some(domain)) => {
                 self.ask(domain, "delete the snapshot", "blockdev-snapshot-delete-internal-sync", in_file)
             }
-            None => self.tables(&["snapshot", "-q", "-d", in_file]),
+            (None, None) => self.tables(&["snapshot", "-q", "-d", in_file]),
         }
+    }
+
+    /// Brings a disk that nobody has back to a snapshot; it keeps its size.
+    fn rewind(&self, domain: &Domain, in_file: &str) -> Result<(), HypervisorError> {
+        if let Some(disk) = &self.in_pool {
+            disk.shots().rewind(&disk.data, in_file)?;
+            faults::point("revert.after_disk")?;
+            return disk.pool.grow(&disk.data);
+        }
+        let before = self.info()?;
+        // What was written since the last backup is no longer what these say, and none is brought back with them.
+        for bitmap in &before.specific.data.bitmaps {
+            let args = ["bitmap".as_ref(), "--remove".as_ref(), self.path.as_os_str(), bitmap.name.as_ref()];
+            Program::qemu_img(args).patience(TABLES).run()?;
+        }
+        super::backup::forget_marks(domain);
+        self.tables(&["snapshot", "-q", "-a", in_file])?;
+        faults::point("revert.after_disk")?;
+        if self.info()?.virtual_size < before.virtual_size {
+            disk::grow(&self.path, None, ByteSize(before.virtual_size))?;
+        }
+        Ok(())
+    }
+
+    /// How `qemu-img` reads the disk, or the snapshot `in_file` of one that QEMU has.
+    fn readable(&self, in_file: Option<&str>) -> Result<Vec<OsString>, HypervisorError> {
+        if let Some(disk) = &self.in_pool {
+            return Ok(vec!["-f".into(), "raw".into(), disk.shots().readable(&disk.data, in_file)?.into()]);
+        }
+        let mut args: Vec<OsString> = vec!["-f".into(), "qcow2".into()];
+        if let Some(name) = in_file {
+            // What a snapshot holds is written by nobody, so it may be read beside QEMU.
+            args.extend(["-U".into(), "-l".into(), format!("snapshot.name={name}").into()]);
+        }
+        args.push(self.path.clone().into());
+        Ok(args)
     }
 
     fn tables(&self, args: &[&str]) -> Result<(), HypervisorError> {
@@ -163,7 +224,7 @@ impl Disk<'_> {
     }
 
     /// Takes a snapshot with the guest's file systems frozen if its agent answers; says whether they were.
-    fn take_frozen(&self, named: impl Fn(bool) -> String) -> Result<bool, HypervisorError> {
+    pub fn take_frozen(&self, named: impl Fn(bool) -> String) -> Result<bool, HypervisorError> {
         let Some(domain) = self.running else {
             self.take(&named(true))?;
             return Ok(true);
@@ -205,9 +266,11 @@ fn revert_note(folder: &Folder) -> PathBuf {
 }
 
 impl Libvirt {
+    /// Works on a VM's disk as the only one that does; `what` is refused in pools that take no snapshots.
     fn with_disk<T>(
         &self,
         id: VmId,
+        what: &str,
         work: impl FnOnce(&Domain, &Disk<'_>) -> Result<T, HypervisorError>,
     ) -> Result<T, HypervisorError> {
         let domain = self.whole_domain(&self.connection.get()?, id)?;
@@ -219,18 +282,32 @@ impl Libvirt {
         if running.is_some() {
             mend::mend_frozen(&domain, &folder)?;
         }
-        work(&domain, &Disk { folder: &folder, path: folder.disk(), running })
+        work(&domain, &self.disk(id, &folder, what, running)?)
+    }
+
+    pub(super) fn disk<'a>(
+        &'a self,
+        id: VmId,
+        folder: &'a Folder,
+        what: &str,
+        running: Option<&'a Domain>,
+    ) -> Result<Disk<'a>, HypervisorError> {
+        let in_pool = self.storage.disk_in_pool(id, what)?;
+        Ok(Disk { folder, path: folder.disk(), in_pool, running })
     }
 
     pub(super) fn list_snapshots(&self, id: VmId) -> Result<Vec<Snapshot>, HypervisorError> {
         self.whole_domain(&self.connection.get()?, id)?;
-        let info = Info::read(&self.folders.of(id).disk())?;
+        // None are refused where none can be.
+        let Ok(in_pool) = self.storage.disk_in_pool(id, "") else { return Ok(Vec::new()) };
+        let folder = self.folders.of(id);
+        let info = Disk { folder: &folder, path: folder.disk(), in_pool, running: None }.info()?;
         Ok(info.snapshots().into_iter().map(|(snapshot, _)| snapshot).collect())
     }
 
     pub(super) fn take_snapshot(&self, id: VmId, name: &Name) -> Result<Snapshot, HypervisorError> {
-        self.with_disk(id, |_, disk| {
-            let info = Info::read(&disk.path)?;
+        self.with_disk(id, "snapshots are taken", |_, disk| {
+            let info = disk.info()?;
             if let Some((there, _)) = info.find(name) {
                 return Ok(there);
             }
@@ -238,16 +315,19 @@ impl Libvirt {
                 let message = format!("VM {id} has {SNAPSHOTS_MAX} snapshots already; delete one first.");
                 return Err(HypervisorError::Conflict(message));
             }
-            disk::check_room(&self.config.data_dir, ByteSize(info.virtual_size))?;
+            match &disk.in_pool {
+                Some(in_pool) => self.storage.check_room_for_snapshot(in_pool)?,
+                None => disk::check_room(&self.config.data_dir, ByteSize(info.virtual_size))?,
+            }
             disk.take_frozen(|frozen| format!("{}.{name}", if frozen { "f" } else { "c" }))?;
             faults::point("snapshot.after_taken")?;
-            let taken = Info::read(&disk.path)?.find(name).map(|(snapshot, _)| snapshot);
+            let taken = disk.info()?.find(name).map(|(snapshot, _)| snapshot);
             taken.ok_or_else(|| HypervisorError::Failed(format!("The snapshot {name} is not in the disk.")))
         })
     }
 
     pub(super) fn drop_snapshot(&self, id: VmId, name: &Name) -> Result<(), HypervisorError> {
-        self.with_disk(id, |_, disk| match Info::read(&disk.path)?.find(name) {
+        self.with_disk(id, "there are snapshots", |_, disk| match disk.info()?.find(name) {
             None => Ok(()),
             Some((_, in_file)) => disk.drop_one(in_file),
         })
@@ -257,7 +337,8 @@ impl Libvirt {
         let connect = self.connection.get()?;
         let domain = self.whole_domain(&connect, id)?;
         let folder = self.folders.of(id);
-        let info = Info::read(&folder.disk())?;
+        let disk = self.disk(id, &folder, "there are snapshots", None)?;
+        let info = disk.info()?;
         let Some((_, in_file)) = info.find(name) else {
             return Err(HypervisorError::Unknown(format!("VM {id} has no snapshot {name}.")));
         };
@@ -275,19 +356,7 @@ impl Libvirt {
             _ => {}
         }
         faults::point("revert.after_off")?;
-        let disk = Disk { folder: &folder, path: folder.disk(), running: None };
-        // What was written since the last backup is no longer what these say, and none is brought back with them.
-        // They are read anew: QEMU wrote them as it ended.
-        for bitmap in &Info::read(&disk.path)?.specific.data.bitmaps {
-            let args = ["bitmap".as_ref(), "--remove".as_ref(), disk.path.as_os_str(), bitmap.name.as_ref()];
-            Program::qemu_img(args).patience(TABLES).run()?;
-        }
-        super::backup::forget_marks(&domain);
-        disk.tables(&["snapshot", "-q", "-a", in_file])?;
-        faults::point("revert.after_disk")?;
-        if Info::read(&disk.path)?.virtual_size < info.virtual_size {
-            disk::grow(&disk.path, None, ByteSize(info.virtual_size))?;
-        }
+        disk.rewind(&domain, in_file)?;
         if runs {
             self.start(&connect, id, &domain)?;
             folder::gone(std::fs::remove_file(&note)).map_err(on_disk)?;
@@ -296,21 +365,20 @@ impl Libvirt {
     }
 
     pub(super) fn export_disk(&self, cx: &Cx, id: VmId, to: &Path) -> Result<(), HypervisorError> {
-        self.with_disk(id, |_, disk| {
-            let info = Info::read(&disk.path)?;
+        self.with_disk(id, "images are made", |_, disk| {
+            let info = disk.info()?;
             if info.has(EXPORT) {
                 disk.drop_one(EXPORT)?;
             }
             cx.phase("Copy the disk", info.virtual_size);
-            let mut convert = Program::qemu_img(["convert", "-p", "-c", "-f", "qcow2"]);
             if disk.running.is_some() {
-                // What a snapshot holds is written by nobody, so it may be read beside QEMU.
                 disk.take_frozen(|_| EXPORT.to_owned())?;
-                convert = convert.args(["-U", "-l", &format!("snapshot.name={EXPORT}")]);
             }
             let made = faults::point("export.after_snapshot").map_err(HypervisorError::from).and_then(|()| {
-                let form = ["-T", self.cache.name(), "-O", "qcow2", "-o", "compression_type=zstd"];
-                convert.args(form).args([&disk.path, to]).run_in(cx)?;
+                let cache = if disk.in_pool.is_some() { Cache::Writeback } else { self.cache };
+                let form = ["-T", cache.name(), "-O", "qcow2", "-o", "compression_type=zstd"];
+                let from = disk.readable(disk.running.map(|_| EXPORT))?;
+                Program::qemu_img(["convert", "-p", "-c"]).args(form).args(from).args([to]).run_in(cx)?;
                 faults::point("export.after_copy")?;
                 Ok(())
             });

@@ -202,6 +202,7 @@ fn xml_of(case: &Case) -> String {
         source: rbd("berth-vm-7"),
         format: VolumeFormat::Raw,
         cache: Cache::Writeback,
+        lease: Some(PathBuf::from("/srv/leases/0d71")),
     });
     xml(&Plan {
         id: VmId(7),

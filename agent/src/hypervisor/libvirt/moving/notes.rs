@@ -40,6 +40,11 @@ pub enum Note {
 pub struct Notes(PathBuf);
 
 impl Notes {
+    /// Was a VM cut off on its way to a node that shares its disk, so that it may run there?
+    pub fn leaves_shared(&self, id: VmId) -> Result<bool, HypervisorError> {
+        Ok(matches!(self.get(id)?, Some(Note::Leaving { shared: true })))
+    }
+
     /// Makes the place for notes.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         let place = data_dir.join("moves");

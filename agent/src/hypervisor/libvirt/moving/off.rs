@@ -113,11 +113,11 @@ pub fn send(whole: bool, files: &[(Part, PathBuf)], way: &Way, cx: &Cx) -> Resul
     }
 }
 
-/// Takes files, unless `have` is the same. `put` says how each is put in its place, and `note` keeps in mind
+/// Takes files, unless it `has` them already. `put` says how each is put in its place, and `note` keeps in mind
 /// that all are there.
 pub fn take(
     stream: &UnixStream,
-    have: Option<&Parcel>,
+    has: impl FnOnce(&Parcel) -> bool,
     check: impl FnOnce(&Parcel) -> Result<(), HypervisorError>,
     put: impl Fn(Part, &mut dyn FnMut(&Path) -> Result<(), HypervisorError>) -> Result<(), HypervisorError>,
     note: impl FnOnce(Parcel) -> Result<(), HypervisorError>,
@@ -125,7 +125,7 @@ pub fn take(
     stream.set_read_timeout(Some(SILENCE))?;
     let mut input = BufReader::new(stream);
     let parcel: Parcel = hear(&mut input)?;
-    if have == Some(&parcel) {
+    if has(&parcel) {
         return Ok(say(stream, &Answer::HaveIt)?);
     }
     let taken = check(&parcel).and_then(|()| {
@@ -201,7 +201,7 @@ mod tests {
             let mut noted = None;
             let taken = take(
                 &target,
-                have,
+                |parcel| have == Some(parcel),
                 |_| Ok(()),
                 put,
                 |parcel| {

@@ -1,25 +1,24 @@
-//! Room for a VM that comes: made, filled, taken over or cleared.
+//! The target's side of a move: room for a VM that comes, and taking it over.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use berth_model::agent::{CloneMode, MoveArrived, MovePrepare, MoveRoom, Nic, VmState};
+use berth_model::agent::{CloneMode, MoveArrived, MovePrepare, MoveRoom, Nic, VmSpec, VmState};
 use berth_model::{ByteSize, Timestamp, VmId};
 use virt::domain::Domain;
 use virt::sys;
 
+use super::super::folder::{self, Folder};
 use super::super::ops::{note_start, power_off, refused, state};
 use super::super::seed::Seed;
-use super::super::{Libvirt, disk, domain, ffi, folder, hardware, tool};
+use super::super::{Libvirt, disk, domain, ffi, hardware, tool};
 use super::notes::Note;
 use super::off::{self, Parcel, Part};
-use super::{STEP, check_movable};
+use super::{DECISION_PATIENCE, STEP, check_movable, cut_off};
 use crate::hypervisor::HypervisorError;
+use crate::storage::disks;
 use crate::{faults, spec};
-
-/// How long who asks whether a VM has arrived may be kept waiting while that is not decided.
-const DECISION_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Libvirt {
     pub(in super::super) fn make_room(
@@ -34,26 +33,23 @@ impl Libvirt {
         let domain = self.domain(&connect, id)?;
         let folder = self.folders.of(id);
         check_movable(id, spec)?;
+        let in_pool = disks::pool_of(spec).is_some();
         let noted = self.notes.get(id)?;
         let (comes, shared) = match &noted {
             Some(Note::Coming { arrived, shared, .. }) => (arrived.is_some() || domain.is_some(), *shared),
             _ if domain.is_some() || folder.exists()? => {
                 return Err(HypervisorError::Conflict(format!("VM {id} is on this node already.")));
             }
-            _ => (false, self.shares_disks() && folder.disk().try_exists()?),
+            _ => (false, in_pool || self.shares_disks() && folder.disk().try_exists()?),
         };
         let volumes = if comes {
             self.storage.placed(id)?
         } else {
             hardware::check(&connect, self.domain_type(&connect), &spec.hardware)?;
-            let image = self.images.find(&spec.image.sha256, spec.disk)?;
+            self.check_disk_place(id, spec, shared)?;
             self.iso(spec)?;
             self.check_nics(id, &spec.nics)?;
             check_memory(spec.memory)?;
-            if !shared {
-                disk::check_room(self.folders.disks(), spec.disk)?;
-                self.storage.check_room_for_disk(spec.disk)?;
-            }
             self.storage.check_places(id, &asked.volumes)?;
             self.check_leases(id, spec)?;
             self.admit_marked(id, spec.failover)?;
@@ -62,16 +58,10 @@ impl Libvirt {
             faults::point("move.after_note")?;
             folder.create()?;
             self.mark(id, &folder, spec.failover)?;
-            if !shared {
-                // Always an empty one: what an earlier try left in it would shine through.
-                folder::gone(std::fs::remove_file(folder.disk()))?;
-                if spec.disk_mode == CloneMode::Copy {
-                    disk::note_image(&folder, &spec.image.sha256)?;
-                }
-                folder.put(&folder.disk(), |new| match spec.disk_mode {
-                    CloneMode::Backing => disk::create(new, &image, spec.disk),
-                    CloneMode::Copy => empty(new, spec.disk),
-                })?;
+            if in_pool {
+                self.storage.place_disk(id, spec)?;
+            } else if !shared {
+                self.place_empty_disk(&folder, spec)?;
             }
             Seed::new(id, spec).put(&folder)?;
             let volumes = self.storage.place(id, &asked.volumes)?;
@@ -81,17 +71,46 @@ impl Libvirt {
         if let Some(Note::Coming { spec, shared, arrived, .. }) = noted {
             self.notes.put(id, &Note::Coming { spec, until, shared, arrived })?;
         }
+        self.put_keys(&connect, id)?;
+        self.pool_disk(id)?;
         self.ensure_network(&connect)?;
         self.filter_coming(id, &spec.nics)?;
         Ok(MoveRoom {
             domain_type: self.domain_type(&connect),
             domain: self.prefix.domain(id),
             folder: folder.path().to_string_lossy().into_owned(),
-            disk: folder.disk().to_string_lossy().into_owned(),
+            disk: self.disk_place(id)?.to_string_lossy().into_owned(),
             images: self.images.folder().to_string_lossy().into_owned(),
             bridge: self.bridge().map(str::to_owned),
-            shared: if shared { self.disk_storage()? } else { None },
+            shared: if shared { self.disk_storage(id)? } else { None },
             volumes,
+        })
+    }
+
+    /// Refuses a disk for which there is no place, or that is not where it should be, before anything is touched.
+    fn check_disk_place(&self, id: VmId, spec: &VmSpec, shared: bool) -> Result<(), HypervisorError> {
+        if disks::pool_of(spec).is_some() {
+            return self.storage.check_disk_place(id, spec);
+        }
+        self.images.find(&spec.image.sha256, spec.disk)?;
+        if shared {
+            return Ok(());
+        }
+        disk::check_room(self.folders.disks(), spec.disk)?;
+        self.storage.check_room_for_disk(spec.disk)
+    }
+
+    /// Always an empty one: what an earlier try left in it would shine through.
+    fn place_empty_disk(&self, folder: &Folder, spec: &VmSpec) -> Result<(), HypervisorError> {
+        folder::gone(std::fs::remove_file(folder.disk()))?;
+        if spec.disk_mode == CloneMode::Copy {
+            disk::note_image(folder, &spec.image.sha256)?;
+        }
+        folder.put(&folder.disk(), |new| match spec.disk_mode {
+            CloneMode::Backing => {
+                disk::create(new, &self.images.find(&spec.image.sha256, spec.disk)?, spec.disk)
+            }
+            CloneMode::Copy => empty(new, spec.disk),
         })
     }
 
@@ -152,6 +171,9 @@ impl Libvirt {
             return Err(HypervisorError::Conflict(format!("VM {id} is not awaited on this node.")));
         };
         let (folder, volumes) = (self.folders.of(id), self.storage.placed(id)?);
+        // It came live: what its source still has is a shadow.
+        let is_here = arrived.is_none() && self.arrived(id)?;
+        let have = |parcel: &Parcel| is_here || arrived.as_ref() == Some(parcel);
         let check = |parcel: &Parcel| {
             let bytes = parcel.files.iter().map(|file| file.bytes).sum();
             disk::check_room(self.folders.disks(), ByteSize(bytes))
@@ -178,7 +200,10 @@ impl Libvirt {
                 image.map_or(Ok(()), |image| stand_on(new, &image))
             })
         };
-        off::take(from, arrived.as_ref(), check, put, |parcel| {
+        off::take(from, have, check, put, |parcel| {
+            if !matches!(self.notes.get(id)?, Some(Note::Coming { .. })) {
+                return Err(HypervisorError::Conflict(format!("VM {id} is not awaited any more.")));
+            }
             let arrived = parcel.whole.then_some(parcel);
             self.notes.put(id, &Note::Coming { spec: spec.clone(), until, shared, arrived })
         })
@@ -190,9 +215,7 @@ impl Libvirt {
         match self.notes.get(id)? {
             Some(Note::Coming { .. }) if !self.arrived(id)? => self.clear_room(id).map(|()| true),
             Some(Note::Coming { .. }) => self.storage.arrived(id).map(|()| false),
-            Some(Note::Leaving { shared: true }) => Err(HypervisorError::Conflict(format!(
-                "VM {id} was cut off on its way to another node: tell moving.send again first."
-            ))),
+            Some(Note::Leaving { shared: true }) => Err(cut_off(id)),
             _ => Ok(false),
         }
     }
@@ -212,9 +235,11 @@ impl Libvirt {
         let folder = self.folders.of(id);
         let before = self.domain(&connect, id)?;
         self.storage.arrived(id)?;
+        self.own_disk(id)?;
         faults::point("move.after_volumes")?;
         let iso = self.iso(&spec)?;
         let volumes = self.claim_volumes(id, &spec, before.as_ref())?;
+        let pool_disk = self.pool_disk(id)?;
         let plan = domain::Plan {
             id,
             prefix: &self.prefix,
@@ -227,11 +252,10 @@ impl Libvirt {
             names: self.plane.as_ref().map(|plane| plane.names()),
             iso: iso.as_deref(),
             volumes: &volumes,
-            disk: None,
+            disk: pool_disk.as_ref(),
         };
         let defined = connect.define_domain_xml(&domain::xml(&plan));
         let domain = defined.map_err(|e| refused("define the VM", &e))?;
-        self.set_autostart(&connect, &domain, spec.autostart)?;
         faults::point("move.after_adopt")?;
         let on = matches!(state(&domain)?, VmState::Running | VmState::Paused);
         self.put_nics(&domain, &plan, &[], on)?;
