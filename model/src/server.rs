@@ -323,6 +323,30 @@ pub struct ServerUpdate {
     pub labels: Option<Labels>,
 }
 
+/// `POST /v1/servers/{id}/actions/change_type`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTypeRequest {
+    /// Name or number of the new type.
+    pub server_type: NameOrId,
+    /// Does the disk grow to the new type's?
+    pub upgrade_disk: bool,
+}
+
+/// `POST /v1/servers/{id}/actions/change_protection`: what is left out stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeProtection {
+    /// It cannot be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<bool>,
+    /// It cannot be rebuilt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<bool>,
+}
+
 /// `GET /v1/servers`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -155,6 +155,20 @@ pub async fn get(conn: &mut PgConnection, project: ProjectId, id: ImageId) -> sq
     }
 }
 
+/// Has the project an image of its own of this number?
+///
+/// # Errors
+/// When the database fails.
+pub async fn exists(conn: &mut PgConnection, project: ProjectId, id: ImageId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from images where project_id = $1 and id = $2) as "exists!""#,
+        project.0,
+        id.0
+    )
+    .fetch_one(conn)
+    .await
+}
+
 /// The image that a customer names, among those that the project may use. A name is a system image's.
 ///
 /// # Errors

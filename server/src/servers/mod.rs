@@ -23,8 +23,11 @@
 //! news of a VM whose server is gone is news of a leftover: it is removed, but only when an action
 //! says that we meant it to be gone ([`jobs::leftover`]).
 
+pub mod change;
+pub mod changes;
 pub mod http;
 pub mod jobs;
+pub mod machine;
 pub mod queries;
 pub mod rules;
 

@@ -53,7 +53,8 @@ pub(super) async fn resolve(
     Ok(Order { shape, image, location, ssh_public_keys })
 }
 
-fn quote(named: &NameOrId) -> String {
+/// What a customer named, for a sentence.
+pub fn quote(named: &NameOrId) -> String {
     let text = named.text();
     match text.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("“{}…”", &text[..end]),
@@ -190,6 +191,7 @@ pub(super) async fn write(
         memory_mib: order.shape.memory_mib,
         disk_gib: order.shape.disk_gib,
         image: order.image.id,
+        image_sha256: &order.image.sha256,
         location: order.location,
         ssh_public_keys: &order.ssh_public_keys,
         root_password_hash,
@@ -213,7 +215,7 @@ pub(super) async fn write(
     let action = actions::queries::start(conn, &action).await?;
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
     let start = create.start_after_create.unwrap_or(true);
-    let saga = create::ServerCreate::new(id, order.image.sha256.clone(), start);
+    let saga = create::ServerCreate::new(id, start);
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;
     Ok((id, action))

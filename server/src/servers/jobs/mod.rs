@@ -1,14 +1,16 @@
 //! The sagas of servers, one file each.
 
+pub mod change;
 pub mod create;
 pub mod delete;
+pub mod follow;
 pub mod leftover;
 pub mod power;
 
 use berth_model::agent::VmState;
 use berth_model::{NodeId, ServerId, Timestamp};
 
-use super::queries;
+use super::{changes, queries};
 use crate::World;
 use crate::agents::AgentError;
 use crate::jobs::Registry;
@@ -33,9 +35,10 @@ impl Look {
 /// The registry, knowing all sagas of servers.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry
+    changes::register(registry)
         .with::<create::ServerCreate>()
         .with::<delete::ServerDelete>()
+        .with::<follow::ServerFollow>()
         .with::<leftover::LeftoverRemove>()
         .with::<power::Power<power::Start>>()
         .with::<power::Power<power::PowerOff>>()

@@ -223,6 +223,32 @@ impl Berth {
             monthly = "3.79"
             traffic_per_tb = "1.00"
             included_traffic_gb = 20000
+            [[server_type]]
+            name = "s2"
+            description = "2 vCPU, 1 GB, 10 GB"
+            cores = 2
+            memory_mib = 1024
+            disk_gib = 10
+            cpu_type = "shared"
+            [[server_type.price]]
+            location = "rtm1"
+            hourly = "0.0120"
+            monthly = "7.58"
+            traffic_per_tb = "1.00"
+            included_traffic_gb = 20000
+            [[server_type]]
+            name = "giant"
+            description = "128 vCPU, 4 TB, 64 TB"
+            cores = 128
+            memory_mib = 4194304
+            disk_gib = 65536
+            cpu_type = "shared"
+            [[server_type.price]]
+            location = "rtm1"
+            hourly = "10.00"
+            monthly = "6000.00"
+            traffic_per_tb = "1.00"
+            included_traffic_gb = 20000
         "#;
         let file = self.folder().join("catalog.toml");
         std::fs::write(&file, text).unwrap();

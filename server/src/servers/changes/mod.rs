@@ -1,0 +1,12 @@
+//! The changes of servers that no other subject owns, one file each.
+
+pub mod change_type;
+
+use crate::jobs::Registry;
+use crate::servers::jobs::change::Changing;
+
+/// The registry, knowing these changes.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry.with::<Changing<change_type::ChangeType>>()
+}
