@@ -15,7 +15,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use berth_model::action::{Action, ResourceKind};
-use berth_model::agent::Vm;
+use berth_model::agent::{Vm, VmSpec};
 use berth_model::error::ApiError;
 use berth_model::server::ServerStatus;
 use berth_model::{ErrorCode, NodeId, ProjectId, ServerId, Timestamp};
@@ -27,6 +27,7 @@ use super::jobs::change::Changing;
 use super::queries::{self, Held};
 use super::rules;
 use crate::actions::{self, NewAction};
+use crate::agents::{AgentClient, AgentError};
 use crate::http::{ApiResult, Problem};
 use crate::jobs::{self, StepError};
 use crate::{World, clock};
@@ -50,16 +51,18 @@ pub trait Change: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Sen
         async { Ok(()) }
     }
 
-    /// Is it brought about, now that the machine is made of what the rows say? `vm`: as it is now. May change
-    /// what it is, and runs twice. By default it is.
-    fn settle(
+    /// Tells the node what the machine is to be. May run twice.
+    fn tell(
         &mut self,
-        _vm: &Vm,
-        _node: NodeId,
-        _world: &World,
-    ) -> impl Future<Output = Result<(), StepError>> + Send {
-        async { Ok(()) }
+        server: ServerId,
+        spec: &VmSpec,
+        agent: &AgentClient,
+    ) -> impl Future<Output = Result<Vm, AgentError>> + Send {
+        agent.put_vm(server.into(), spec)
     }
+
+    /// It is given up after the node was told, or may have been. `spec`: what the machine is now, if the node says.
+    fn given_up(&mut self, _spec: Option<&VmSpec>) {}
 
     /// Writes that it is done.
     fn done(

@@ -6,13 +6,15 @@
 //! out as it records, and tells again.
 
 use berth_model::ServerId;
-use berth_model::agent::{Nic, NicAddress, VmImage, VmPlace, VmSeed, VmSpec, WantedPower};
+use berth_model::agent::{
+    BootDevice, Hardware, Nic, NicAddress, Rescue, VmImage, VmPlace, VmSeed, VmSpec, WantedPower,
+};
 use berth_model::location::Datacenter;
 use sqlx::PgConnection;
 
 use super::queries::{self, Machine};
 use crate::config::Config;
-use crate::networks;
+use crate::{isos, networks};
 
 /// A server's machine, as the rows have it.
 #[derive(Debug, Clone)]
@@ -34,6 +36,12 @@ pub async fn wanted(
     power: WantedPower,
 ) -> sqlx::Result<Option<Wanted>> {
     let Some(machine) = queries::machine(conn, server).await? else { return Ok(None) };
+    let rescue = queries::rescue(conn, server).await?;
+    let iso = match queries::iso(conn, server).await? {
+        Some(iso) => Some(isos::queries::sha256(conn, iso).await?),
+        None => None,
+    };
+    let boot = if iso.is_some() { vec![BootDevice::Iso, BootDevice::Disk] } else { vec![BootDevice::Disk] };
     let address = networks::queries::of_server(conn, server).await?;
     let address = address.map(|a| NicAddress { ip: a.ip, prefix: a.prefix, gateway: Some(a.gateway) });
     let spec = VmSpec {
@@ -54,6 +62,13 @@ pub async fn wanted(
             name_servers: config.name_servers.clone(),
         },
         power,
+        hardware: Hardware { boot, ..Hardware::default() },
+        iso,
+        rescue: rescue.map(|rescue| Rescue {
+            image: rescue.sha256,
+            root_password_hash: rescue.root_password_hash,
+            ssh_keys: rescue.ssh_keys,
+        }),
         place: Some(VmPlace {
             region: machine.network_zone.clone(),
             availability_zone: Datacenter::name_of(&machine.location),

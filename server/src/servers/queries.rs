@@ -9,7 +9,7 @@ use berth_model::event::Change;
 use berth_model::label::Labels;
 use berth_model::server::ServerStatus;
 use berth_model::{
-    ActionId, ByteSize, ImageId, LocationId, NodeId, ProjectId, ServerId, ServerTypeId, Timestamp,
+    ActionId, ByteSize, ImageId, IsoId, LocationId, NodeId, ProjectId, ServerId, ServerTypeId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -113,6 +113,8 @@ pub struct Held {
     pub node: Option<NodeId>,
     /// It cannot be deleted.
     pub protect_delete: bool,
+    /// It cannot be rebuilt.
+    pub protect_rebuild: bool,
     /// The command of the action that holds it.
     pub locked_by: Option<String>,
 }
@@ -135,7 +137,7 @@ pub async fn hold(conn: &mut PgConnection, project: ProjectId, id: ServerId) -> 
     sqlx::query_as!(
         Held,
         r#"select s.id as "id: ServerId", s.status as "status: ServerStatus", s.node_id as "node: NodeId",
-                  s.protect_delete, a.command as "locked_by?"
+                  s.protect_delete, s.protect_rebuild, a.command as "locked_by?"
            from servers s left join actions a on a.id = s.locked_by
            where s.project_id = $1 and s.id = $2"#,
         project.0,
@@ -425,6 +427,134 @@ pub async fn set_size(conn: &mut PgConnection, id: ServerId, size: &Size) -> sql
     .map(drop)
 }
 
+/// What is on a server's disk, and what its system is told.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// What it was made from.
+    pub image: ImageId,
+    /// SHA-256 of the file.
+    pub image_sha256: String,
+    /// crypt(3) SHA-512; none with an SSH key.
+    pub root_password_hash: Option<String>,
+    /// cloud-init user data.
+    pub user_data: Option<String>,
+}
+
+impl std::fmt::Debug for System {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("System").field("image", &self.image).finish_non_exhaustive()
+    }
+}
+
+/// The system of a server; `None` when the server is gone.
+///
+/// # Errors
+/// When the database fails.
+pub async fn system(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<System>> {
+    sqlx::query_as!(
+        System,
+        r#"select image_id as "image: ImageId", image_sha256, root_password_hash, user_data
+           from servers where id = $1"#,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Gives a server another system.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_system(conn: &mut PgConnection, id: ServerId, system: &System) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update servers set image_id = $2, image_sha256 = $3, root_password_hash = $4, user_data = $5 where id = $1",
+        id.0,
+        system.image.0,
+        system.image_sha256,
+        system.root_password_hash,
+        system.user_data
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// The rescue system that a server boots next.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// SHA-256 of its file.
+    pub sha256: String,
+    /// crypt(3) SHA-512.
+    pub root_password_hash: String,
+    /// Lines of `authorized_keys`.
+    pub ssh_keys: Vec<String>,
+}
+
+/// The rescue system that a server boots next, if it does.
+///
+/// # Errors
+/// When the database fails.
+pub async fn rescue(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Rescue>> {
+    sqlx::query_as!(
+        Rescue,
+        r#"select rescue_sha256 as "sha256!", rescue_password_hash as "root_password_hash!",
+                  rescue_ssh_keys as ssh_keys
+           from servers where id = $1 and rescue_sha256 is not null"#,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The next start of a server is to boot this; false when it is to boot one already.
+///
+/// # Errors
+/// When the database fails.
+pub async fn begin_rescue(conn: &mut PgConnection, id: ServerId, rescue: &Rescue) -> sqlx::Result<bool> {
+    let begun = sqlx::query!(
+        "update servers set rescue_sha256 = $2, rescue_password_hash = $3, rescue_ssh_keys = $4
+         where id = $1 and rescue_sha256 is null",
+        id.0,
+        rescue.sha256,
+        rescue.root_password_hash,
+        &rescue.ssh_keys
+    );
+    Ok(begun.execute(conn).await?.rows_affected() == 1)
+}
+
+/// The next start of a server is its own system's; false when it is that already.
+///
+/// # Errors
+/// When the database fails.
+pub async fn end_rescue(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<bool> {
+    let ended = sqlx::query!(
+        "update servers set rescue_sha256 = null, rescue_password_hash = null, rescue_ssh_keys = '{}'
+         where id = $1 and rescue_sha256 is not null",
+        id.0
+    );
+    Ok(ended.execute(conn).await?.rows_affected() == 1)
+}
+
+/// The ISO in a server's drive.
+///
+/// # Errors
+/// When the database fails.
+pub async fn iso(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<IsoId>> {
+    let iso = sqlx::query_scalar!(r#"select iso_id as "iso: IsoId" from servers where id = $1"#, id.0);
+    Ok(iso.fetch_optional(conn).await?.flatten())
+}
+
+/// Puts an ISO into a server's drive, or takes it out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_iso(conn: &mut PgConnection, id: ServerId, iso: Option<IsoId>) -> sqlx::Result<()> {
+    sqlx::query!("update servers set iso_id = $2 where id = $1", id.0, iso.map(|iso| iso.0))
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
 /// Protects a server, or no longer; what is `None` stays.
 ///
 /// # Errors
@@ -540,20 +670,19 @@ pub async fn set_told(conn: &mut PgConnection, id: ServerId, revision: i64) -> s
     .await
 }
 
-/// Removes a server's row and tells everybody who may see it; nothing when it is gone already.
-/// Its address must have been released.
+/// Removes a server's row and tells everybody who may see it; says which file its disk was made from, and nothing
+/// when it is gone already. Its address must have been released.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn delete(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
-    let project = sqlx::query_scalar!(
-        r#"delete from servers where id = $1 returning project_id as "id: ProjectId""#,
+pub async fn delete(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<Option<String>> {
+    let gone = sqlx::query!(
+        r#"delete from servers where id = $1 returning project_id as "project: ProjectId", image_sha256"#,
         id.0
     );
-    match project.fetch_optional(&mut *conn).await? {
-        Some(project) => outbox::publish(conn, project, &Change::ServerGone { id }, now).await,
-        None => Ok(()),
-    }
+    let Some(gone) = gone.fetch_optional(&mut *conn).await? else { return Ok(None) };
+    outbox::publish(conn, gone.project, &Change::ServerGone { id }, now).await?;
+    Ok(Some(gone.image_sha256))
 }
 
 /// Does an ended action say that this server is gone: a deletion that succeeded, or a creation
@@ -590,6 +719,20 @@ pub async fn among(
         &ids,
     )
     .fetch_all(conn)
+    .await
+}
+
+/// Was the disk of any server made from this file, or is any about to boot it?
+///
+/// # Errors
+/// When the database fails.
+pub async fn any_made_from(conn: &mut PgConnection, sha256: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from servers where image_sha256 = $1)
+               or exists (select from servers where rescue_sha256 = $1) as "any!""#,
+        sha256
+    )
+    .fetch_one(conn)
     .await
 }
 

@@ -36,7 +36,8 @@ pub fn create_faults(order: &ServerCreate) -> Vec<FieldError> {
     faults
 }
 
-fn user_data_fault(user_data: &str) -> Option<&'static str> {
+/// What is wrong with user data.
+pub fn user_data_fault(user_data: &str) -> Option<&'static str> {
     if user_data.len() > USER_DATA_MAX_BYTES {
         return Some("User data has at most 32 KiB.");
     }
@@ -120,6 +121,11 @@ pub fn locked(command: &str) -> ApiError {
         "reboot_server" => "is being rebooted",
         "reset_server" => "is being reset",
         "change_server_type" => "is getting another type",
+        "create_image" => "is being copied into an image",
+        "rebuild_server" => "is being rebuilt",
+        "reset_password" => "is getting another password",
+        "enable_rescue" | "disable_rescue" => "is getting another system to boot",
+        "attach_iso" | "detach_iso" => "is getting another ISO",
         _ => "is busy",
     };
     ApiError::new(ErrorCode::Locked, format!("The server {doing}. Try again when that has ended."))

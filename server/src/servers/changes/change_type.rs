@@ -1,7 +1,8 @@
 //! `change_server_type`: a server that is off gets the cores and the memory of another type, and its disk if that
 //! is asked for. A disk never shrinks: a server whose disk grew cannot go back to a type with a smaller one, and
-//! when the change is given up, the disk keeps its new size, since it may have grown by then.
+//! when the change is given up, the disk keeps its new size if it may have grown by then.
 
+use berth_model::agent::VmSpec;
 use berth_model::error::ApiError;
 use berth_model::server::ChangeTypeRequest;
 use berth_model::{ErrorCode, ServerId, Timestamp};
@@ -15,15 +16,22 @@ use crate::servers::change::{self, Change};
 use crate::servers::queries::{self, Held, Size};
 use crate::servers::{order, rules};
 
-/// The size that the server gets back if the change is given up.
+/// The size that the server gets back if the change is given up, and the disk that it was to get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeType {
     back: Size,
+    disk_gib: i32,
 }
 
 impl Change for ChangeType {
     const COMMAND: &'static str = "change_server_type";
     const TITLES: &'static [&'static str] = &["Change the machine"];
+
+    fn given_up(&mut self, spec: Option<&VmSpec>) {
+        if spec.is_none_or(|spec| spec.disk > self.back.need().disk) {
+            self.back.disk_gib = self.disk_gib;
+        }
+    }
 
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
         queries::set_size(conn, server, &self.back).await
@@ -72,5 +80,5 @@ pub async fn write(
         return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
     }
     queries::set_size(conn, server.id, &after).await?;
-    Ok(ChangeType { back: Size { disk_gib: after.disk_gib, ..before } })
+    Ok(ChangeType { back: before, disk_gib: after.disk_gib })
 }

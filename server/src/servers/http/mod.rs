@@ -95,11 +95,9 @@ async fn server_create(
 ) -> ApiResult<(StatusCode, Json<ServerCreated>)> {
     let now = clock::now();
     let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, now).await?;
-    let root_password = order.ssh_public_keys.is_empty().then(|| entropy::alphanumeric(ROOT_PASSWORD_CHARS));
-    let hash = match root_password.clone() {
-        Some(password) => Some(root_password_hash(password).await?),
-        None => None,
-    };
+    let has_key = !order.ssh_public_keys.is_empty();
+    let password = if has_key { None } else { Some(new_root_password().await?) };
+    let (root_password, hash) = password.unzip();
 
     let mut tx = world.db.begin().await?;
     let most = world.config.project_servers_max;
@@ -112,10 +110,14 @@ async fn server_create(
     Ok((StatusCode::CREATED, Json(ServerCreated { server, action, next_actions: Vec::new(), root_password })))
 }
 
-/// Hashing takes milliseconds, which other requests should not wait for.
-async fn root_password_hash(password: String) -> ApiResult<String> {
-    let hash = move || rules::root_password_hash(&password, entropy::bytes());
-    tokio::task::spawn_blocking(hash).await.map_err(Problem::internal)
+/// A new password and its hash. Hashing takes milliseconds, which other requests should not wait for.
+async fn new_root_password() -> ApiResult<(String, String)> {
+    let new = || {
+        let password = entropy::alphanumeric(ROOT_PASSWORD_CHARS);
+        let hash = rules::root_password_hash(&password, entropy::bytes());
+        (password, hash)
+    };
+    tokio::task::spawn_blocking(new).await.map_err(Problem::internal)
 }
 
 /// Change a server's name or labels. The name inside the system stays.
@@ -157,7 +159,7 @@ async fn server_delete(
     }
     change::refuse_locked(&server)?;
     let saga = ServerDelete::new(id, server.node);
-    let reply = begin(&mut tx, access, id, ServerStatus::Deleting, &saga).await?;
+    let reply = begin(&mut tx, access, (id, ServerStatus::Deleting), &[], &saga).await?;
     tx.commit().await?;
     Ok(Json(reply))
 }
@@ -169,19 +171,22 @@ async fn hold(conn: &mut PgConnection, access: ProjectAccess, id: ServerId) -> A
 /// The answer to an action that was begun.
 type Told = (StatusCode, Json<ActionReply>);
 
-/// Starts an action on the server: it holds it from now on, and its job is enqueued.
+/// Starts an action on the server, and on what is `beside` it: it holds the server from now on, and its job is
+/// enqueued.
 async fn begin<S: Saga>(
     conn: &mut PgConnection,
     access: ProjectAccess,
-    id: ServerId,
-    status: ServerStatus,
+    (id, status): (ServerId, ServerStatus),
+    beside: &[(ResourceKind, i64)],
     saga: &S,
 ) -> ApiResult<ActionReply> {
     let now = clock::now();
+    let mut resources = vec![(ResourceKind::Server, id.0)];
+    resources.extend(beside);
     let action = NewAction {
         project: access.project,
         command: S::KIND,
-        resources: &[(ResourceKind::Server, id.0)],
+        resources: &resources,
         steps: &jobs::titles::<S>(),
         now,
     };

@@ -70,7 +70,7 @@ async fn tell<V: Verb>(
     let node_answers = nodes::queries::contact(&mut tx, node).await?.is_some_and(|contact| !contact.down);
     let status = rules::told(server.status, V::POWER, node_answers)?;
     let saga = Power::<V>::new(id, node);
-    let reply = begin(&mut tx, access, id, status, &saga).await?;
+    let reply = begin(&mut tx, access, (id, status), &[], &saga).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(reply)))
 }

@@ -10,8 +10,7 @@ use berth_model::{ErrorCode, NodeId, ServerId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::Look;
-use super::follow;
+use super::{LAST_LOOK, Look, follow};
 use crate::World;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::change::Change;
@@ -49,8 +48,7 @@ impl<C: Change> Changing<C> {
         let wanted = wanted.ok_or_else(|| self.gone())?;
         let observed = queries::observed(&mut conn, self.server).await?;
         drop(conn);
-        let vm = world.agents.node(self.node).put_vm(self.server.into(), &wanted.spec).await?;
-        self.change.settle(&vm, self.node, world).await?;
+        let vm = self.change.tell(self.server, &wanted.spec, &world.agents.node(self.node)).await?;
         self.told = wanted.machine.revision;
         self.look = Some(Look { state: Some(vm.state), observed });
         Ok(())
@@ -131,7 +129,13 @@ impl<C: Change> Saga for Changing<C> {
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }
 
-    async fn undo(&mut self, _: Step<C>, _: &StepContext, _: &World) -> Result<(), StepError> {
+    async fn undo(&mut self, step: Step<C>, _: &StepContext, world: &World) -> Result<(), StepError> {
+        if !step.prepares {
+            let agent = world.agents.node(self.node);
+            let vm = tokio::time::timeout(LAST_LOOK, agent.get_vm(self.server.into())).await;
+            let vm = vm.ok().and_then(Result::ok).flatten();
+            self.change.given_up(vm.and_then(|vm| vm.spec).as_ref());
+        }
         Ok(())
     }
 

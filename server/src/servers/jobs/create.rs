@@ -18,10 +18,7 @@ use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
 use crate::servers::queries;
 use crate::servers::rules::{self, NoRoom};
-use crate::{World, images, networks, nodes};
-
-/// Pause before an image is offered again while others are on their way.
-const IMPORT_AGAIN: Duration = Duration::from_secs(2);
+use crate::{World, images, networks, nodes, servers};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -99,33 +96,6 @@ impl ServerCreate {
         wanted.ok_or_else(|| self.gone())
     }
 
-    async fn bring_image(&self, world: &World) -> Result<(), StepError> {
-        let (node, sha256) = (self.node()?, &self.wanted(world).await?.machine.image_sha256);
-        let agent = world.agents.node(node);
-        // Taken before the look: whoever had it may have brought this image.
-        let upload = world.agents.begin_upload(node, sha256, world.config.uploads_max());
-        if agent.images().await?.iter().any(|image| image.sha256 == *sha256) {
-            return Ok(());
-        }
-        let _upload = upload.ok_or(StepError::NotYet(IMPORT_AGAIN))?;
-        let file = images::file_path(&world.config.data_dir, sha256);
-        if !tokio::fs::try_exists(&file).await.unwrap_or(false) {
-            let why = anyhow!("the image file {} is missing", file.display());
-            return Err(StepError::fail(
-                ErrorCode::ResourceUnavailable,
-                "The image cannot be used now.",
-                why,
-            ));
-        }
-        match agent.put_image(sha256, &file).await {
-            // Others are being imported there, perhaps this one: no failure.
-            Err(error) if error.code() == Some(ErrorCode::Unavailable) => {
-                Err(StepError::NotYet(IMPORT_AGAIN))
-            }
-            brought => Ok(brought.map(drop)?),
-        }
-    }
-
     async fn look(&mut self, world: &World) -> Result<(), StepError> {
         let node = self.node()?;
         let look = Look::at(world, node, self.server).await?;
@@ -184,7 +154,10 @@ impl Saga for ServerCreate {
     async fn run(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
         match step {
             Step::Place | Step::Address => Ok(()),
-            Step::Image => self.bring_image(world).await,
+            Step::Image => {
+                let sha256 = self.wanted(world).await?.machine.image_sha256;
+                images::travel::bring(world, self.node()?, &sha256).await
+            }
             Step::Machine => {
                 let wanted = self.wanted(world).await?;
                 world.agents.node(self.node()?).put_vm(self.server.into(), &wanted.spec).await?;
@@ -237,7 +210,7 @@ impl Saga for ServerCreate {
     ) -> Result<(), StepError> {
         match step {
             Step::Address => networks::queries::release(conn, self.server, cx.now).await?,
-            Step::Place => queries::delete(conn, self.server, cx.now).await?,
+            Step::Place => servers::remove(conn, self.server, cx.now).await?,
             Step::Image | Step::Machine | Step::Boot => {}
         }
         Ok(())

@@ -5,7 +5,10 @@ pub mod create;
 pub mod delete;
 pub mod follow;
 pub mod leftover;
+pub mod password;
 pub mod power;
+
+use std::time::Duration;
 
 use berth_model::agent::VmState;
 use berth_model::{NodeId, ServerId, Timestamp};
@@ -14,6 +17,9 @@ use super::{changes, queries};
 use crate::World;
 use crate::agents::AgentError;
 use crate::jobs::Registry;
+
+/// How long a last look at a machine may take when an action is given up.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// What an action saw when it looked at a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,7 @@ pub fn register(registry: Registry) -> Registry {
         .with::<create::ServerCreate>()
         .with::<delete::ServerDelete>()
         .with::<follow::ServerFollow>()
+        .with::<password::PasswordReset>()
         .with::<leftover::LeftoverRemove>()
         .with::<power::Power<power::Start>>()
         .with::<power::Power<power::PowerOff>>()
