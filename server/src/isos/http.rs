@@ -12,7 +12,6 @@ use super::queries;
 use crate::World;
 use crate::accounts::Reader;
 use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, part_of};
-use crate::images::queries::ARCHITECTURE;
 
 /// The routes of ISOs.
 pub fn router() -> OpenApiRouter<World> {
@@ -47,7 +46,10 @@ async fn iso_list(
 ) -> ApiResult<Json<IsoList>> {
     let mut all = queries::all(&mut *world.db.acquire().await?, access.project).await?;
     let wanted = &asked.architecture;
-    all.retain(|_| wanted.is_empty() || wanted.iter().any(|a| a == ARCHITECTURE));
+    all.retain(|iso| match &iso.architecture {
+        Some(architecture) => wanted.is_empty() || wanted.contains(architecture),
+        None => wanted.is_empty() || asked.include_architecture_wildcard,
+    });
     let (isos, meta) = part_of(all, (asked.name.as_deref(), &asked.sort), page, |iso| (iso.id.0, &iso.name))?;
     Ok(Json(IsoList { isos, meta }))
 }

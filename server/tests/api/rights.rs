@@ -59,6 +59,7 @@ struct Things {
     token: i64,
     image: i64,
     snapshot: i64,
+    iso: i64,
     image_action: i64,
     location: i64,
     server_type: i64,
@@ -68,8 +69,19 @@ struct Things {
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
 fn table(has: &Things) -> Vec<Case> {
     use For::{Everybody, Owner, Project, ProjectBySession, SignedIn, Staff};
-    let Things { server, action, ssh_key, token, image, snapshot, image_action, location, server_type, node } =
-        has;
+    let Things {
+        server,
+        action,
+        ssh_key,
+        token,
+        image,
+        snapshot,
+        iso,
+        image_action,
+        location,
+        server_type,
+        node,
+    } = has;
     let power = |verb: &str| format!("/v1/servers/{server}/actions/{verb}");
     let order = json!({"name": "another", "server_type": "s1", "image": "tiny", "location": "rtm1"});
     let resize = json!({"server_type": "s2", "upgrade_disk": false});
@@ -110,6 +122,13 @@ fn table(has: &Things) -> Vec<Case> {
             power("change_protection"),
             Some(json!({"delete": false})),
         ),
+        owned("server_create_image", Project, power("create_image"), Some(json!({}))),
+        owned("server_rebuild", Project, power("rebuild"), Some(json!({"image": "tiny"}))),
+        owned("server_reset_password", Project, power("reset_password"), None),
+        owned("server_enable_rescue", Project, power("enable_rescue"), Some(json!({}))),
+        owned("server_disable_rescue", Project, power("disable_rescue"), None),
+        owned("server_attach_iso", Project, power("attach_iso"), Some(json!({"iso": "tools"}))),
+        owned("server_detach_iso", Project, power("detach_iso"), None),
         owned("server_load", Project, format!("/v1/servers/{server}/load"), None),
         case("action_list", Project, "/v1/actions", None),
         owned("action_get", Project, format!("/v1/actions/{action}"), None),
@@ -117,6 +136,15 @@ fn table(has: &Things) -> Vec<Case> {
         owned("server_action_get", Project, format!("/v1/servers/actions/{action}"), None),
         owned("action_list_of_server", Project, format!("/v1/servers/{server}/actions"), None),
         owned("action_get_of_server", Project, format!("/v1/servers/{server}/actions/{action}"), None),
+        owned("image_update", Project, format!("/v1/images/{snapshot}"), Some(json!({}))),
+        owned(
+            "image_change_protection",
+            Project,
+            format!("/v1/images/{snapshot}/actions/change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("iso_list", Project, "/v1/isos", None),
+        case("iso_get", Project, format!("/v1/isos/{iso}"), None),
         case("image_action_list", Project, "/v1/images/actions", None),
         owned("image_action_get", Project, format!("/v1/images/actions/{image_action}"), None),
         owned("action_list_of_image", Project, format!("/v1/images/{snapshot}/actions"), None),
@@ -124,6 +152,7 @@ fn table(has: &Things) -> Vec<Case> {
         case("live", Project, "/v1/live", None),
         case("node_list", Staff, "/v1/nodes", None),
         case("node_update", Owner, format!("/v1/nodes/{node}"), Some(json!({"accepts_servers": true}))),
+        owned("image_delete", Project, format!("/v1/images/{snapshot}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -152,6 +181,10 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         "insert into images (kind, status, project_id, description, sha256, file_bytes, disk_bytes, os_flavor, created)
          select 'snapshot', 'available', $1, 'mine', sha256, 1, 1, 'tiny', now() from images limit 1 returning id",
     );
+    let iso = sqlx::query_scalar(
+        "insert into isos (name, description, sha256, file_bytes, created)
+         values ('tools', 'Tools', repeat('c', 64), 1, now()) returning id",
+    );
     let snapshot: i64 = snapshot.bind(person.project()).fetch_one(db).await.unwrap();
     let action = NewAction {
         project: person.project(),
@@ -168,6 +201,7 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         token: token["token"]["id"].as_i64().unwrap(),
         image: id_in("images").fetch_one(db).await.unwrap(),
         snapshot,
+        iso: iso.fetch_one(db).await.unwrap(),
         image_action: image_action.id.0,
         location: id_in("locations").fetch_one(db).await.unwrap(),
         server_type: id_in("server_types").fetch_one(db).await.unwrap(),
@@ -204,6 +238,7 @@ fn every_operation_has_a_case() {
         token: 1,
         image: 1,
         snapshot: 1,
+        iso: 1,
         image_action: 1,
         location: 1,
         server_type: 1,

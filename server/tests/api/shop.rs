@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::SimulatedNode;
-use crate::support::{Berth, Person, until};
+use crate::support::{Berth, Person, Reply, until};
 
 /// A shop with one node, and workers that can be killed.
 pub struct Shop {
@@ -53,7 +53,12 @@ impl Shop {
     pub fn worker_with(&self, settings: Settings) -> Worker {
         let (lease, poll) = (Duration::from_millis(600), Duration::from_millis(50));
         let settings = Settings { lease, poll, ..settings };
-        Worker::start(self.berth.world().clone(), &register(Registry::new()), &settings, &self.signals)
+        Worker::start(
+            self.berth.world().clone(),
+            &berth_server::images::jobs::register(register(Registry::new())),
+            &settings,
+            &self.signals,
+        )
     }
 
     pub async fn order(&self) -> ServerCreated {
@@ -61,10 +66,20 @@ impl Shop {
     }
 
     pub async fn order_with(&self, more: serde_json::Value) -> ServerCreated {
+        self.order_tried(more).await.expect(201)
+    }
+
+    pub async fn order_refused(&self, more: serde_json::Value) -> Reply {
+        let reply = self.order_tried(more).await;
+        assert!(reply.status.is_client_error(), "{}", reply.text);
+        reply
+    }
+
+    async fn order_tried(&self, more: serde_json::Value) -> Reply {
         let name = format!("s{}", entropy::alphanumeric(12).to_lowercase());
         let mut order = json!({"name": name, "server_type": "s1", "image": "tiny"});
         order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        self.customer.post("/v1/servers", order).await.expect(201)
+        self.customer.post("/v1/servers", order).await
     }
 
     /// Offers another file under this name; says its checksum.

@@ -56,6 +56,14 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("it never came true that {what}"))
 }
 
+/// The file of the catalog's image: to a simulator only the head matters, and the checksum. A qcow2 of 1 MiB.
+pub fn small_qcow2() -> [u8; 80] {
+    let mut content = [0; 80];
+    content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    content[24..32].copy_from_slice(&1_048_576_u64.to_be_bytes());
+    content
+}
+
 /// A control plane. Dropped, it ends as if it were killed, and its database is removed with the
 /// last control plane on it.
 pub struct Berth {
@@ -253,10 +261,7 @@ impl Berth {
         let file = self.folder().join("catalog.toml");
         std::fs::write(&file, text).unwrap();
         catalog::cli::apply(&self.world.db, &file, clock::now()).await.unwrap();
-        // To a simulator only the head of the file matters, and its checksum: a qcow2 of 1 MiB.
-        let mut content = [0; 80];
-        content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-        content[24..32].copy_from_slice(&1_048_576_u64.to_be_bytes());
+        let content = small_qcow2();
         let sha256 = hex::encode(Sha256::digest(content));
         let path = images::file_path(&self.world.config.data_dir, &sha256);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
