@@ -39,7 +39,7 @@ ids! {
     ServerId,
     /// What an API call started.
     ActionId,
-    /// A system image.
+    /// An image.
     ImageId,
     /// The shape of a server.
     ServerTypeId,
@@ -57,6 +57,22 @@ ids! {
     JobId,
     /// A volume.
     VolumeId,
+    /// An ISO.
+    IsoId,
+    /// A private network. On the nodes it has a number of its own, [`PrivateNetworkId`].
+    NetworkId,
+    /// A firewall.
+    FirewallId,
+    /// A floating IP: the number of its address, [`AddressId`].
+    FloatingIpId,
+    /// A primary IP: the number of its address, [`AddressId`].
+    PrimaryIpId,
+    /// A placement group.
+    PlacementGroupId,
+    /// A certificate.
+    CertificateId,
+    /// A webhook.
+    WebhookId,
     /// The agent's number for a VM: the [`ServerId`] it stands behind. Unique in an installation.
     VmId,
     /// A private network of a project: the VXLAN network identifier, 1 to 16777215. Unique in an installation.

@@ -2,7 +2,7 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`image`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`server`], [`action`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
@@ -18,6 +18,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod image;
+pub mod iso;
 pub mod label;
 pub mod load;
 pub mod location;

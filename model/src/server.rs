@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::image::Image;
+use crate::image::{Image, ImageKind};
+use crate::iso::Iso;
 use crate::label::Labels;
 use crate::location::{Datacenter, Location};
 use crate::page::Meta;
@@ -177,9 +178,8 @@ pub struct Server {
     pub datacenter: Datacenter,
     /// What it was made from.
     pub image: Option<Image>,
-    /// The ISO in its drive; none until ISOs exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    pub iso: Option<NoSuchThing>,
+    /// The ISO in its drive.
+    pub iso: Option<Iso>,
     /// Will the next boot be the rescue system?
     pub rescue_enabled: bool,
     /// Does an action hold it?
@@ -321,6 +321,101 @@ pub struct ServerUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<std::collections::BTreeMap<String, String>>))]
     pub labels: Option<Labels>,
+}
+
+/// `POST /v1/servers/{id}/actions/change_type`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTypeRequest {
+    /// Name or number of the new type.
+    pub server_type: NameOrId,
+    /// Does the disk grow to the new type's?
+    pub upgrade_disk: bool,
+}
+
+/// `POST /v1/servers/{id}/actions/create_image`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateImage {
+    /// For people, 1 to 200 characters; made from the server's name if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// `snapshot`; backups are made by schedule.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ImageKind>,
+    /// The customer's own marks.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+}
+
+/// The answer to `create_image`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageCreated {
+    /// The image, `creating`.
+    pub image: Image,
+    /// The action that makes it.
+    pub action: Action,
+}
+
+/// `POST /v1/servers/{id}/actions/rebuild`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RebuildRequest {
+    /// Name or number of an image.
+    pub image: NameOrId,
+    /// cloud-init user data from now on, at most 32 KiB; as before if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+}
+
+/// `POST /v1/servers/{id}/actions/enable_rescue`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RescueRequest {
+    /// `linux64`, also if it is not given.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Names or numbers of SSH keys. The rescue system lets root in by its password, so they must be empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<NameOrId>,
+}
+
+/// `POST /v1/servers/{id}/actions/attach_iso`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AttachIso {
+    /// Name or number of an ISO.
+    pub iso: NameOrId,
+}
+
+/// The answer to an action with a password that is told once: `rebuild`, `reset_password`, `enable_rescue`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PasswordReply {
+    /// The action.
+    pub action: Action,
+    /// Root's new password; none where an SSH key lets root in.
+    pub root_password: Option<String>,
+}
+
+/// `POST /v1/servers/{id}/actions/change_protection`: what is left out stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeProtection {
+    /// It cannot be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<bool>,
+    /// It cannot be rebuilt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<bool>,
 }
 
 /// `GET /v1/servers`.

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::postgres::{Guest, PrivatePostgres};
 use crate::secret::SecretKey;
 use crate::serve::{self, Options};
-use crate::{accounts, catalog, clock, db, images, nodes, openapi, telemetry};
+use crate::{accounts, catalog, clock, db, images, isos, nodes, openapi, telemetry};
 
 /// Connections of a command to the database.
 const CONNECTIONS: u32 = 2;
@@ -61,6 +61,9 @@ enum Command {
     /// System images.
     #[command(subcommand)]
     Image(Image),
+    /// ISOs that servers can boot from.
+    #[command(subcommand)]
+    Iso(Iso),
     /// Machines that run servers.
     #[command(subcommand)]
     Node(Node),
@@ -146,6 +149,26 @@ enum Image {
         #[arg(long)]
         os_version: Option<String>,
         /// A qcow2 file that stands on no other.
+        file: PathBuf,
+    },
+    /// Offer the system that servers are repaired with, or a new version of it. May be repeated.
+    Rescue {
+        /// A qcow2 file that stands on no other.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Iso {
+    /// Offer an ISO, or a new version of one. May be repeated.
+    Add {
+        /// By it customers name it: `debian-12-netinst`.
+        #[arg(long)]
+        name: String,
+        /// For customers: `Debian 12 (network installation)`.
+        #[arg(long)]
+        description: String,
+        /// The file.
         file: PathBuf,
     },
 }
@@ -298,6 +321,15 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
             };
             let id = images::cli::add(&pool, &config.data_dir, &image, clock::now()).await?;
             print(&format!("image={id}\n"))
+        }
+        Command::Image(Image::Rescue { file }) => {
+            images::cli::add_rescue(&pool, &config.data_dir, &file).await?;
+            print("rescue=linux64\n")
+        }
+        Command::Iso(Iso::Add { name, description, file }) => {
+            let words = (name.as_str(), description.as_str());
+            let id = isos::cli::add(&pool, &config.data_dir, words, &file, clock::now()).await?;
+            print(&format!("iso={id}\n"))
         }
         Command::Node(node) => print(&format!("{}\n", node_token(&pool, config, node).await?)),
         Command::Migrate => Ok(()),

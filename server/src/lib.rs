@@ -15,6 +15,7 @@ pub mod db;
 pub mod entropy;
 pub mod http;
 pub mod images;
+pub mod isos;
 pub mod jobs;
 pub mod labels;
 pub mod live;

@@ -39,7 +39,7 @@ use crate::nodes::{self, Links, Pace};
 use crate::postgres::PrivatePostgres;
 use crate::secret::SecretKey;
 use crate::vital::Vital;
-use crate::{World, accounts, clock, db, entropy, openapi, servers, telemetry};
+use crate::{World, accounts, clock, db, entropy, images, openapi, servers, telemetry};
 
 /// How long requests under way, and steps of jobs, may go on once the end has begun.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -209,7 +209,7 @@ async fn build(
 
 /// Every kind of job.
 fn registry() -> Registry {
-    servers::jobs::register(Registry::new())
+    images::jobs::register(servers::jobs::register(Registry::new()))
 }
 
 /// All that is served on the public listener.

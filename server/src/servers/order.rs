@@ -6,7 +6,7 @@ use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
 use berth_model::server::{NameOrId, ServerCreate, ServerStatus};
-use berth_model::{ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
+use berth_model::{ByteSize, ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
 
 use super::jobs::create;
@@ -40,9 +40,10 @@ pub(super) async fn resolve(
 ) -> ApiResult<Order> {
     let mut faults = rules::create_faults(create);
     let shape = server_type(conn, create, &mut faults).await?;
-    let image = image(conn, project, create, shape.as_ref(), now, &mut faults).await?;
+    let disk = shape.as_ref().map(|shape| (shape.disk(), shape.name.as_str()));
+    let image = usable_image(conn, project, &create.image, disk, now, &mut faults).await?;
     let location = location(conn, create, shape.as_ref(), &mut faults).await?;
-    let ssh_public_keys = ssh_public_keys(conn, project, create, &mut faults).await?;
+    let ssh_public_keys = ssh_public_keys(conn, project, &create.ssh_keys, &mut faults).await?;
     let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
         return Err(ApiError::fields(faults).into());
     };
@@ -53,7 +54,8 @@ pub(super) async fn resolve(
     Ok(Order { shape, image, location, ssh_public_keys })
 }
 
-fn quote(named: &NameOrId) -> String {
+/// What a customer named, for a sentence.
+pub fn quote(named: &NameOrId) -> String {
     let text = named.text();
     match text.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("“{}…”", &text[..end]),
@@ -80,27 +82,29 @@ async fn server_type(
     Ok(None)
 }
 
-async fn image(
+/// The image that is named, if a disk can be made from it: one of `disk`, which is of what is named beside it.
+pub(super) async fn usable_image(
     conn: &mut PgConnection,
     project: ProjectId,
-    create: &ServerCreate,
-    shape: Option<&Shape>,
+    named: &NameOrId,
+    disk: Option<(ByteSize, &str)>,
     now: Timestamp,
     faults: &mut Vec<FieldError>,
 ) -> ApiResult<Option<images::queries::Found>> {
-    let found = images::queries::find(conn, project, &create.image).await?;
+    let found = images::queries::find(conn, project, named).await?;
     let message = match &found {
-        None => format!("There is no image {}.", quote(&create.image)),
+        None => format!("There is no image {}.", quote(named)),
         Some(image) if image.status != ImageStatus::Available => {
             format!("The image {} cannot be used now.", image.description)
         }
         Some(image) if image.deprecated.is_some_and(|since| since <= now) => {
             format!("The image {} is no longer offered.", image.description)
         }
-        Some(image) => match shape {
-            Some(shape) if image.disk_bytes.unsigned_abs() > shape.disk().bytes() => {
-                let needed = image.disk_bytes.unsigned_abs().div_ceil(1 << 30);
-                format!("This image needs a disk of {needed} GB; {} has {}.", shape.name, shape.disk_gib)
+        Some(image) => match disk {
+            Some((disk, whose)) if image.disk_bytes.unsigned_abs() > disk.bytes() => {
+                let gib = |bytes: u64| bytes.div_ceil(1 << 30);
+                let needed = gib(image.disk_bytes.unsigned_abs());
+                format!("This image needs a disk of {needed} GB; {whose} has {}.", gib(disk.bytes()))
             }
             _ => return Ok(found),
         },
@@ -152,13 +156,14 @@ async fn any_location(conn: &mut PgConnection, shape: Option<&Shape>) -> sqlx::R
     Ok(offered.first().copied().map(LocationId))
 }
 
-async fn ssh_public_keys(
+/// The public keys that are named, each once.
+pub(super) async fn ssh_public_keys(
     conn: &mut PgConnection,
     project: ProjectId,
-    create: &ServerCreate,
+    named: &[NameOrId],
     faults: &mut Vec<FieldError>,
 ) -> ApiResult<Vec<String>> {
-    let named = &create.ssh_keys[..create.ssh_keys.len().min(rules::SSH_KEYS_MAX)];
+    let named = &named[..named.len().min(rules::SSH_KEYS_MAX)];
     let mut lines = Vec::with_capacity(named.len());
     for (at, line) in ssh_keys::queries::lines(conn, project, named).await?.into_iter().enumerate() {
         match line {
@@ -190,6 +195,7 @@ pub(super) async fn write(
         memory_mib: order.shape.memory_mib,
         disk_gib: order.shape.disk_gib,
         image: order.image.id,
+        image_sha256: &order.image.sha256,
         location: order.location,
         ssh_public_keys: &order.ssh_public_keys,
         root_password_hash,
@@ -213,7 +219,7 @@ pub(super) async fn write(
     let action = actions::queries::start(conn, &action).await?;
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
     let start = create.start_after_create.unwrap_or(true);
-    let saga = create::ServerCreate::new(id, order.image.sha256.clone(), start);
+    let saga = create::ServerCreate::new(id, start);
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;
     Ok((id, action))

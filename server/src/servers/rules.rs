@@ -36,7 +36,8 @@ pub fn create_faults(order: &ServerCreate) -> Vec<FieldError> {
     faults
 }
 
-fn user_data_fault(user_data: &str) -> Option<&'static str> {
+/// What is wrong with user data.
+pub fn user_data_fault(user_data: &str) -> Option<&'static str> {
     if user_data.len() > USER_DATA_MAX_BYTES {
         return Some("User data has at most 32 KiB.");
     }
@@ -119,6 +120,12 @@ pub fn locked(command: &str) -> ApiError {
         "shutdown_server" => "is being shut down",
         "reboot_server" => "is being rebooted",
         "reset_server" => "is being reset",
+        "change_server_type" => "is getting another type",
+        "create_image" => "is being copied into an image",
+        "rebuild_server" => "is being rebuilt",
+        "reset_password" => "is getting another password",
+        "enable_rescue" | "disable_rescue" => "is getting another system to boot",
+        "attach_iso" | "detach_iso" => "is getting another ISO",
         _ => "is busy",
     };
     ApiError::new(ErrorCode::Locked, format!("The server {doing}. Try again when that has ended."))
@@ -150,6 +157,18 @@ fn fits(node: &Candidate, need: Need) -> bool {
         && node.cores >= need.cores
         && memory_free(node) >= need.memory.bytes()
         && storage_free >= need.disk.bytes()
+}
+
+/// Has the node on which a server stands room for it, when it needs `after` instead of `before`? Less of something
+/// always fits; whether the node takes new servers makes no difference.
+pub fn has_room(node: &Candidate, before: Need, after: Need) -> bool {
+    let storage_free = node.storage.bytes().saturating_sub(node.promised_storage.bytes());
+    let more = |free: u64, before: ByteSize, after: ByteSize| {
+        after <= before || free >= after.bytes() - before.bytes()
+    };
+    node.cores >= after.cores
+        && more(memory_free(node), before.memory, after.memory)
+        && more(storage_free, before.disk, after.disk)
 }
 
 /// Why no node was chosen.

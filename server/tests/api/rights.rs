@@ -6,8 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use berth_model::action::ResourceKind;
 use berth_model::people::TokenAccess;
-use berth_server::openapi;
+use berth_server::actions::{self, NewAction};
+use berth_server::{clock, openapi};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -56,6 +58,9 @@ struct Things {
     ssh_key: i64,
     token: i64,
     image: i64,
+    snapshot: i64,
+    iso: i64,
+    image_action: i64,
     location: i64,
     server_type: i64,
     node: i64,
@@ -64,9 +69,22 @@ struct Things {
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
 fn table(has: &Things) -> Vec<Case> {
     use For::{Everybody, Owner, Project, ProjectBySession, SignedIn, Staff};
-    let Things { server, action, ssh_key, token, image, location, server_type, node } = has;
+    let Things {
+        server,
+        action,
+        ssh_key,
+        token,
+        image,
+        snapshot,
+        iso,
+        image_action,
+        location,
+        server_type,
+        node,
+    } = has;
     let power = |verb: &str| format!("/v1/servers/{server}/actions/{verb}");
     let order = json!({"name": "another", "server_type": "s1", "image": "tiny", "location": "rtm1"});
+    let resize = json!({"server_type": "s2", "upgrade_disk": false});
     let key = json!({"name": "another", "public_key": PUBLIC_KEYS[1]});
     let passwords = json!({"current_password": PASSWORD, "new_password": "another good one"});
     vec![
@@ -97,6 +115,20 @@ fn table(has: &Things) -> Vec<Case> {
         owned("server_shutdown", Project, power("shutdown"), None),
         owned("server_reboot", Project, power("reboot"), None),
         owned("server_reset", Project, power("reset"), None),
+        owned("server_change_type", Project, power("change_type"), Some(resize)),
+        owned(
+            "server_change_protection",
+            Project,
+            power("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        owned("server_create_image", Project, power("create_image"), Some(json!({}))),
+        owned("server_rebuild", Project, power("rebuild"), Some(json!({"image": "tiny"}))),
+        owned("server_reset_password", Project, power("reset_password"), None),
+        owned("server_enable_rescue", Project, power("enable_rescue"), Some(json!({}))),
+        owned("server_disable_rescue", Project, power("disable_rescue"), None),
+        owned("server_attach_iso", Project, power("attach_iso"), Some(json!({"iso": "tools"}))),
+        owned("server_detach_iso", Project, power("detach_iso"), None),
         owned("server_load", Project, format!("/v1/servers/{server}/load"), None),
         case("action_list", Project, "/v1/actions", None),
         owned("action_get", Project, format!("/v1/actions/{action}"), None),
@@ -104,9 +136,23 @@ fn table(has: &Things) -> Vec<Case> {
         owned("server_action_get", Project, format!("/v1/servers/actions/{action}"), None),
         owned("action_list_of_server", Project, format!("/v1/servers/{server}/actions"), None),
         owned("action_get_of_server", Project, format!("/v1/servers/{server}/actions/{action}"), None),
+        owned("image_update", Project, format!("/v1/images/{snapshot}"), Some(json!({}))),
+        owned(
+            "image_change_protection",
+            Project,
+            format!("/v1/images/{snapshot}/actions/change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("iso_list", Project, "/v1/isos", None),
+        case("iso_get", Project, format!("/v1/isos/{iso}"), None),
+        case("image_action_list", Project, "/v1/images/actions", None),
+        owned("image_action_get", Project, format!("/v1/images/actions/{image_action}"), None),
+        owned("action_list_of_image", Project, format!("/v1/images/{snapshot}/actions"), None),
+        owned("action_get_of_image", Project, format!("/v1/images/{snapshot}/actions/{image_action}"), None),
         case("live", Project, "/v1/live", None),
         case("node_list", Staff, "/v1/nodes", None),
         case("node_update", Owner, format!("/v1/nodes/{node}"), Some(json!({"accepts_servers": true}))),
+        owned("image_delete", Project, format!("/v1/images/{snapshot}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -131,12 +177,32 @@ async fn things(berth: &Berth, person: &Person) -> Things {
     let node = sqlx::query_scalar(
         "insert into nodes (location_id, name, created) select id, 'n', now() from locations returning id",
     );
+    let snapshot = sqlx::query_scalar(
+        "insert into images (kind, status, project_id, description, sha256, file_bytes, disk_bytes, os_flavor, created)
+         select 'snapshot', 'available', $1, 'mine', sha256, 1, 1, 'tiny', now() from images limit 1 returning id",
+    );
+    let iso = sqlx::query_scalar(
+        "insert into isos (name, description, sha256, file_bytes, created)
+         values ('tools', 'Tools', repeat('c', 64), 1, now()) returning id",
+    );
+    let snapshot: i64 = snapshot.bind(person.project()).fetch_one(db).await.unwrap();
+    let action = NewAction {
+        project: person.project(),
+        command: "change_protection",
+        resources: &[(ResourceKind::Image, snapshot)],
+        steps: &[],
+        now: clock::now(),
+    };
+    let image_action = actions::queries::done(&mut *db.acquire().await.unwrap(), &action).await.unwrap();
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
         ssh_key: key["ssh_key"]["id"].as_i64().unwrap(),
         token: token["token"]["id"].as_i64().unwrap(),
         image: id_in("images").fetch_one(db).await.unwrap(),
+        snapshot,
+        iso: iso.fetch_one(db).await.unwrap(),
+        image_action: image_action.id.0,
         location: id_in("locations").fetch_one(db).await.unwrap(),
         server_type: id_in("server_types").fetch_one(db).await.unwrap(),
         node: node.fetch_one(db).await.unwrap(),
@@ -165,8 +231,19 @@ fn fits(path: &str, template: &str) -> bool {
 
 #[test]
 fn every_operation_has_a_case() {
-    let has =
-        Things { server: 1, action: 1, ssh_key: 1, token: 1, image: 1, location: 1, server_type: 1, node: 1 };
+    let has = Things {
+        server: 1,
+        action: 1,
+        ssh_key: 1,
+        token: 1,
+        image: 1,
+        snapshot: 1,
+        iso: 1,
+        image_action: 1,
+        location: 1,
+        server_type: 1,
+        node: 1,
+    };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();
     let operations = operations();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
-use crate::servers::queries;
+use crate::servers::{self, queries};
 use crate::{World, networks};
 
 /// The job's data.
@@ -81,7 +81,7 @@ impl Saga for ServerDelete {
             Step::Machine => queries::place(conn, self.server, None).await?,
             Step::Server => {
                 networks::queries::release(conn, self.server, cx.now).await?;
-                queries::delete(conn, self.server, cx.now).await?;
+                servers::remove(conn, self.server, cx.now).await?;
             }
         }
         Ok(())

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use berth_model::location::Datacenter;
 use berth_model::server::{PublicIpv4, PublicNet, Server, ServerProtection, ServerStatus};
-use berth_model::{AddressId, ImageId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
+use berth_model::{AddressId, ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{catalog, images, labels};
+use crate::{catalog, images, isos, labels};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -23,7 +23,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
                   s.status as "status: ServerStatus", s.created as "created: Timestamp",
                   s.server_type_id as "server_type: ServerTypeId", s.image_id as "image: ImageId",
                   s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
-                  s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib,
+                  s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib, s.iso_id as "iso: IsoId",
+                  s.rescue_sha256 is not null as "rescue!",
                   a.id as "address?: AddressId", host(a.ip) as ip
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            join servers s on s.id = asked.id
@@ -46,6 +47,10 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     used.dedup();
     let images = images::queries::by_ids(conn, &used).await?;
     let images: HashMap<_, _> = images.into_iter().map(|i| (i.id, i)).collect();
+
+    let used: Vec<IsoId> = rows.iter().filter_map(|row| row.iso).collect();
+    let isos = if used.is_empty() { Vec::new() } else { isos::queries::by_ids(conn, &used).await? };
+    let isos: HashMap<_, _> = isos.into_iter().map(|i| (i.id, i)).collect();
 
     let mut servers = Vec::with_capacity(rows.len());
     for row in rows {
@@ -70,8 +75,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             location: location.clone(),
             datacenter: Datacenter::of(location),
             image: images.get(&row.image).cloned(),
-            iso: None,
-            rescue_enabled: false,
+            iso: row.iso.and_then(|id| isos.get(&id).cloned()),
+            rescue_enabled: row.rescue,
             locked: row.locked,
             backup_window: None,
             outgoing_traffic: None,

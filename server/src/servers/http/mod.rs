@@ -1,11 +1,14 @@
 //! `/v1/servers`.
 
+mod changes;
+mod power;
+
 use axum::Json;
 use axum::extract::State;
 use berth_model::action::{ActionReply, ResourceKind};
 use berth_model::error::ApiError;
 use berth_model::server::{ServerCreate, ServerCreated, ServerList, ServerReply, ServerStatus, ServerUpdate};
-use berth_model::{ErrorCode, NodeId, ServerId};
+use berth_model::{ErrorCode, ServerId};
 use http::StatusCode;
 use serde::Deserialize;
 use sqlx::PgConnection;
@@ -14,14 +17,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::jobs::delete::ServerDelete;
-use super::jobs::power::{self, Power, Verb};
 use super::queries::{self, Held};
-use super::{order, rules};
+use super::{change, order, rules};
 use crate::accounts::{ProjectAccess, Reader, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
 use crate::jobs::{self, Saga};
-use crate::{World, clock, entropy, labels, nodes};
+use crate::{World, clock, entropy, labels};
 
 /// Length of a root password: 119 bits.
 const ROOT_PASSWORD_CHARS: usize = 20;
@@ -31,11 +33,8 @@ pub fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
         .routes(routes!(server_list, server_create))
         .routes(routes!(server_get, server_update, server_delete))
-        .routes(routes!(server_poweron))
-        .routes(routes!(server_poweroff))
-        .routes(routes!(server_shutdown))
-        .routes(routes!(server_reboot))
-        .routes(routes!(server_reset))
+        .merge(changes::router())
+        .merge(power::router())
 }
 
 /// Which servers are asked for.
@@ -96,11 +95,9 @@ async fn server_create(
 ) -> ApiResult<(StatusCode, Json<ServerCreated>)> {
     let now = clock::now();
     let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, now).await?;
-    let root_password = order.ssh_public_keys.is_empty().then(|| entropy::alphanumeric(ROOT_PASSWORD_CHARS));
-    let hash = match root_password.clone() {
-        Some(password) => Some(root_password_hash(password).await?),
-        None => None,
-    };
+    let has_key = !order.ssh_public_keys.is_empty();
+    let password = if has_key { None } else { Some(new_root_password().await?) };
+    let (root_password, hash) = password.unzip();
 
     let mut tx = world.db.begin().await?;
     let most = world.config.project_servers_max;
@@ -113,10 +110,14 @@ async fn server_create(
     Ok((StatusCode::CREATED, Json(ServerCreated { server, action, next_actions: Vec::new(), root_password })))
 }
 
-/// Hashing takes milliseconds, which other requests should not wait for.
-async fn root_password_hash(password: String) -> ApiResult<String> {
-    let hash = move || rules::root_password_hash(&password, entropy::bytes());
-    tokio::task::spawn_blocking(hash).await.map_err(Problem::internal)
+/// A new password and its hash. Hashing takes milliseconds, which other requests should not wait for.
+async fn new_root_password() -> ApiResult<(String, String)> {
+    let new = || {
+        let password = entropy::alphanumeric(ROOT_PASSWORD_CHARS);
+        let hash = rules::root_password_hash(&password, entropy::bytes());
+        (password, hash)
+    };
+    tokio::task::spawn_blocking(new).await.map_err(Problem::internal)
 }
 
 /// Change a server's name or labels. The name inside the system stays.
@@ -156,98 +157,36 @@ async fn server_delete(
         let message = "The server is protected from deletion. Take the protection off first.";
         return Err(Problem::new(ErrorCode::Protected, message));
     }
-    refuse_locked(&server)?;
+    change::refuse_locked(&server)?;
     let saga = ServerDelete::new(id, server.node);
-    let reply = begin(&mut tx, access, id, ServerStatus::Deleting, &saga).await?;
+    let reply = begin(&mut tx, access, (id, ServerStatus::Deleting), &[], &saga).await?;
     tx.commit().await?;
     Ok(Json(reply))
-}
-
-/// Start a server.
-#[utoipa::path(post, path = "/servers/{id}/actions/poweron", tag = "servers", params(("id" = ServerId, Path)),
-    responses((status = 201, body = ActionReply), Errors))]
-async fn server_poweron(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
-    tell::<power::Start>(world, access, id).await
-}
-
-/// Switch a server off at once, as if its plug were pulled.
-#[utoipa::path(post, path = "/servers/{id}/actions/poweroff", tag = "servers", params(("id" = ServerId, Path)),
-    responses((status = 201, body = ActionReply), Errors))]
-async fn server_poweroff(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
-    tell::<power::PowerOff>(world, access, id).await
-}
-
-/// Ask the system to shut down.
-#[utoipa::path(post, path = "/servers/{id}/actions/shutdown", tag = "servers", params(("id" = ServerId, Path)),
-    responses((status = 201, body = ActionReply), Errors))]
-async fn server_shutdown(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
-    tell::<power::Shutdown>(world, access, id).await
-}
-
-/// Ask the system to reboot.
-#[utoipa::path(post, path = "/servers/{id}/actions/reboot", tag = "servers", params(("id" = ServerId, Path)),
-    responses((status = 201, body = ActionReply), Errors))]
-async fn server_reboot(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
-    tell::<power::Reboot>(world, access, id).await
-}
-
-/// Press a server's reset button.
-#[utoipa::path(post, path = "/servers/{id}/actions/reset", tag = "servers", params(("id" = ServerId, Path)),
-    responses((status = 201, body = ActionReply), Errors))]
-async fn server_reset(world: State<World>, access: Writer, id: Path<ServerId>) -> ApiResult<Told> {
-    tell::<power::Reset>(world, access, id).await
-}
-
-/// The answer to an action that was begun.
-type Told = (StatusCode, Json<ActionReply>);
-
-async fn tell<V: Verb>(
-    State(world): State<World>,
-    Writer(access): Writer,
-    Path(id): Path<ServerId>,
-) -> ApiResult<Told> {
-    let mut tx = world.db.begin().await?;
-    let server = hold(&mut tx, access, id).await?;
-    refuse_locked(&server)?;
-    let node = placed(&server)?;
-    let node_answers = nodes::queries::contact(&mut tx, node).await?.is_some_and(|contact| !contact.down);
-    let status = rules::told(server.status, V::POWER, node_answers)?;
-    let saga = Power::<V>::new(id, node);
-    let reply = begin(&mut tx, access, id, status, &saga).await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(reply)))
 }
 
 async fn hold(conn: &mut PgConnection, access: ProjectAccess, id: ServerId) -> ApiResult<Held> {
     queries::hold(conn, access.project, id).await?.ok_or_else(|| Problem::not_found("server"))
 }
 
-fn refuse_locked(server: &Held) -> Result<(), ApiError> {
-    match &server.locked_by {
-        Some(command) => Err(rules::locked(command)),
-        None => Ok(()),
-    }
-}
+/// The answer to an action that was begun.
+type Told = (StatusCode, Json<ActionReply>);
 
-/// Where the server stands. One that no action holds stands somewhere: it was placed when it was made.
-fn placed(server: &Held) -> ApiResult<NodeId> {
-    let placed = server.node;
-    placed.ok_or_else(|| Problem::internal(anyhow::anyhow!("server {} stands on no node", server.id)))
-}
-
-/// Starts an action on the server: it holds it from now on, and its job is enqueued.
+/// Starts an action on the server, and on what is `beside` it: it holds the server from now on, and its job is
+/// enqueued.
 async fn begin<S: Saga>(
     conn: &mut PgConnection,
     access: ProjectAccess,
-    id: ServerId,
-    status: ServerStatus,
+    (id, status): (ServerId, ServerStatus),
+    beside: &[(ResourceKind, i64)],
     saga: &S,
 ) -> ApiResult<ActionReply> {
     let now = clock::now();
+    let mut resources = vec![(ResourceKind::Server, id.0)];
+    resources.extend(beside);
     let action = NewAction {
         project: access.project,
         command: S::KIND,
-        resources: &[(ResourceKind::Server, id.0)],
+        resources: &resources,
         steps: &jobs::titles::<S>(),
         now,
     };
