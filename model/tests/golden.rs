@@ -255,7 +255,7 @@ fn requests_keep_their_wire_form() {
         },
     );
     golden("password_change", &PasswordChange { current_password: "a".into(), new_password: "b".into() });
-    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite });
+    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite, expires: None });
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn people_keep_their_wire_form() {
         role: Role::Customer,
         created: at("2026-11-20T02:14:00Z"),
     };
-    let account = Account { id: AccountId(8), name: "Larkspur Labs".into() };
+    let account = Account { id: AccountId(8), name: "Larkspur Labs".into(), suspended: None };
     let project = Project { id: ProjectId(6), name: "production".into(), account };
     golden("session", &Session { user, projects: vec![project], expires: at("2026-12-20T02:14:00Z") });
     let token = Token {
@@ -276,6 +276,7 @@ fn people_keep_their_wire_form() {
         access: TokenAccess::Read,
         created: at("2026-11-20T02:14:00Z"),
         last_used: None,
+        expires: Some(at("2027-11-20T02:14:00Z")),
     };
     golden("token_list", &TokenList { tokens: vec![token.clone()] });
     golden("token_created", &TokenCreated { token, secret: "x".repeat(64) });

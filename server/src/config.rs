@@ -15,6 +15,7 @@ use toml::Value;
 
 use crate::http::{Network, Origin};
 use crate::nodes::Grants;
+use crate::quotas::Limits;
 use crate::secret::Secret;
 
 /// `BERTH_…` names in the environment that are no settings of the control plane: the settings file
@@ -121,8 +122,14 @@ settings! {
     request_timeout_seconds: u64 = "30",
     /// Requests that one token or session may send in an hour; they come back evenly. 0: no limit.
     rate_limit_per_hour: u32 = "3600",
-    /// Most servers in one project.
-    project_servers_max: u32 = "100",
+    /// Most of each kind in one project, unless staff set another limit: `{ servers = 5, cores = 20 }`. The
+    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, primary_ips, snapshots,
+    /// networks, firewalls, placement_groups and certificates 100, cores 400, memory_mib 1048576, volume_gib
+    /// 102400, floating_ips 20, ssh_keys 200, webhooks 10.
+    project_limits: Limits = "{}",
+    /// Most of each kind in all projects of one account, in the same form. One that is not named: as much as
+    /// four projects have that nobody set a limit for.
+    account_limits: Limits = "{}",
     /// Name servers that new servers are told to ask.
     name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\"]",
     /// Address and port for `/metrics` alone. Without it, `/metrics` is on `listen`, for this machine

@@ -23,6 +23,7 @@ pub mod networks;
 pub mod nodes;
 pub mod openapi;
 pub mod postgres;
+pub mod quotas;
 pub mod secret;
 pub mod serve;
 pub mod servers;

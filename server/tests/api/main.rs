@@ -19,6 +19,7 @@ mod log;
 mod nodes;
 mod openapi;
 mod postgres;
+mod quotas;
 mod rights;
 mod server_changes;
 mod server_jobs;

@@ -3,17 +3,19 @@
 //! when the change is given up, the disk keeps its new size, since it may have grown by then.
 
 use berth_model::error::ApiError;
+use berth_model::quota::QuotaKind;
 use berth_model::server::ChangeTypeRequest;
-use berth_model::{ErrorCode, ServerId, Timestamp};
+use berth_model::{ErrorCode, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::catalog;
+use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::nodes;
 use crate::servers::change::{self, Change};
 use crate::servers::queries::{self, Held, Size};
 use crate::servers::{order, rules};
+use crate::{nodes, quotas};
 
 /// The size that the server gets back if the change is given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,10 +36,11 @@ impl Change for ChangeType {
 ///
 /// # Errors
 /// `conflict` unless it is off; `invalid_input` for a type that cannot be had; `resource_unavailable` when its node
-/// has no room for it.
+/// has no room for it; `resource_limit_exceeded`.
 pub async fn write(
     conn: &mut PgConnection,
-    server: &Held,
+    config: &Config,
+    (project, server): (ProjectId, &Held),
     asked: &ChangeTypeRequest,
 ) -> ApiResult<ChangeType> {
     change::refuse_unless_off(server)?;
@@ -72,5 +75,8 @@ pub async fn write(
         return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
     }
     queries::set_size(conn, server.id, &after).await?;
+    if after.cores > before.cores || after.memory_mib > before.memory_mib {
+        quotas::check(conn, config, project, &[QuotaKind::Cores, QuotaKind::MemoryMib]).await?;
+    }
     Ok(ChangeType { back: Size { disk_gib: after.disk_gib, ..before } })
 }

@@ -32,7 +32,7 @@ async fn server_change_type(
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
     let server = change::hold(&mut tx, access.project, id).await?;
-    let change = change_type::write(&mut tx, &server, &asked).await?;
+    let change = change_type::write(&mut tx, &world.config, (access.project, &server), &asked).await?;
     let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(ActionReply { action })))
