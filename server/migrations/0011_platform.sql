@@ -143,10 +143,9 @@ create table webhooks (
     since         bigint not null, -- events after this `seq` are told
     failing_since timestamptz,     -- the first failure since the last success
     failures      integer not null default 0, -- in a row
-    -- Who sends its deliveries now; a dead sender's lease ends by itself. No try before `not_before`.
-    lease_owner   uuid,
-    lease_until   timestamptz,
-    not_before    timestamptz not null,
+    -- When it is to be sent to; null: nothing waits. A sender moves it to the end of its lease, so a dead
+    -- sender's webhook falls due by itself.
+    next_due      timestamptz,
     created       timestamptz not null,
     constraint webhooks_name_key unique (project_id, name)
 );
@@ -168,7 +167,7 @@ create table webhook_deliveries (
     finished     timestamptz,
     check ((status = 'pending') = (finished is null))
 );
-create index webhook_deliveries_due on webhook_deliveries (next_attempt, webhook_id) where status = 'pending';
+create index webhooks_due on webhooks (next_due) where enabled;
 create index webhook_deliveries_pending on webhook_deliveries (webhook_id, next_attempt, id) where status = 'pending';
 create index webhook_deliveries_of on webhook_deliveries (webhook_id, id);
 create index webhook_deliveries_created on webhook_deliveries (created);

@@ -104,7 +104,8 @@ settings! {
     /// Jobs that a customer waits for, worked on at once; 0 to 64. 0 leaves them to another control plane.
     /// At most a quarter of them, but one in any case, sends an image to a node.
     workers_interactive: u16 = "16",
-    /// Jobs in the background, worked on at once; 0 to 64.
+    /// Jobs in the background, worked on at once; 0 to 64. 0 leaves sending to webhooks to another control
+    /// plane, too.
     workers_background: u16 = "4",
     /// Seconds until a job of a worker that died goes on elsewhere; 2 to 30.
     job_lease_seconds: u64 = "15",
@@ -132,6 +133,8 @@ settings! {
     account_limits: Limits = "{}",
     /// Name servers that new servers are told to ask.
     name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\"]",
+    /// Networks that webhooks may reach although they are not public: `["10.20.0.0/16"]`.
+    webhook_networks: Vec<Network> = "[]",
     /// Address and port for `/metrics` alone. Without it, `/metrics` is on `listen`, for this machine
     /// only.
     metrics_listen: Option<SocketAddr> = "",

@@ -30,6 +30,7 @@ pub mod servers;
 pub mod ssh_keys;
 pub mod telemetry;
 pub mod vital;
+pub mod webhooks;
 pub mod world;
 
 pub use world::World;

@@ -33,13 +33,13 @@ use crate::http::rate::{self, RateLimit};
 use crate::http::{BODY_MAX_BYTES, around, etag, health};
 use crate::jobs::faults::Faults;
 use crate::jobs::{self, Registry, Worker};
-use crate::live::{self, Hub, Signals};
+use crate::live::{self, Channel, Hub, Signals};
 use crate::load::Load;
 use crate::nodes::{self, Links, Pace};
 use crate::postgres::PrivatePostgres;
 use crate::secret::SecretKey;
 use crate::vital::Vital;
-use crate::{World, accounts, clock, db, entropy, openapi, servers, telemetry};
+use crate::{World, accounts, clock, db, entropy, openapi, servers, telemetry, webhooks};
 
 /// How long requests under way, and steps of jobs, may go on once the end has begun.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -196,6 +196,13 @@ async fn build(
     let pace = Pace { grants: world.config.grants(), ..options.pace };
     let links = Links::new(world.db.clone(), world.agents.clone(), world.load.clone(), owner, pace);
     background.spawn(vital.watch("streams of nodes", links.run(signals.clone(), stop.clone())));
+    let published = signals.on(Channel::Published);
+    let fan_out = webhooks::fan_out(world.db.clone(), published, stop.clone());
+    background.spawn(vital.watch("events for webhooks", fan_out));
+    if world.config.workers_background > 0 {
+        let sending = webhooks::send(world.clone(), stop.clone());
+        background.spawn(vital.watch("sending to webhooks", sending));
+    }
     background.spawn(vital.watch("pruning", prune(world.db.clone(), stop.clone())));
 
     let settings = jobs::Settings {
@@ -251,6 +258,7 @@ async fn prune(db: PgPool, stop: CancellationToken) {
             let (mut conn, now) = (db.acquire().await?, clock::now());
             accounts::queries::prune(&mut conn, now).await?;
             rate::prune(&mut conn).await?;
+            webhooks::queries::prune(&mut conn, now).await?;
             idempotency::prune(&mut conn, now).await
         };
         if let Err(error) = round.await {

@@ -28,3 +28,4 @@ mod shop;
 mod ssh_keys;
 mod stage;
 mod support;
+mod webhooks;

@@ -81,6 +81,8 @@ struct Things {
     account: i64,
     project: i64,
     limit_request: i64,
+    webhook: i64,
+    delivery: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
@@ -99,11 +101,12 @@ fn table(has: &Things) -> Vec<Case> {
         node,
         ..
     } = has;
-    let Things { account, project, limit_request, .. } = has;
+    let Things { account, project, limit_request, webhook, delivery, .. } = has;
     let power = |verb: &str| format!("/v1/servers/{server}/actions/{verb}");
     let order = json!({"name": "another", "server_type": "s1", "image": "tiny", "location": "rtm1"});
     let more = json!({"kind": "cores", "limit": 1000, "reason": "A cluster."});
     let limit = json!({"kind": "cores", "limit": 50});
+    let hook = json!({"name": "another", "url": "https://example.org/hook"});
     let asked = |verb: &str| format!("/v1/staff/limit_requests/{limit_request}/{verb}");
     let resize = json!({"server_type": "s2", "upgrade_disk": false});
     let key = json!({"name": "another", "public_key": PUBLIC_KEYS[1]});
@@ -159,6 +162,18 @@ fn table(has: &Things) -> Vec<Case> {
         case("limit_request_list", Project, "/v1/limit_requests", None),
         owned("limit_request_get", Project, format!("/v1/limit_requests/{limit_request}"), None),
         case("limit_request_create", Project, "/v1/limit_requests", Some(more)),
+        case("webhook_list", Project, "/v1/webhooks", None),
+        case("webhook_create", Project, "/v1/webhooks", Some(hook)),
+        owned("webhook_get", Project, format!("/v1/webhooks/{webhook}"), None),
+        owned("webhook_update", Project, format!("/v1/webhooks/{webhook}"), Some(json!({"name": "renamed"}))),
+        owned("webhook_delivery_list", Project, format!("/v1/webhooks/{webhook}/deliveries"), None),
+        owned("webhook_delivery_get", Project, format!("/v1/webhooks/{webhook}/deliveries/{delivery}"), None),
+        owned(
+            "webhook_delivery_replay",
+            Project,
+            format!("/v1/webhooks/{webhook}/deliveries/{delivery}/replay"),
+            None,
+        ),
         case("account_list", Staff, "/v1/staff/accounts", None),
         case(
             "account_suspend",
@@ -180,6 +195,7 @@ fn table(has: &Things) -> Vec<Case> {
         case("staff_account_limits_set", Staff, format!("/v1/staff/accounts/{account}/limits"), Some(limit)),
         case("node_list", Staff, "/v1/nodes", None),
         case("node_update", Owner, format!("/v1/nodes/{node}"), Some(json!({"accepts_servers": true}))),
+        owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -200,6 +216,13 @@ async fn things(berth: &Berth, person: &Person) -> Things {
     let session = person.get("/v1/session").await.json();
     let asked = json!({"kind": "servers", "limit": 1000, "reason": "A cluster."});
     let limit_request: Value = person.post("/v1/limit_requests", asked).await.expect(201);
+    let hook = json!({"name": "mine", "url": "https://example.org/hook"});
+    let webhook: Value = person.post("/v1/webhooks", hook).await.expect(201);
+    let webhook = webhook["webhook"]["id"].as_i64().unwrap();
+    let delivery = sqlx::query_scalar(
+        "insert into webhook_deliveries (webhook_id, event, kind, body, status, next_attempt, give_up, created, finished)
+         values ($1, 1, 'server.changed', '{}', 'delivered', now(), now(), now(), now()) returning id",
+    );
     let id_in = |table: &'static str| {
         sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(format!("select min(id) from {table}")))
     };
@@ -233,6 +256,8 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         node: node.fetch_one(db).await.unwrap(),
         account: session["projects"][0]["account"]["id"].as_i64().unwrap(),
         project: person.project().0,
+        webhook,
+        delivery: delivery.bind(webhook).fetch_one(db).await.unwrap(),
         limit_request: limit_request["limit_request"]["id"].as_i64().unwrap(),
     }
 }
@@ -280,6 +305,8 @@ fn every_operation_has_a_case() {
         account: 1,
         project: 1,
         limit_request: 1,
+        webhook: 1,
+        delivery: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();
