@@ -11,7 +11,7 @@
 //!
 //! A token ends when it is deleted or expires; a *suspended* account's people and tokens read, and
 //! may not write. Both are asked of the database with every request, so they hold at once, on every
-//! control plane; an open WebSocket is asked again from time to time. Its servers run on.
+//! control plane; WebSockets that were opened with a token close when it is deleted. Its servers run on.
 //!
 //! Others use the extractors: [`Reader`] and [`Writer`] for what belongs to a project,
 //! [`SignedIn`], [`Staff`] and [`Owner`] for people. What a request may not see is not found.

@@ -104,8 +104,9 @@ pub async fn password_change(
         .execute(&mut *conn)
         .await?;
     query!("delete from sessions where user_id = $1 and secret_hash <> $2", user as UserId, &keep[..])
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    query!("select pg_notify('access', 'user ' || $1::text)", user.to_string()).fetch_one(conn).await?;
     Ok(())
 }
 
@@ -275,13 +276,15 @@ pub async fn tokens(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result
     .await
 }
 
-/// Deletes a token of a project; false when there is none.
+/// Deletes a token of a project; false when there is none. Sockets that were opened with it close.
 pub async fn token_delete(conn: &mut PgConnection, project: ProjectId, id: TokenId) -> sqlx::Result<bool> {
-    let done =
-        query!("delete from tokens where id = $1 and project_id = $2", id as TokenId, project as ProjectId)
-            .execute(conn)
-            .await?;
-    Ok(done.rows_affected() == 1)
+    let done = query!(
+        "with gone as (delete from tokens where id = $1 and project_id = $2 returning id)
+         select pg_notify('access', 'token ' || id) from gone",
+        id as TokenId,
+        project as ProjectId
+    );
+    Ok(done.fetch_optional(conn).await?.is_some())
 }
 
 /// What a token opens.

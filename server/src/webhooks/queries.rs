@@ -284,7 +284,7 @@ pub(super) async fn deliveries_add(
         "insert into webhook_deliveries (webhook_id, event, kind, body, status, next_attempt, give_up, created)
          select webhook, event, kind, body, 'pending', $5, $6, $5
          from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[]) as new (webhook, event, kind, body)
-         where exists (select from webhooks where id = webhook)",
+         where exists (select from webhooks where id = webhook) order by event, webhook",
         &webhooks,
         &deliveries.iter().map(|new| new.event).collect::<Vec<_>>(),
         &deliveries.iter().map(|new| new.kind.to_owned()).collect::<Vec<_>>(),
