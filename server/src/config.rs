@@ -128,8 +128,8 @@ settings! {
     /// networks, firewalls, placement_groups and certificates 100, cores 400, memory_mib 1048576, volume_gib
     /// 102400, floating_ips 20, ssh_keys 200, webhooks 10.
     project_limits: Limits = "{}",
-    /// Most of each kind in all projects of one account, in the same form. One that is not named: as much as
-    /// four projects have that nobody set a limit for.
+    /// Most of each kind in all projects of one account, in the same form. One that is not named: four times
+    /// what one project may have.
     account_limits: Limits = "{}",
     /// Name servers that new servers are told to ask.
     name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\"]",

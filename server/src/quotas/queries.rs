@@ -72,7 +72,7 @@ pub async fn standing(
             account_used: row.map_or(0, |row| row.account_used),
             account_limit: row
                 .and_then(|row| row.account_most)
-                .unwrap_or_else(|| config.account_limits.of_account(*kind)),
+                .unwrap_or_else(|| config.account_limits.of_account(*kind, &config.project_limits)),
         }
     };
     Ok(QuotaKind::ALL.iter().map(limit).collect())

@@ -28,9 +28,11 @@ impl Limits {
         self.0.get(&kind).copied().unwrap_or_else(|| usual(kind)).into()
     }
 
-    /// Of an account, over all its projects.
-    pub fn of_account(&self, kind: QuotaKind) -> i64 {
-        self.0.get(&kind).map_or_else(|| i64::from(usual(kind)) * PROJECTS_WORTH, |most| i64::from(*most))
+    /// Of an account, over all its projects, which have the limits `of_projects`.
+    pub fn of_account(&self, kind: QuotaKind, of_projects: &Self) -> i64 {
+        self.0
+            .get(&kind)
+            .map_or_else(|| of_projects.of_project(kind) * PROJECTS_WORTH, |most| i64::from(*most))
     }
 }
 
@@ -116,10 +118,10 @@ mod tests {
     #[test]
     fn what_is_not_named_in_the_settings_has_its_usual_limit() {
         let limits: Limits = toml::from_str("servers = 7").expect("limits");
-        assert_eq!((limits.of_project(QuotaKind::Servers), limits.of_account(QuotaKind::Servers)), (7, 7));
-        for kind in QuotaKind::ALL {
-            assert!(limits.of_account(*kind) >= limits.of_project(*kind), "{kind:?}");
-        }
+        let none = Limits::default();
+        assert_eq!((limits.of_project(QuotaKind::Servers), none.of_project(QuotaKind::Servers)), (7, 100));
+        assert_eq!(limits.of_account(QuotaKind::Servers, &none), 7);
+        assert_eq!(none.of_account(QuotaKind::Servers, &limits), 28);
         assert!(toml::from_str::<Limits>("snails = 7").is_err());
     }
 

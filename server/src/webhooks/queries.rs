@@ -200,6 +200,8 @@ pub async fn replay(
     id: WebhookDeliveryId,
     now: Timestamp,
 ) -> sqlx::Result<()> {
+    // The webhook first, as everybody does, or two could wait for each other.
+    wake(conn, &[webhook.0]).await?;
     query!(
         "update webhook_deliveries
          set status = 'pending', attempts = 0, next_attempt = $3, give_up = $4, finished = null
@@ -209,9 +211,9 @@ pub async fn replay(
         now as Timestamp,
         now.plus_seconds(TRIED_FOR_SECONDS) as Timestamp
     )
-    .execute(&mut *conn)
+    .execute(conn)
     .await?;
-    wake(conn, &[webhook.0]).await
+    Ok(())
 }
 
 /// Webhooks with new deliveries are due, unless they are already, or somebody sends to them: who does looks

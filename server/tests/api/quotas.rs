@@ -35,7 +35,7 @@ async fn what_a_project_has_is_counted_by_kind() {
     let first: Value = ada.post("/v1/servers", order("one")).await.expect(201);
     ada.post("/v1/servers", json!({"name": "two", "server_type": "s2", "image": "tiny"})).await.ok::<Value>();
     let servers = standing(client, QuotaKind::Servers).await;
-    assert_eq!((servers.used, servers.limit, servers.account_used, servers.account_limit), (2, 5, 2, 400));
+    assert_eq!((servers.used, servers.limit, servers.account_used, servers.account_limit), (2, 5, 2, 20));
     let (cores, memory) =
         (standing(client, QuotaKind::Cores).await, standing(client, QuotaKind::MemoryMib).await);
     assert_eq!((cores.used, cores.limit, memory.used), (3, 6, 512 + 1024));

@@ -242,7 +242,7 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         steps: &[],
         now: clock::now(),
     };
-    let image_action = actions::queries::done(&mut *db.acquire().await.unwrap(), &action).await.unwrap();
+    let image_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),

@@ -214,7 +214,7 @@ async fn what_fails_is_tried_again_under_the_same_number_and_redirects_are_not_f
             let is_noted =
                 one.attempts == attempts && one.error.as_ref().is_some_and(|said| said.contains(error));
             is_noted.then(|| {
-                assert_eq!((one.status, one.next_attempt.is_some()), (DeliveryStatus::Pending, true))
+                assert_eq!((one.status, one.next_attempt.is_some()), (DeliveryStatus::Pending, true));
             })
         })
         .await;
