@@ -73,6 +73,10 @@ ids! {
     CertificateId,
     /// A webhook.
     WebhookId,
+    /// One event on its way to one webhook.
+    WebhookDeliveryId,
+    /// A request for a higher limit.
+    LimitRequestId,
     /// The agent's number for a VM: the [`ServerId`] it stands behind. Unique in an installation.
     VmId,
     /// A private network of a project: the VXLAN network identifier, 1 to 16777215. Unique in an installation.

@@ -3,7 +3,7 @@
 //! | module | crosses |
 //! | --- | --- |
 //! | [`server`], [`action`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
-//! | [`people`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens |
+//! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
 //! | [`agent`] | control plane and agent |
@@ -27,11 +27,13 @@ pub mod name;
 pub mod node;
 pub mod page;
 pub mod people;
+pub mod quota;
 pub mod server;
 pub mod server_type;
 pub mod size;
 pub mod ssh_key;
 pub mod timestamp;
+pub mod webhook;
 
 pub use error::{ErrorBody, ErrorCode, FieldError};
 pub use id::*;

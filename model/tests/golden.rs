@@ -15,9 +15,11 @@ use berth_model::load::*;
 use berth_model::location::*;
 use berth_model::page::{Meta, Pagination};
 use berth_model::people::*;
+use berth_model::quota::*;
 use berth_model::server::*;
 use berth_model::server_type::*;
 use berth_model::ssh_key::*;
+use berth_model::webhook::*;
 use berth_model::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -255,7 +257,7 @@ fn requests_keep_their_wire_form() {
         },
     );
     golden("password_change", &PasswordChange { current_password: "a".into(), new_password: "b".into() });
-    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite });
+    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite, expires: None });
 }
 
 #[test]
@@ -267,7 +269,7 @@ fn people_keep_their_wire_form() {
         role: Role::Customer,
         created: at("2026-11-20T02:14:00Z"),
     };
-    let account = Account { id: AccountId(8), name: "Larkspur Labs".into() };
+    let account = Account { id: AccountId(8), name: "Larkspur Labs".into(), suspended: None };
     let project = Project { id: ProjectId(6), name: "production".into(), account };
     golden("session", &Session { user, projects: vec![project], expires: at("2026-12-20T02:14:00Z") });
     let token = Token {
@@ -276,6 +278,7 @@ fn people_keep_their_wire_form() {
         access: TokenAccess::Read,
         created: at("2026-11-20T02:14:00Z"),
         last_used: None,
+        expires: Some(at("2027-11-20T02:14:00Z")),
     };
     golden("token_list", &TokenList { tokens: vec![token.clone()] });
     golden("token_created", &TokenCreated { token, secret: "x".repeat(64) });
@@ -491,4 +494,57 @@ fn fields_that_nobody_knows_are_refused() {
     let unknown = r#"{"name":"a","server_type":"s1","image":"tiny","color":"red"}"#;
     let error = serde_json::from_str::<ServerCreate>(unknown).unwrap_err().to_string();
     assert!(error.contains("color"), "{error}");
+}
+
+#[test]
+fn limits_keep_their_wire_form() {
+    let limit =
+        Limit { kind: QuotaKind::MemoryMib, used: 512, limit: 1024, account_used: 1024, account_limit: 4096 };
+    golden("limit_list", &LimitList { limits: vec![limit] });
+    golden(
+        "limit_request_create",
+        &LimitRequestCreate { kind: QuotaKind::Servers, limit: 200, reason: "A cluster.".into() },
+    );
+    let request = LimitRequest {
+        id: LimitRequestId(3),
+        project: ProjectId(6),
+        account: AccountId(8),
+        kind: QuotaKind::Servers,
+        limit: 200,
+        reason: "A cluster.".into(),
+        status: LimitRequestStatus::Granted,
+        note: Some("Enjoy.".into()),
+        created: at("2026-11-20T02:14:00Z"),
+        answered: Some(at("2026-11-20T03:14:00Z")),
+    };
+    golden("limit_request", &LimitRequestReply { limit_request: request });
+}
+
+#[test]
+fn webhooks_keep_their_wire_form() {
+    let webhook = Webhook {
+        id: WebhookId(4),
+        name: "pager".into(),
+        url: "https://example.org/hook".into(),
+        kinds: vec!["action.error".into()],
+        enabled: true,
+        note: None,
+        failing_since: None,
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("webhook_created", &WebhookCreated { webhook, secret: "x".repeat(40) });
+    let delivery = WebhookDelivery {
+        id: WebhookDeliveryId(5),
+        event: 41,
+        kind: "server.deleted".into(),
+        body: "{}".into(),
+        status: DeliveryStatus::Pending,
+        attempts: 1,
+        next_attempt: Some(at("2026-11-20T02:14:05Z")),
+        http_status: Some(502),
+        error: Some("It answered 502; 2xx is expected.".into()),
+        created: at("2026-11-20T02:14:00Z"),
+        finished: None,
+    };
+    golden("webhook_delivery", &WebhookDeliveryReply { delivery });
 }

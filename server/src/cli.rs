@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use berth_model::people::{Role, TokenAccess};
+use berth_model::quota::{LimitRequestStatus, QuotaKind};
+use berth_model::{LimitRequestId, Timestamp};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sqlx::PgPool;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +19,7 @@ use crate::config::Config;
 use crate::postgres::{Guest, PrivatePostgres};
 use crate::secret::SecretKey;
 use crate::serve::{self, Options};
-use crate::{accounts, catalog, clock, db, images, isos, nodes, openapi, telemetry};
+use crate::{accounts, catalog, clock, db, images, isos, nodes, openapi, quotas, telemetry};
 
 /// Connections of a command to the database.
 const CONNECTIONS: u32 = 2;
@@ -52,9 +54,15 @@ enum Command {
     /// People.
     #[command(subcommand)]
     User(User),
+    /// Who pays.
+    #[command(subcommand)]
+    Account(Account),
     /// API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// How much a project and its account may have.
+    #[command(subcommand)]
+    Limits(Limits),
     /// What is offered where, and for how much.
     #[command(subcommand)]
     Catalog(Catalog),
@@ -99,6 +107,25 @@ enum User {
 }
 
 #[derive(Debug, Subcommand)]
+enum Account {
+    /// Let the people and tokens of an account only read, until it is resumed. Its servers run on.
+    Suspend {
+        /// The mail address of one of its people.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+        /// A sentence for the customer: why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a suspended account write again.
+    Resume {
+        /// The mail address of one of its people.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum Token {
     /// Make a token and print its 64 characters. They are not shown again.
     Create {
@@ -111,6 +138,50 @@ enum Token {
         /// What it may do.
         #[arg(long, value_enum, default_value_t = Access::ReadWrite)]
         access: Access,
+        /// When it ends, like 2027-01-31T00:00:00Z; without it, never by itself.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<Timestamp>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Limits {
+    /// Print what the first project of a customer has of each kind, and may have.
+    Show {
+        /// The customer's mail address.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+    },
+    /// Set a limit of the first project of a customer.
+    Set {
+        /// The customer's mail address.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+        /// Of all projects of their account together, instead.
+        #[arg(long)]
+        account: bool,
+        /// Of what: `berth limits show` prints the words.
+        kind: QuotaKind,
+        /// The limit; without it, the installation's again.
+        limit: Option<u32>,
+    },
+    /// Print the open requests for more.
+    Requests,
+    /// Give what a request asks for.
+    Grant {
+        /// The request's number.
+        id: LimitRequestId,
+        /// For the customer.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Decline a request.
+    Decline {
+        /// The request's number.
+        id: LimitRequestId,
+        /// For the customer.
+        #[arg(long)]
+        note: Option<String>,
     },
 }
 
@@ -296,14 +367,24 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
             let user = accounts::cli::user_add(&pool, &email, &name, role, &password, clock::now()).await?;
             print(&format!("user={user}\n"))
         }
-        Command::Token(Token::Create { project_of, name, access }) => {
+        Command::Account(account) => {
+            let (of, reason) = match &account {
+                Account::Suspend { of, reason } => (of, Some(reason.as_str())),
+                Account::Resume { of } => (of, None),
+            };
+            let accounts = accounts::cli::account_suspend(&pool, of, reason, clock::now()).await?;
+            print(&accounts.iter().map(|id| format!("account={id}\n")).collect::<String>())
+        }
+        Command::Token(Token::Create { project_of, name, access, expires }) => {
             let access = match access {
                 Access::Read => TokenAccess::Read,
                 Access::ReadWrite => TokenAccess::ReadWrite,
             };
-            let secret = accounts::cli::token_create(&pool, &project_of, &name, access, clock::now()).await?;
+            let secret =
+                accounts::cli::token_create(&pool, &project_of, &name, access, expires, clock::now()).await?;
             print(&format!("{}\n", secret.expose()))
         }
+        Command::Limits(limits) => print(&limits_done(&pool, config, limits).await?),
         Command::Catalog(Catalog::Apply { file }) => {
             let applied = catalog::cli::apply(&pool, &file, clock::now()).await?;
             print(&format!(
@@ -346,6 +427,26 @@ async fn node_token(pool: &PgPool, config: &Config, node: Node) -> anyhow::Resul
     match node {
         Node::Add { name, location } => nodes::cli::add(pool, &key, &name, &location, clock::now()).await,
         Node::Token { name } => nodes::cli::token(pool, &key, &name, clock::now()).await,
+    }
+}
+
+/// Does it; what is to be printed.
+async fn limits_done(pool: &PgPool, config: &Config, limits: Limits) -> anyhow::Result<String> {
+    let done = |()| String::new();
+    match limits {
+        Limits::Show { of } => quotas::cli::show(pool, config, &of).await,
+        Limits::Set { of, account, kind, limit } => {
+            quotas::cli::set(pool, &of, account, kind, limit).await.map(done)
+        }
+        Limits::Requests => quotas::cli::requests(pool).await,
+        Limits::Grant { id, note } => {
+            let answer = quotas::cli::answer(pool, config, id, LimitRequestStatus::Granted, note.as_deref());
+            answer.await.map(done)
+        }
+        Limits::Decline { id, note } => {
+            let answer = quotas::cli::answer(pool, config, id, LimitRequestStatus::Declined, note.as_deref());
+            answer.await.map(done)
+        }
     }
 }
 

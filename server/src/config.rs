@@ -15,6 +15,7 @@ use toml::Value;
 
 use crate::http::{Network, Origin};
 use crate::nodes::Grants;
+use crate::quotas::Limits;
 use crate::secret::Secret;
 
 /// `BERTH_…` names in the environment that are no settings of the control plane: the settings file
@@ -103,7 +104,8 @@ settings! {
     /// Jobs that a customer waits for, worked on at once; 0 to 64. 0 leaves them to another control plane.
     /// At most a quarter of them, but one in any case, sends an image to a node.
     workers_interactive: u16 = "16",
-    /// Jobs in the background, worked on at once; 0 to 64.
+    /// Jobs in the background, worked on at once; 0 to 64. 0 leaves sending to webhooks to another control
+    /// plane, too.
     workers_background: u16 = "4",
     /// Seconds until a job of a worker that died goes on elsewhere; 2 to 30.
     job_lease_seconds: u64 = "15",
@@ -121,10 +123,18 @@ settings! {
     request_timeout_seconds: u64 = "30",
     /// Requests that one token or session may send in an hour; they come back evenly. 0: no limit.
     rate_limit_per_hour: u32 = "3600",
-    /// Most servers in one project.
-    project_servers_max: u32 = "100",
+    /// Most of each kind in one project, unless staff set another limit: `{ servers = 5, cores = 20 }`. The
+    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, primary_ips, snapshots,
+    /// networks, firewalls, placement_groups and certificates 100, cores 400, memory_mib 1048576, volume_gib
+    /// 102400, floating_ips 20, ssh_keys 200, webhooks 10.
+    project_limits: Limits = "{}",
+    /// Most of each kind in all projects of one account, in the same form. One that is not named: four times
+    /// what one project may have.
+    account_limits: Limits = "{}",
     /// Name servers that new servers are told to ask.
     name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\"]",
+    /// Networks that webhooks may reach although they are not public: `["10.20.0.0/16"]`.
+    webhook_networks: Vec<Network> = "[]",
     /// Address and port for `/metrics` alone. Without it, `/metrics` is on `listen`, for this machine
     /// only.
     metrics_listen: Option<SocketAddr> = "",

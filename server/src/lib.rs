@@ -24,12 +24,14 @@ pub mod networks;
 pub mod nodes;
 pub mod openapi;
 pub mod postgres;
+pub mod quotas;
 pub mod secret;
 pub mod serve;
 pub mod servers;
 pub mod ssh_keys;
 pub mod telemetry;
 pub mod vital;
+pub mod webhooks;
 pub mod world;
 
 pub use world::World;

@@ -7,7 +7,9 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
-use crate::{accounts, actions, catalog, images, isos, live, load, nodes, servers, ssh_keys};
+use crate::{
+    accounts, actions, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys, webhooks,
+};
 
 /// Every route of `/v1`, from all subjects.
 pub fn router() -> OpenApiRouter<World> {
@@ -19,6 +21,8 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(isos::router())
         .merge(catalog::http::router())
         .merge(ssh_keys::http::router())
+        .merge(quotas::http::router())
+        .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())
         .merge(nodes::http::router());

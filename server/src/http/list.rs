@@ -23,6 +23,9 @@ pub struct Page {
 }
 
 impl Page {
+    /// The first page, as long as pages may be.
+    pub const LARGEST: Self = Self { page: 1, per_page: PER_PAGE_MAX };
+
     /// Entries on a page, for `limit`.
     pub fn limit(self) -> i64 {
         i64::from(self.per_page)

@@ -6,7 +6,7 @@
 //! ```text
 //!   around (id, log, metrics, time limit, panics, headers)
 //!     └─ limit (requests of one caller)
-//!          └─ once (Idempotency-Key)
+//!          └─ once (Idempotency-Key), tagged (ETag)
 //!               └─ the route: extractors ─▶ handler
 //! ```
 
@@ -15,6 +15,7 @@ pub mod app;
 mod around;
 mod context;
 mod errors;
+pub mod etag;
 mod extract;
 mod fault;
 pub mod health;

@@ -5,6 +5,7 @@ use berth_model::action::{Action, ResourceKind};
 use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
+use berth_model::quota::QuotaKind;
 use berth_model::server::{NameOrId, ServerCreate, ServerStatus};
 use berth_model::{ByteSize, ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
@@ -14,8 +15,9 @@ use super::queries::{self, NewServer};
 use super::rules::{self, fault};
 use crate::actions::{self, NewAction};
 use crate::catalog::queries::Shape;
+use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::{catalog, entropy, images, jobs, networks, nodes, ssh_keys};
+use crate::{catalog, entropy, images, jobs, networks, nodes, quotas, ssh_keys};
 
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
@@ -184,7 +186,7 @@ pub(super) async fn write(
     project: ProjectId,
     (create, order): (&ServerCreate, &Order),
     root_password_hash: Option<&str>,
-    servers_max: u32,
+    config: &Config,
     now: Timestamp,
 ) -> ApiResult<(ServerId, Action)> {
     let new = NewServer {
@@ -204,11 +206,8 @@ pub(super) async fn write(
         now,
     };
     let id = insert(conn, &new).await?;
-    // The insert holds the project's count, so nobody else can pass the limit meanwhile.
-    if queries::count(conn, project).await? > i64::from(servers_max) {
-        let message = format!("A project has at most {servers_max} servers. Ask support for more.");
-        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
-    }
+    quotas::check(conn, config, project, &[QuotaKind::Servers, QuotaKind::Cores, QuotaKind::MemoryMib])
+        .await?;
     let action = NewAction {
         project,
         command: "create_server",

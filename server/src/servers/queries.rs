@@ -92,16 +92,6 @@ pub async fn insert(
     .await
 }
 
-/// How many servers the project has. After an insert in the same transaction the number is held
-/// until its end, so a quota may be checked against it.
-///
-/// # Errors
-/// When the database fails.
-pub async fn count(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<i64> {
-    let count = sqlx::query_scalar!("select servers from server_counts where project_id = $1", project.0);
-    Ok(count.fetch_optional(conn).await?.unwrap_or(0))
-}
-
 /// What a handler must know of a server before it changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {

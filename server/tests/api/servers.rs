@@ -325,7 +325,7 @@ async fn of_many_orders_with_one_name_one_is_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_holds_when_many_order_at_once() {
     let berth = Berth::start_with(
-        "workers_interactive = 0\nworkers_background = 0\nproject_servers_max = 3",
+        "workers_interactive = 0\nworkers_background = 0\nproject_limits = { servers = 3 }",
         berth_server::serve::Options::default(),
     )
     .await;

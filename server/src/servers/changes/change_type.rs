@@ -4,17 +4,19 @@
 
 use berth_model::agent::VmSpec;
 use berth_model::error::ApiError;
+use berth_model::quota::QuotaKind;
 use berth_model::server::ChangeTypeRequest;
-use berth_model::{ErrorCode, ServerId, Timestamp};
+use berth_model::{ErrorCode, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::catalog;
+use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::nodes;
 use crate::servers::change::{self, Change};
 use crate::servers::queries::{self, Held, Size};
 use crate::servers::{order, rules};
+use crate::{nodes, quotas};
 
 /// The size that the server gets back if the change is given up, and the disk that it was to get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,10 +44,11 @@ impl Change for ChangeType {
 ///
 /// # Errors
 /// `conflict` unless it is off; `invalid_input` for a type that cannot be had; `resource_unavailable` when its node
-/// has no room for it.
+/// has no room for it; `resource_limit_exceeded`.
 pub async fn write(
     conn: &mut PgConnection,
-    server: &Held,
+    config: &Config,
+    (project, server): (ProjectId, &Held),
     asked: &ChangeTypeRequest,
 ) -> ApiResult<ChangeType> {
     change::refuse_unless_off(server)?;
@@ -80,5 +83,8 @@ pub async fn write(
         return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
     }
     queries::set_size(conn, server.id, &after).await?;
+    if after.cores > before.cores || after.memory_mib > before.memory_mib {
+        quotas::check(conn, config, project, &[QuotaKind::Cores, QuotaKind::MemoryMib]).await?;
+    }
     Ok(ChangeType { back: before, disk_gib: after.disk_gib })
 }

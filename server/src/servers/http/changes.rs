@@ -6,6 +6,7 @@ use berth_model::ServerId;
 use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::error::ApiError;
 use berth_model::image::ImageStatus;
+use berth_model::quota::QuotaKind;
 use berth_model::server::{
     AttachIso, ChangeProtection, ChangeTypeRequest, CreateImage, ImageCreated, PasswordReply, RebuildRequest,
     RescueRequest, ServerStatus,
@@ -22,7 +23,7 @@ use crate::images::jobs::create::ImageCreate;
 use crate::servers::changes::{change_type, iso, rebuild, rescue};
 use crate::servers::jobs::password::PasswordReset;
 use crate::servers::{change, order, queries};
-use crate::{World, clock, images};
+use crate::{World, clock, images, quotas};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
@@ -52,7 +53,7 @@ async fn server_change_type(
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
     let server = change::hold(&mut tx, access.project, id).await?;
-    let change = change_type::write(&mut tx, &server, &asked).await?;
+    let change = change_type::write(&mut tx, &world.config, (access.project, &server), &asked).await?;
     let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
     tx.commit().await?;
     Ok(told(action))
@@ -115,6 +116,7 @@ async fn server_create_image(
         now: clock::now(),
     };
     let image = images::queries::insert_snapshot(&mut tx, &snapshot).await?;
+    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
     let beside = [(ResourceKind::Image, image.0)];
     let saga = ImageCreate::new(id, node, image);
     let action = begin(&mut tx, access, (id, server.status), &beside, &saga).await?.action;

@@ -100,8 +100,8 @@ async fn server_create(
     let (root_password, hash) = password.unzip();
 
     let mut tx = world.db.begin().await?;
-    let most = world.config.project_servers_max;
-    let written = order::write(&mut tx, access.project, (&create, &order), hash.as_deref(), most, now);
+    let ordered = (&create, &order);
+    let written = order::write(&mut tx, access.project, ordered, hash.as_deref(), &world.config, now);
     let (id, action) = written.await?;
     let server = queries::get(&mut tx, access.project, id).await?;
     let server = server

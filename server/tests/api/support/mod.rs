@@ -325,12 +325,30 @@ impl Person {
 
     /// A program with a new token of their project.
     pub async fn token(&self, access: TokenAccess) -> Client {
+        self.token_of(self.project(), access).await
+    }
+
+    /// Another project of their account.
+    pub async fn another_project(&self) -> ProjectId {
+        let project = sqlx::query_scalar(
+            "insert into projects (account_id, name, created)
+             select account_id, $2, now() from projects where id = $1 returning id",
+        );
+        let name = entropy::alphanumeric(10).to_lowercase();
+        ProjectId(project.bind(self.project()).bind(name).fetch_one(&self.world.db).await.unwrap())
+    }
+
+    /// A program with a token of another project of their account.
+    pub async fn sibling(&self, access: TokenAccess) -> Client {
+        self.token_of(self.another_project().await, access).await
+    }
+
+    /// A program with a new token of this project.
+    pub async fn token_of(&self, project: ProjectId, access: TokenAccess) -> Client {
         let secret = entropy::alphanumeric(64);
         let mut conn = self.world.db.acquire().await.unwrap();
         let hash = Sha256::digest(&secret).into();
-        queries::token_create(&mut conn, self.project(), "a test", access, &hash, clock::now())
-            .await
-            .unwrap();
+        queries::token_create(&mut conn, project, "a test", access, None, &hash, clock::now()).await.unwrap();
         self.client.stranger().with_token(&secret)
     }
 
