@@ -137,7 +137,7 @@ fn server() -> Server {
         created: at("2026-11-20T02:14:00Z"),
         public_net: PublicNet {
             ipv4: Some(PublicIpv4 {
-                id: Some(AddressId(5)),
+                id: PrimaryIpId(5),
                 ip: "203.0.113.24".parse().unwrap(),
                 blocked: false,
                 dns_ptr: None,
@@ -236,7 +236,11 @@ fn requests_keep_their_wire_form() {
             user_data: Some("#cloud-config\n".into()),
             labels: labels(),
             start_after_create: Some(true),
-            public_net: Some(PublicNetCreate { enable_ipv4: true, enable_ipv6: false }),
+            public_net: Some(PublicNetCreate {
+                enable_ipv6: false,
+                ipv4: Some(PrimaryIpId(5)),
+                ..PublicNetCreate::default()
+            }),
         },
     );
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });

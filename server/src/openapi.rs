@@ -7,13 +7,14 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
-use crate::{accounts, actions, catalog, images, live, load, nodes, servers, ssh_keys};
+use crate::{accounts, actions, addresses, catalog, images, live, load, nodes, servers, ssh_keys};
 
 /// Every route of `/v1`, from all subjects.
 pub fn router() -> OpenApiRouter<World> {
     let subjects = OpenApiRouter::new()
         .merge(accounts::router())
         .merge(servers::http::router())
+        .merge(addresses::router())
         .merge(actions::router())
         .merge(images::http::router())
         .merge(catalog::http::router())

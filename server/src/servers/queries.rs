@@ -330,6 +330,8 @@ pub async fn update(
 /// Where a server wants to stand, and what it needs there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
+    /// Whose it is.
+    pub project: ProjectId,
     /// The location.
     pub location: LocationId,
     /// The node, once chosen.
@@ -345,11 +347,17 @@ pub struct Wish {
 pub async fn wish(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Wish>> {
     let Some(size) = size(&mut *conn, id).await? else { return Ok(None) };
     let row = sqlx::query!(
-        r#"select location_id as "location: LocationId", node_id as "node: NodeId" from servers where id = $1"#,
+        r#"select project_id as "project: ProjectId", location_id as "location: LocationId", node_id as "node: NodeId"
+           from servers where id = $1"#,
         id.0
     );
     let row = row.fetch_optional(conn).await?;
-    Ok(row.map(|row| Wish { location: row.location, node: row.node, need: size.need() }))
+    Ok(row.map(|row| Wish {
+        project: row.project,
+        location: row.location,
+        node: row.node,
+        need: size.need(),
+    }))
 }
 
 /// Places a server on a node, or on none. What was seen on another node counts no more: every
@@ -541,7 +549,7 @@ pub async fn set_told(conn: &mut PgConnection, id: ServerId, revision: i64) -> s
 }
 
 /// Removes a server's row and tells everybody who may see it; nothing when it is gone already.
-/// Its address must have been released.
+/// Its addresses must have been released.
 ///
 /// # Errors
 /// When the database fails.

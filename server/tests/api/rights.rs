@@ -63,13 +63,34 @@ struct Things {
     location: i64,
     server_type: i64,
     node: i64,
+    primary_ip: i64,
+    primary_ip_action: i64,
+    floating_ip: i64,
+    floating_ip_action: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
 fn table(has: &Things) -> Vec<Case> {
     use For::{Everybody, Owner, Project, ProjectBySession, SignedIn, Staff};
-    let Things { server, action, ssh_key, token, image, snapshot, image_action, location, server_type, node } =
-        has;
+    let Things {
+        server,
+        action,
+        ssh_key,
+        token,
+        image,
+        snapshot,
+        image_action,
+        location,
+        server_type,
+        node,
+        primary_ip,
+        primary_ip_action,
+        floating_ip,
+        floating_ip_action,
+    } = has;
+    let primary_ip_does = |verb: &str| format!("/v1/primary_ips/{primary_ip}/actions/{verb}");
+    let floating_ip_does = |verb: &str| format!("/v1/floating_ips/{floating_ip}/actions/{verb}");
+    let dns_ptr = json!({"ip": "10.77.0.10", "dns_ptr": "mail.example.org"});
     let power = |verb: &str| format!("/v1/servers/{server}/actions/{verb}");
     let order = json!({"name": "another", "server_type": "s1", "image": "tiny", "location": "rtm1"});
     let resize = json!({"server_type": "s2", "upgrade_disk": false});
@@ -110,6 +131,7 @@ fn table(has: &Things) -> Vec<Case> {
             power("change_protection"),
             Some(json!({"delete": false})),
         ),
+        owned("server_change_dns_ptr", Project, power("change_dns_ptr"), Some(dns_ptr.clone())),
         owned("server_load", Project, format!("/v1/servers/{server}/load"), None),
         case("action_list", Project, "/v1/actions", None),
         owned("action_get", Project, format!("/v1/actions/{action}"), None),
@@ -121,9 +143,90 @@ fn table(has: &Things) -> Vec<Case> {
         owned("image_action_get", Project, format!("/v1/images/actions/{image_action}"), None),
         owned("action_list_of_image", Project, format!("/v1/images/{snapshot}/actions"), None),
         owned("action_get_of_image", Project, format!("/v1/images/{snapshot}/actions/{image_action}"), None),
+        case("primary_ip_list", Project, "/v1/primary_ips", None),
+        case(
+            "primary_ip_create",
+            Project,
+            "/v1/primary_ips",
+            Some(json!({"name": "another", "type": "ipv4", "location": "rtm1"})),
+        ),
+        owned("primary_ip_get", Project, format!("/v1/primary_ips/{primary_ip}"), None),
+        owned(
+            "primary_ip_update",
+            Project,
+            format!("/v1/primary_ips/{primary_ip}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned(
+            "primary_ip_assign",
+            Project,
+            primary_ip_does("assign"),
+            Some(json!({"assignee_id": server, "assignee_type": "server"})),
+        ),
+        owned("primary_ip_unassign", Project, primary_ip_does("unassign"), None),
+        owned("primary_ip_change_dns_ptr", Project, primary_ip_does("change_dns_ptr"), Some(dns_ptr.clone())),
+        owned(
+            "primary_ip_change_protection",
+            Project,
+            primary_ip_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("primary_ip_action_list", Project, "/v1/primary_ips/actions", None),
+        owned("primary_ip_action_get", Project, format!("/v1/primary_ips/actions/{primary_ip_action}"), None),
+        owned("action_list_of_primary_ip", Project, format!("/v1/primary_ips/{primary_ip}/actions"), None),
+        owned(
+            "action_get_of_primary_ip",
+            Project,
+            format!("/v1/primary_ips/{primary_ip}/actions/{primary_ip_action}"),
+            None,
+        ),
+        case("floating_ip_list", Project, "/v1/floating_ips", None),
+        case(
+            "floating_ip_create",
+            Project,
+            "/v1/floating_ips",
+            Some(json!({"type": "ipv4", "home_location": "rtm1"})),
+        ),
+        owned("floating_ip_get", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned(
+            "floating_ip_update",
+            Project,
+            format!("/v1/floating_ips/{floating_ip}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned("floating_ip_assign", Project, floating_ip_does("assign"), Some(json!({"server": server}))),
+        owned("floating_ip_unassign", Project, floating_ip_does("unassign"), None),
+        owned(
+            "floating_ip_change_dns_ptr",
+            Project,
+            floating_ip_does("change_dns_ptr"),
+            Some(dns_ptr.clone()),
+        ),
+        owned(
+            "floating_ip_change_protection",
+            Project,
+            floating_ip_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("floating_ip_action_list", Project, "/v1/floating_ips/actions", None),
+        owned(
+            "floating_ip_action_get",
+            Project,
+            format!("/v1/floating_ips/actions/{floating_ip_action}"),
+            None,
+        ),
+        owned("action_list_of_floating_ip", Project, format!("/v1/floating_ips/{floating_ip}/actions"), None),
+        owned(
+            "action_get_of_floating_ip",
+            Project,
+            format!("/v1/floating_ips/{floating_ip}/actions/{floating_ip_action}"),
+            None,
+        ),
         case("live", Project, "/v1/live", None),
         case("node_list", Staff, "/v1/nodes", None),
         case("node_update", Owner, format!("/v1/nodes/{node}"), Some(json!({"accepts_servers": true}))),
+        owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
+        owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -161,6 +264,10 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         now: clock::now(),
     };
     let image_action = actions::queries::done(&mut *db.acquire().await.unwrap(), &action).await.unwrap();
+    let (primary_ip, primary_ip_action) =
+        public_ip(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
+    let (floating_ip, floating_ip_action) =
+        public_ip(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -172,7 +279,20 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         location: id_in("locations").fetch_one(db).await.unwrap(),
         server_type: id_in("server_types").fetch_one(db).await.unwrap(),
         node: node.fetch_one(db).await.unwrap(),
+        primary_ip,
+        primary_ip_action,
+        floating_ip,
+        floating_ip_action,
     }
+}
+
+/// A new primary or floating IP, and an action of it.
+async fn public_ip(person: &Person, kind: &str, order: Value) -> (i64, i64) {
+    let made: Value = person.post(&format!("/v1/{kind}s"), order).await.expect(201);
+    let id = made[kind]["id"].as_i64().unwrap();
+    let path = format!("/v1/{kind}s/{id}/actions/change_protection");
+    let action: Value = person.post(&path, json!({"delete": false})).await.expect(201);
+    (id, action["action"]["id"].as_i64().unwrap())
 }
 
 /// The operations of the document: name, path template, method.
@@ -208,6 +328,10 @@ fn every_operation_has_a_case() {
         location: 1,
         server_type: 1,
         node: 1,
+        primary_ip: 1,
+        primary_ip_action: 1,
+        floating_ip: 1,
+        floating_ip_action: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();

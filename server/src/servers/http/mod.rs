@@ -94,7 +94,8 @@ async fn server_create(
     Body(create): Body<ServerCreate>,
 ) -> ApiResult<(StatusCode, Json<ServerCreated>)> {
     let now = clock::now();
-    let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, now).await?;
+    let times = (now, world.config.addresses_cooled_by(now));
+    let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, times).await?;
     let root_password = order.ssh_public_keys.is_empty().then(|| entropy::alphanumeric(ROOT_PASSWORD_CHARS));
     let hash = match root_password.clone() {
         Some(password) => Some(root_password_hash(password).await?),

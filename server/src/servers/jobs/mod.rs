@@ -11,9 +11,9 @@ use berth_model::agent::VmState;
 use berth_model::{NodeId, ServerId, Timestamp};
 
 use super::{changes, queries};
-use crate::World;
 use crate::agents::AgentError;
 use crate::jobs::Registry;
+use crate::{World, addresses};
 
 /// What an action saw when it looked at a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Look {
 /// The registry, knowing all sagas of servers.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    changes::register(registry)
+    changes::register(addresses::jobs::register(registry))
         .with::<create::ServerCreate>()
         .with::<delete::ServerDelete>()
         .with::<follow::ServerFollow>()

@@ -252,7 +252,7 @@ impl Berth {
         "#;
         let file = self.folder().join("catalog.toml");
         std::fs::write(&file, text).unwrap();
-        catalog::cli::apply(&self.world.db, &file, clock::now()).await.unwrap();
+        catalog::cli::apply(&self.world.db, &file).await.unwrap();
         // To a simulator only the head of the file matters, and its checksum: a qcow2 of 1 MiB.
         let mut content = [0; 80];
         content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
