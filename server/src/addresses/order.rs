@@ -103,7 +103,7 @@ pub async fn resolve(
     named: &[HeldIp],
     cooled_by: Timestamp,
 ) -> ApiResult<Order> {
-    for ip in named.iter().filter(|ip| ip.location != location) {
+    if let Some(ip) = named.iter().find(|ip| ip.location != location) {
         let field = if ip.family == IpFamily::Ipv4 { "public_net.ipv4" } else { "public_net.ipv6" };
         return Err(ApiError::field(field, "This primary IP is of another location.").into());
     }

@@ -61,7 +61,7 @@ impl Pool {
         }
         let ranges = without(ranges, &joined(reserved));
         let pool = Self { network, gateway, ranges };
-        ensure!(pool.len() > 0, "ranges: nothing is left to hand out");
+        ensure!(!pool.is_empty(), "ranges: nothing is left to hand out");
         ensure!(
             pool.len() <= UNITS_MAX,
             "ranges: a pool has at most {UNITS_MAX} addresses, or networks of IPv6; these are {}",
@@ -92,6 +92,12 @@ impl Pool {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let v4 = self.network.addr().is_ipv4();
         self.ranges.iter().flat_map(move |(first, last)| (*first..=*last).map(move |unit| first_of(unit, v4)))
+    }
+
+    /// First and last address of each range that it hands out, in order.
+    pub fn spans(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        let v4 = self.network.addr().is_ipv4();
+        self.ranges.iter().map(move |(first, last)| (first_of(*first, v4), first_of(*last, v4)))
     }
 
     /// The prefix that holders of a unit are told: they share an IPv4 network, and have an IPv6 network of their own.
@@ -297,7 +303,7 @@ mod tests {
             let is_in = |unit: u64, list: &[(u64, u64)]| list.iter().any(|(a, b)| (*a..=*b).contains(&unit));
             let wanted: BTreeSet<IpAddr> = (0..256)
                 .filter(|&unit| is_in(unit, &ranges) || ranges.is_empty() && !(v4 && unit == 0))
-                .filter(|&unit| !is_in(unit, &reserved) && !(v4 && unit == 255))
+                .filter(|&unit| !(is_in(unit, &reserved) || v4 && unit == 255))
                 .map(|unit| first_of(base + unit, v4))
                 .collect();
             let gateway = v4.then_some(router);
@@ -308,6 +314,8 @@ mod tests {
                     prop_assert!(handed.is_sorted(), "in order");
                     prop_assert_eq!(handed.len() as u64, pool.len(), "none twice");
                     prop_assert!(handed.iter().all(|ip| pool.has(*ip) && pool.network.contains(ip)));
+                    let in_spans = |ip: &IpAddr| pool.spans().any(|(first, last)| first <= *ip && *ip <= last);
+                    prop_assert!(handed.iter().all(in_spans));
                     prop_assert_eq!(handed.into_iter().collect::<BTreeSet<_>>(), wanted);
                 }
             }

@@ -19,41 +19,43 @@ pub async fn put(
     network: IpNet,
     pools: &[&Pool],
 ) -> sqlx::Result<u64> {
-    let mut ips = Vec::new();
+    // By ranges, not one by one: there are few ranges, and many addresses.
+    let spans = pools.iter().flat_map(|pool| pool.spans());
+    let (firsts, lasts): (Vec<String>, Vec<String>) =
+        spans.map(|(first, last)| (first.to_string(), last.to_string())).unzip();
+    let elsewhere = sqlx::query_scalar!(
+        r#"select host(a.ip) as "ip!" from addresses a
+           join unnest($1::text[], $2::text[]) as span (first, last)
+                on a.ip between span.first::inet and span.last::inet
+           where a.location_id <> $3 order by a.ip limit 1"#,
+        &firsts,
+        &lasts,
+        location.0
+    );
+    if let Some(ip) = elsewhere.fetch_optional(&mut *conn).await? {
+        return Err(sqlx::Error::Protocol(format!("the address {ip} belongs to another location already")));
+    }
     let mut new = 0;
     for pool in pools {
-        let of_pool: Vec<String> = pool.addresses().map(|ip| ip.to_string()).collect();
-        new += put_range(conn, location, pool, &of_pool).await?;
-        ips.extend(of_pool);
+        new += put_all(conn, location, pool).await?;
     }
     sqlx::query!(
         "update addresses a set offered = false
          where location_id = $1 and pool = $2::text::cidr and offered
-           and not exists (select from unnest($3::text[]) as kept (ip) where kept.ip::inet = a.ip)",
+           and not exists (select from unnest($3::text[], $4::text[]) as span (first, last)
+                           where a.ip between span.first::inet and span.last::inet)",
         location.0,
         network.to_string(),
-        &ips
+        &firsts,
+        &lasts
     )
     .execute(conn)
     .await?;
     Ok(new)
 }
 
-async fn put_range(
-    conn: &mut PgConnection,
-    location: LocationId,
-    pool: &Pool,
-    ips: &[String],
-) -> sqlx::Result<u64> {
-    let elsewhere = sqlx::query_scalar!(
-        r#"select host(ip) as "ip!" from addresses
-           where ip = any ($1::text[]::inet[]) and location_id <> $2 order by ip limit 1"#,
-        ips,
-        location.0
-    );
-    if let Some(ip) = elsewhere.fetch_optional(&mut *conn).await? {
-        return Err(sqlx::Error::Protocol(format!("the address {ip} belongs to another location already")));
-    }
+async fn put_all(conn: &mut PgConnection, location: LocationId, pool: &Pool) -> sqlx::Result<u64> {
+    let ips: Vec<String> = pool.addresses().map(|ip| ip.to_string()).collect();
     let written = sqlx::query_scalar!(
         r#"insert into addresses as known (location_id, ip, pool, prefix, gateway, free_since)
            select $1, ip::inet, $3::text::cidr, $4, $5::text::inet, 'epoch'
@@ -64,7 +66,7 @@ async fn put_range(
                  is distinct from (excluded.pool, excluded.prefix, excluded.gateway, true)
            returning (xmax = 0) as "new!""#,
         location.0,
-        ips,
+        &ips,
         pool.network.to_string(),
         i16::from(pool.prefix()),
         pool.gateway.to_string(),
