@@ -299,7 +299,10 @@ async fn wherever_the_end_of_an_address_is_cut_off_it_leaves_its_server_and_is_f
         let begin = async || {
             assert_eq!(shop.customer.delete(&path).await.status, 204, "{name}");
             assert_eq!(shop.customer.get(&path).await.status, 404, "{name}");
-            assert_eq!(held(&shop.berth.world().db).await, (2, 2), "{name}: nobody else may get it yet");
+            // Paused there, the worker has told the node nothing yet.
+            if place.ends_with(".before") {
+                assert_eq!(held(&shop.berth.world().db).await, (2, 2), "{name}: nobody else may get it yet");
+            }
         };
         let ((), worker) = shop.with_mishap(&faults, what.is_none().then_some(place.as_str()), begin).await;
         until("its address is free", async || (held(&shop.berth.world().db).await == (1, 1)).then_some(()))
