@@ -116,7 +116,7 @@ async fn of_200_clients_at_once_100_get_the_last_100_addresses() {
     let take = |n: usize| {
         let customer = &customer;
         async move {
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 let order = json!({"name": format!("ip-{n}"), "location": "rtm1"});
                 ordered(customer, "primary_ip", order).await
             } else {

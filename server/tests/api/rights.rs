@@ -263,7 +263,7 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         steps: &[],
         now: clock::now(),
     };
-    let image_action = actions::queries::done(&mut *db.acquire().await.unwrap(), &action).await.unwrap();
+    let image_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
     let (primary_ip, primary_ip_action) =
         public_ip(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
     let (floating_ip, floating_ip_action) =
