@@ -51,7 +51,7 @@ ids! {
     SshKeyId,
     /// A hardware machine that runs VMs.
     NodeId,
-    /// An address that can be handed to a server.
+    /// An address that can be handed out, to one holder after another.
     AddressId,
     /// A durable job.
     JobId,
@@ -63,9 +63,9 @@ ids! {
     NetworkId,
     /// A firewall.
     FirewallId,
-    /// A floating IP: the number of its address, [`AddressId`].
+    /// A floating IP: who holds an address, so never the number of another one's.
     FloatingIpId,
-    /// A primary IP: the number of its address, [`AddressId`].
+    /// A primary IP: who holds an address, so never the number of another one's.
     PrimaryIpId,
     /// A placement group.
     PlacementGroupId,

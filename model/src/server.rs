@@ -1,17 +1,18 @@
 //! Servers, in the shape of the Hetzner Cloud API v1 (`/servers`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
+use crate::address::DnsPtr;
 use crate::image::{Image, ImageKind};
 use crate::iso::Iso;
 use crate::label::Labels;
 use crate::location::{Datacenter, Location};
 use crate::page::Meta;
 use crate::server_type::ServerType;
-use crate::{AddressId, ServerId, Timestamp};
+use crate::{FloatingIpId, PrimaryIpId, ServerId, Timestamp};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -93,8 +94,8 @@ pub struct ServerProtection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicIpv4 {
-    /// Its number, once addresses are resources of their own.
-    pub id: Option<AddressId>,
+    /// The number of the primary IP.
+    pub id: PrimaryIpId,
     /// The address.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = Ipv4))]
     pub ip: Ipv4Addr,
@@ -108,28 +109,17 @@ pub struct PublicIpv4 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicIpv6 {
-    /// Its number.
-    pub id: Option<AddressId>,
+    /// The number of the primary IP.
+    pub id: PrimaryIpId,
     /// The network, `2001:db8::/64`.
     pub ip: String,
     /// Blocked by staff.
     pub blocked: bool,
     /// Reverse names.
-    pub dns_ptr: Vec<Ipv6Name>,
+    pub dns_ptr: Vec<DnsPtr>,
 }
 
-/// A reverse name of one IPv6 address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Ipv6Name {
-    /// The address.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Ipv6))]
-    pub ip: Ipv6Addr,
-    /// Its name.
-    pub dns_ptr: String,
-}
-
-/// The public side of a server's network. What Berth does not offer yet is empty.
+/// The public side of a server's network. What it does not have is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicNet {
@@ -138,7 +128,7 @@ pub struct PublicNet {
     /// The IPv6 network.
     pub ipv6: Option<PublicIpv6>,
     /// Floating addresses, by number.
-    pub floating_ips: Vec<i64>,
+    pub floating_ips: Vec<FloatingIpId>,
     /// Firewalls that apply.
     pub firewalls: Vec<AppliedFirewall>,
 }
@@ -243,12 +233,12 @@ pub struct ServerCreate {
     /// Start it when it is made; `true` unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_after_create: Option<bool>,
-    /// Which public addresses it gets; IPv4 only in this version.
+    /// Which public addresses it gets; of each kind one, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_net: Option<PublicNetCreate>,
 }
 
-/// Which public addresses a new server gets.
+/// Which public addresses a new server gets; at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -256,9 +246,21 @@ pub struct PublicNetCreate {
     /// A public IPv4 address; `true` unless said otherwise.
     #[serde(default = "yes")]
     pub enable_ipv4: bool,
-    /// A public IPv6 network; not offered yet, so it is left out.
+    /// A public IPv6 network; `true` unless said otherwise. Left out where the location has no IPv6.
     #[serde(default = "yes")]
     pub enable_ipv6: bool,
+    /// The number of a primary IP without a server. Without one, a new one is made, which goes with the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<PrimaryIpId>,
+    /// The same for IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<PrimaryIpId>,
+}
+
+impl Default for PublicNetCreate {
+    fn default() -> Self {
+        Self { enable_ipv4: true, enable_ipv6: true, ipv4: None, ipv6: None }
+    }
 }
 
 fn yes() -> bool {

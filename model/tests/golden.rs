@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use berth_model::action::*;
+use berth_model::address::*;
 use berth_model::agent::*;
 use berth_model::error::{ApiError, ErrorBody};
 use berth_model::event::*;
@@ -139,7 +140,7 @@ fn server() -> Server {
         created: at("2026-11-20T02:14:00Z"),
         public_net: PublicNet {
             ipv4: Some(PublicIpv4 {
-                id: Some(AddressId(5)),
+                id: PrimaryIpId(5),
                 ip: "203.0.113.24".parse().unwrap(),
                 blocked: false,
                 dns_ptr: None,
@@ -225,6 +226,43 @@ fn resources_keep_their_wire_form() {
 }
 
 #[test]
+fn addresses_keep_their_wire_form() {
+    let name = |ip: &str| DnsPtr { ip: ip.parse().unwrap(), dns_ptr: "mail.example.org".into() };
+    let primary_ip = PrimaryIp {
+        id: PrimaryIpId(5),
+        name: "web".into(),
+        ip: "203.0.113.24".into(),
+        family: IpFamily::Ipv4,
+        assignee_id: Some(ServerId(7)),
+        assignee_type: AssigneeType::Server,
+        auto_delete: true,
+        blocked: false,
+        created: at("2026-11-20T02:14:00Z"),
+        location: location(),
+        datacenter: Datacenter::of(&location()),
+        dns_ptr: vec![name("203.0.113.24")],
+        labels: labels(),
+        protection: IpProtection { delete: true },
+    };
+    golden("primary_ip", &PrimaryIpReply { primary_ip });
+    let floating_ip = FloatingIp {
+        id: FloatingIpId(6),
+        name: "vip".into(),
+        description: "Web".into(),
+        ip: "2001:db8:7:1::/64".into(),
+        family: IpFamily::Ipv6,
+        server: None,
+        dns_ptr: vec![name("2001:db8:7:1::9")],
+        home_location: location(),
+        blocked: false,
+        protection: IpProtection::default(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("floating_ip", &FloatingIpCreated { floating_ip, action: None });
+}
+
+#[test]
 fn requests_keep_their_wire_form() {
     golden(
         "server_create",
@@ -238,9 +276,49 @@ fn requests_keep_their_wire_form() {
             user_data: Some("#cloud-config\n".into()),
             labels: labels(),
             start_after_create: Some(true),
-            public_net: Some(PublicNetCreate { enable_ipv4: true, enable_ipv6: false }),
+            public_net: Some(PublicNetCreate {
+                enable_ipv6: false,
+                ipv4: Some(PrimaryIpId(5)),
+                ..PublicNetCreate::default()
+            }),
         },
     );
+    golden(
+        "primary_ip_create",
+        &PrimaryIpCreate {
+            name: "web".into(),
+            family: IpFamily::Ipv4,
+            assignee_id: None,
+            assignee_type: Some(AssigneeType::Server),
+            location: None,
+            datacenter: Some("rtm1-dc1".into()),
+            auto_delete: Some(false),
+            labels: Some(labels()),
+        },
+    );
+    golden(
+        "primary_ip_assign",
+        &PrimaryIpAssign { assignee_id: ServerId(7), assignee_type: AssigneeType::Server },
+    );
+    golden("primary_ip_update", &PrimaryIpUpdate { auto_delete: Some(true), ..PrimaryIpUpdate::default() });
+    golden(
+        "floating_ip_create",
+        &FloatingIpCreate {
+            family: IpFamily::Ipv6,
+            name: Some("vip".into()),
+            description: Some("Web".into()),
+            home_location: Some("rtm1".into()),
+            server: None,
+            labels: None,
+        },
+    );
+    golden("floating_ip_assign", &FloatingIpAssign { server: ServerId(7) });
+    golden(
+        "floating_ip_update",
+        &FloatingIpUpdate { description: Some("".into()), ..FloatingIpUpdate::default() },
+    );
+    golden("change_dns_ptr", &ChangeDnsPtr { ip: "203.0.113.24".parse().unwrap(), dns_ptr: None });
+    golden("change_ip_protection", &ChangeIpProtection { delete: Some(true) });
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
     golden(
         "ssh_key_create",

@@ -15,11 +15,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sqlx::PgPool;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::addresses::pool::Written;
 use crate::config::Config;
 use crate::postgres::{Guest, PrivatePostgres};
 use crate::secret::SecretKey;
 use crate::serve::{self, Options};
-use crate::{accounts, catalog, clock, db, images, isos, nodes, openapi, quotas, telemetry};
+use crate::{accounts, addresses, catalog, clock, db, images, isos, nodes, openapi, quotas, telemetry};
 
 /// Connections of a command to the database.
 const CONNECTIONS: u32 = 2;
@@ -66,6 +67,9 @@ enum Command {
     /// What is offered where, and for how much.
     #[command(subcommand)]
     Catalog(Catalog),
+    /// Public addresses that are handed out.
+    #[command(subcommand)]
+    Addresses(Addresses),
     /// System images.
     #[command(subcommand)]
     Image(Image),
@@ -200,6 +204,36 @@ enum Catalog {
     Apply {
         /// The catalog.
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Addresses {
+    /// Show all networks: how many of their addresses are held and how many are free.
+    List,
+    /// Say what of a network is handed out. May be repeated; the last word counts, also that of a catalog.
+    Put {
+        /// The name of the location where they can be used.
+        #[arg(long)]
+        location: String,
+        /// The network, `10.77.0.0/24`; or for IPv6 the prefix from which a /64 is cut for each server.
+        #[arg(long)]
+        cidr: String,
+        /// Its router. For IPv6 `fe80::1` if not said.
+        #[arg(long)]
+        gateway: Option<std::net::IpAddr>,
+        /// What is handed out: `10.77.0.10-10.77.0.99`, `10.77.0.64/26` or one address. May be repeated; without
+        /// any, all that can be used.
+        #[arg(long = "range")]
+        ranges: Vec<String>,
+        /// What of that is not handed out. May be repeated.
+        #[arg(long = "reserve")]
+        reserved: Vec<String>,
+    },
+    /// Hand out nothing of a network any more. Who has an address of it keeps it.
+    Withdraw {
+        /// The network.
+        cidr: String,
     },
 }
 
@@ -386,12 +420,13 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
         }
         Command::Limits(limits) => print(&limits_done(&pool, config, limits).await?),
         Command::Catalog(Catalog::Apply { file }) => {
-            let applied = catalog::cli::apply(&pool, &file, clock::now()).await?;
+            let applied = catalog::cli::apply(&pool, &file).await?;
             print(&format!(
                 "locations={}\nserver_types={}\naddresses_new={}\n",
                 applied.locations, applied.server_types, applied.addresses_new
             ))
         }
+        Command::Addresses(addresses) => print(&change_addresses(&pool, addresses).await?),
         Command::Image(Image::Add { name, description, os_flavor, os_version, file }) => {
             let image = images::cli::Add {
                 name: &name,
@@ -420,6 +455,21 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
     };
     pool.close().await;
     done
+}
+
+async fn change_addresses(pool: &PgPool, addresses: Addresses) -> anyhow::Result<String> {
+    match addresses {
+        Addresses::List => addresses::cli::list(pool).await,
+        Addresses::Put { location, cidr, gateway, ranges, reserved } => {
+            let written = Written { cidr: &cidr, gateway, ranges: &ranges, reserved: &reserved };
+            let new = addresses::cli::put(pool, &location, &written).await?;
+            Ok(format!("addresses_new={new}\n"))
+        }
+        Addresses::Withdraw { cidr } => {
+            let withdrawn = addresses::cli::withdraw(pool, &cidr).await?;
+            Ok(format!("addresses_withdrawn={withdrawn}\n"))
+        }
+    }
 }
 
 async fn node_token(pool: &PgPool, config: &Config, node: Node) -> anyhow::Result<String> {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_model::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Value;
@@ -132,7 +133,10 @@ settings! {
     /// what one project may have.
     account_limits: Limits = "{}",
     /// Name servers that new servers are told to ask.
-    name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\"]",
+    name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\", \"2620:fe::fe\"]",
+    /// Seconds until a public address that was given back is handed to another; 0 to 2592000 (30
+    /// days).
+    address_cool_down_seconds: u32 = "300",
     /// Networks that webhooks may reach although they are not public: `["10.20.0.0/16"]`.
     webhook_networks: Vec<Network> = "[]",
     /// Address and port for `/metrics` alone. Without it, `/metrics` is on `listen`, for this machine
@@ -199,6 +203,7 @@ impl Config {
             ("job_lease_seconds", self.job_lease_seconds, 2, 30),
             ("node_lease_seconds", u64::from(self.node_lease_seconds), 0, 3600),
             ("node_fence_seconds", u64::from(self.node_fence_seconds), 0, 3600),
+            ("address_cool_down_seconds", u64::from(self.address_cool_down_seconds), 0, 2_592_000),
             ("session_lifetime_seconds", u64::from(self.session_lifetime_seconds), 60, 31_536_000),
             ("request_timeout_seconds", self.request_timeout_seconds, 1, 600),
         ];
@@ -235,6 +240,11 @@ impl Config {
     /// The file with the key that seals secrets.
     pub fn secret_key_path(&self) -> PathBuf {
         self.secret_key_file.clone().unwrap_or_else(|| self.data_dir.join("secret.key"))
+    }
+
+    /// An address that was given back after this is not handed out now.
+    pub fn addresses_cooled_by(&self, now: Timestamp) -> Timestamp {
+        now.plus_seconds(-i64::from(self.address_cool_down_seconds))
     }
 
     /// How long a session lives without being used.

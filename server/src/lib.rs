@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod actions;
+pub mod addresses;
 pub mod agents;
 pub mod catalog;
 pub mod cli;
@@ -20,7 +21,6 @@ pub mod jobs;
 pub mod labels;
 pub mod live;
 pub mod load;
-pub mod networks;
 pub mod nodes;
 pub mod openapi;
 pub mod postgres;

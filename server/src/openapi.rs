@@ -8,7 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
 use crate::{
-    accounts, actions, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys, webhooks,
+    accounts, actions, addresses, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -16,6 +16,7 @@ pub fn router() -> OpenApiRouter<World> {
     let subjects = OpenApiRouter::new()
         .merge(accounts::router())
         .merge(servers::http::router())
+        .merge(addresses::router())
         .merge(actions::router())
         .merge(images::http::router())
         .merge(isos::router())

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use berth_model::action::{ActionList, ActionReply, ActionStatus, ResourceKind};
 use berth_model::error::ApiError;
-use berth_model::{ActionId, ImageId, ProjectId, ServerId};
+use berth_model::{ActionId, FloatingIpId, ImageId, PrimaryIpId, ProjectId, ServerId};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,6 +24,8 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(action_get))
         .merge(of_servers::router())
         .merge(of_images::router())
+        .merge(of_primary_ips::router())
+        .merge(of_floating_ips::router())
 }
 
 /// Which actions are asked for.
@@ -184,3 +186,11 @@ actions_of!(of_images, Image, ImageId, crate::images::queries::exists,
     "/images/actions" "image_action_list", "/images/actions/{id}" "image_action_get",
     "/images/{id}/actions" "action_list_of_image",
     "/images/{id}/actions/{action_id}" "action_get_of_image");
+actions_of!(of_primary_ips, PrimaryIp, PrimaryIpId, crate::addresses::queries::primary_exists,
+    "/primary_ips/actions" "primary_ip_action_list", "/primary_ips/actions/{id}" "primary_ip_action_get",
+    "/primary_ips/{id}/actions" "action_list_of_primary_ip",
+    "/primary_ips/{id}/actions/{action_id}" "action_get_of_primary_ip");
+actions_of!(of_floating_ips, FloatingIp, FloatingIpId, crate::addresses::queries::floating_exists,
+    "/floating_ips/actions" "floating_ip_action_list", "/floating_ips/actions/{id}" "floating_ip_action_get",
+    "/floating_ips/{id}/actions" "action_list_of_floating_ip",
+    "/floating_ips/{id}/actions/{action_id}" "action_get_of_floating_ip");

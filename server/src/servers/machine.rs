@@ -7,14 +7,15 @@
 
 use berth_model::ServerId;
 use berth_model::agent::{
-    BootDevice, Hardware, Nic, NicAddress, Rescue, VmImage, VmPlace, VmSeed, VmSpec, WantedPower,
+    BootDevice, Hardware, Nic, Rescue, VmImage, VmPlace, VmSeed, VmSpec, WantedPower,
 };
 use berth_model::location::Datacenter;
 use sqlx::PgConnection;
 
 use super::queries::{self, Machine};
+use crate::addresses;
 use crate::config::Config;
-use crate::{isos, networks};
+use crate::isos;
 
 /// A server's machine, as the rows have it.
 #[derive(Debug, Clone)]
@@ -42,18 +43,20 @@ pub async fn wanted(
         None => None,
     };
     let boot = if iso.is_some() { vec![BootDevice::Iso, BootDevice::Disk] } else { vec![BootDevice::Disk] };
-    let address = networks::queries::of_server(conn, server).await?;
-    let address = address.map(|a| NicAddress { ip: a.ip, prefix: a.prefix, gateway: Some(a.gateway) });
+    let card = addresses::queries::card(conn, server).await?;
+    // A card without addresses would be one on which the guest may have any: there is none then.
+    let public = (!card.is_empty()).then(|| Nic {
+        mac: machine.mac.clone(),
+        addresses: card.addresses,
+        networks: card.networks,
+        ..Nic::default()
+    });
     let spec = VmSpec {
         vcpus: machine.need.cores,
         memory: machine.need.memory,
         disk: machine.need.disk,
         image: VmImage { sha256: machine.image_sha256.clone() },
-        nics: vec![Nic {
-            mac: machine.mac.clone(),
-            addresses: address.into_iter().collect(),
-            ..Nic::default()
-        }],
+        nics: public.into_iter().collect(),
         seed: VmSeed {
             hostname: machine.name.clone(),
             ssh_keys: machine.ssh_public_keys.clone(),

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! Invariants. A name is unique in its project, a MAC address everywhere (constraints). An address
-//! belongs to one server (constraint, see [`crate::networks`]). A number is never used again, so
+//! belongs to one server (constraint, see [`crate::addresses`]). A number is never used again, so
 //! news of a VM whose server is gone is news of a leftover: it is removed, but only when an action
 //! says that we meant it to be gone ([`jobs::leftover`]).
 

@@ -6,7 +6,7 @@ use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
 use berth_model::quota::QuotaKind;
-use berth_model::server::{NameOrId, ServerCreate, ServerStatus};
+use berth_model::server::{NameOrId, PublicNetCreate, ServerCreate, ServerStatus};
 use berth_model::{ByteSize, ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
 
@@ -17,7 +17,7 @@ use crate::actions::{self, NewAction};
 use crate::catalog::queries::Shape;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::{catalog, entropy, images, jobs, networks, nodes, quotas, ssh_keys};
+use crate::{addresses, catalog, entropy, images, jobs, nodes, quotas, ssh_keys};
 
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
@@ -30,6 +30,7 @@ pub(super) struct Order {
     shape: Shape,
     image: images::queries::Found,
     location: LocationId,
+    addresses: addresses::Order,
     pub(super) ssh_public_keys: Vec<String>,
 }
 
@@ -38,22 +39,34 @@ pub(super) async fn resolve(
     conn: &mut PgConnection,
     project: ProjectId,
     create: &ServerCreate,
-    now: Timestamp,
+    (now, cooled_by): (Timestamp, Timestamp),
 ) -> ApiResult<Order> {
     let mut faults = rules::create_faults(create);
     let shape = server_type(conn, create, &mut faults).await?;
     let disk = shape.as_ref().map(|shape| (shape.disk(), shape.name.as_str()));
     let image = usable_image(conn, project, &create.image, disk, now, &mut faults).await?;
-    let location = location(conn, create, shape.as_ref(), &mut faults).await?;
+    let net = create.public_net.clone().unwrap_or_default();
+    let named = addresses::named(conn, project, &net, &mut faults).await?;
+    let place = match named.first() {
+        Some(ip) => Place::Of(ip.location),
+        None => Place::With(&net, cooled_by),
+    };
+    let location = location(conn, create, shape.as_ref(), place, &mut faults).await?;
     let ssh_public_keys = ssh_public_keys(conn, project, &create.ssh_keys, &mut faults).await?;
     let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
         return Err(ApiError::fields(faults).into());
     };
-    if !networks::queries::any_free(conn, location).await? {
-        let message = "All addresses in this location are taken. Choose another.";
-        return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
-    }
-    Ok(Order { shape, image, location, ssh_public_keys })
+    let addresses = addresses::resolve(conn, location, &net, &named, cooled_by).await?;
+    Ok(Order { shape, image, location, addresses, ssh_public_keys })
+}
+
+/// Where a server goes whose order does not say.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// Where a primary IP is that it names.
+    Of(LocationId),
+    /// Where there are such addresses, released before that time.
+    With(&'a PublicNetCreate, Timestamp),
 }
 
 /// What a customer named, for a sentence.
@@ -121,6 +134,7 @@ async fn location(
     conn: &mut PgConnection,
     create: &ServerCreate,
     shape: Option<&Shape>,
+    place: Place<'_>,
     faults: &mut Vec<FieldError>,
 ) -> ApiResult<Option<LocationId>> {
     let locations = catalog::queries::locations(conn).await?;
@@ -131,7 +145,15 @@ async fn location(
             let has = |location: &&Location| is(named, location.id.0, &Datacenter::of(location).name);
             ("datacenter", named, locations.iter().find(has))
         }
-        (None, None) => return Ok(any_location(conn, shape).await?),
+        (None, None) => match (any_location(conn, shape, place).await?, shape) {
+            (None, Some(shape)) => {
+                let message =
+                    format!("The server type {} is not offered where this primary IP is.", shape.name);
+                faults.push(fault("server_type", message));
+                return Ok(None);
+            }
+            (location, _) => return Ok(location),
+        },
     };
     let Some(location) = found else {
         faults.push(fault(field, format!("There is no {field} {}.", quote(named))));
@@ -147,10 +169,19 @@ async fn location(
     }
 }
 
-async fn any_location(conn: &mut PgConnection, shape: Option<&Shape>) -> sqlx::Result<Option<LocationId>> {
+async fn any_location(
+    conn: &mut PgConnection,
+    shape: Option<&Shape>,
+    place: Place<'_>,
+) -> sqlx::Result<Option<LocationId>> {
     let offered = shape.map(|shape| shape.offered.as_slice()).unwrap_or_default();
+    let (net, cooled_by) = match place {
+        Place::Of(location) => return Ok(Some(location).filter(|location| offered.contains(&location.0))),
+        Place::With(net, cooled_by) => (net, cooled_by),
+    };
     for id in offered.iter().copied().map(LocationId) {
-        if nodes::queries::any_ready(conn, id).await? && networks::queries::any_free(conn, id).await? {
+        if nodes::queries::any_ready(conn, id).await? && addresses::has_room(conn, id, net, cooled_by).await?
+        {
             return Ok(Some(id));
         }
     }
@@ -218,7 +249,8 @@ pub(super) async fn write(
     let action = actions::queries::start(conn, &action).await?;
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
     let start = create.start_after_create.unwrap_or(true);
-    let saga = create::ServerCreate::new(id, start);
+    addresses::assign_ordered(conn, project, id, &order.addresses).await?;
+    let saga = create::ServerCreate::new(id, start, order.addresses.made.clone());
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;
     Ok((id, action))

@@ -322,6 +322,8 @@ pub async fn update(
 /// Where a server wants to stand, and what it needs there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
+    /// Whose it is.
+    pub project: ProjectId,
     /// The location.
     pub location: LocationId,
     /// The node, once chosen.
@@ -337,11 +339,17 @@ pub struct Wish {
 pub async fn wish(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Wish>> {
     let Some(size) = size(&mut *conn, id).await? else { return Ok(None) };
     let row = sqlx::query!(
-        r#"select location_id as "location: LocationId", node_id as "node: NodeId" from servers where id = $1"#,
+        r#"select project_id as "project: ProjectId", location_id as "location: LocationId", node_id as "node: NodeId"
+           from servers where id = $1"#,
         id.0
     );
     let row = row.fetch_optional(conn).await?;
-    Ok(row.map(|row| Wish { location: row.location, node: row.node, need: size.need() }))
+    Ok(row.map(|row| Wish {
+        project: row.project,
+        location: row.location,
+        node: row.node,
+        need: size.need(),
+    }))
 }
 
 /// Places a server on a node, or on none. What was seen on another node counts no more: every
@@ -661,7 +669,7 @@ pub async fn set_told(conn: &mut PgConnection, id: ServerId, revision: i64) -> s
 }
 
 /// Removes a server's row and tells everybody who may see it; says which file its disk was made from, and nothing
-/// when it is gone already. Its address must have been released.
+/// when it is gone already. Its addresses must have been released.
 ///
 /// # Errors
 /// When the database fails.

@@ -29,8 +29,8 @@ pub fn create_faults(order: &ServerCreate) -> Vec<FieldError> {
     }
     faults.extend(order.user_data.as_deref().and_then(user_data_fault).map(|m| fault("user_data", m)));
     faults.extend(labels::faults("labels", &order.labels));
-    if order.public_net.as_ref().is_some_and(|net| !net.enable_ipv4) {
-        let message = "A server without an IPv4 address is not offered: nobody could reach it.";
+    if order.public_net.as_ref().is_some_and(|net| !net.enable_ipv4 && !net.enable_ipv6) {
+        let message = "A server without any address is not offered: nobody could reach it.";
         faults.push(fault("public_net.enable_ipv4", message));
     }
     faults
@@ -126,6 +126,8 @@ pub fn locked(command: &str) -> ApiError {
         "reset_password" => "is getting another password",
         "enable_rescue" | "disable_rescue" => "is getting another system to boot",
         "attach_iso" | "detach_iso" => "is getting another ISO",
+        "assign_primary_ip" => "is getting an address",
+        "unassign_primary_ip" => "is losing an address",
         _ => "is busy",
     };
     ApiError::new(ErrorCode::Locked, format!("The server {doing}. Try again when that has ended."))
@@ -241,7 +243,12 @@ mod tests {
             ssh_keys: vec!["k".into(); SSH_KEYS_MAX + 1],
             user_data: Some("x".repeat(USER_DATA_MAX_BYTES + 1)),
             labels: [("-".to_owned(), String::new()), ("a".to_owned(), "b c".to_owned())].into(),
-            public_net: Some(PublicNetCreate { enable_ipv4: false, enable_ipv6: false }),
+            public_net: Some(PublicNetCreate {
+                enable_ipv4: false,
+                enable_ipv6: false,
+                ipv4: None,
+                ipv6: None,
+            }),
             ..ServerCreate::default()
         };
         let all =

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod actions;
+mod addresses;
 mod catalog;
 mod fleet;
 mod http;

@@ -84,6 +84,10 @@ struct Things {
     limit_request: i64,
     webhook: i64,
     delivery: i64,
+    primary_ip: i64,
+    primary_ip_action: i64,
+    floating_ip: i64,
+    floating_ip_action: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
@@ -104,6 +108,10 @@ fn table(has: &Things) -> Vec<Case> {
         ..
     } = has;
     let Things { account, project, limit_request, webhook, delivery, .. } = has;
+    let Things { primary_ip, primary_ip_action, floating_ip, floating_ip_action, .. } = has;
+    let primary_ip_does = |verb: &str| format!("/v1/primary_ips/{primary_ip}/actions/{verb}");
+    let floating_ip_does = |verb: &str| format!("/v1/floating_ips/{floating_ip}/actions/{verb}");
+    let dns_ptr = json!({"ip": "10.77.0.10", "dns_ptr": "mail.example.org"});
     let power = |verb: &str| format!("/v1/servers/{server}/actions/{verb}");
     let order = json!({"name": "another", "server_type": "s1", "image": "tiny", "location": "rtm1"});
     let more = json!({"kind": "cores", "limit": 1000, "reason": "A cluster."});
@@ -155,6 +163,7 @@ fn table(has: &Things) -> Vec<Case> {
         owned("server_disable_rescue", Project, power("disable_rescue"), None),
         owned("server_attach_iso", Project, power("attach_iso"), Some(json!({"iso": "tools"}))),
         owned("server_detach_iso", Project, power("detach_iso"), None),
+        owned("server_change_dns_ptr", Project, power("change_dns_ptr"), Some(dns_ptr.clone())),
         owned("server_load", Project, format!("/v1/servers/{server}/load"), None),
         case("action_list", Project, "/v1/actions", None),
         owned("action_get", Project, format!("/v1/actions/{action}"), None),
@@ -175,6 +184,85 @@ fn table(has: &Things) -> Vec<Case> {
         owned("image_action_get", Project, format!("/v1/images/actions/{image_action}"), None),
         owned("action_list_of_image", Project, format!("/v1/images/{snapshot}/actions"), None),
         owned("action_get_of_image", Project, format!("/v1/images/{snapshot}/actions/{image_action}"), None),
+        case("primary_ip_list", Project, "/v1/primary_ips", None),
+        case(
+            "primary_ip_create",
+            Project,
+            "/v1/primary_ips",
+            Some(json!({"name": "another", "type": "ipv4", "location": "rtm1"})),
+        ),
+        owned("primary_ip_get", Project, format!("/v1/primary_ips/{primary_ip}"), None),
+        owned(
+            "primary_ip_update",
+            Project,
+            format!("/v1/primary_ips/{primary_ip}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned(
+            "primary_ip_assign",
+            Project,
+            primary_ip_does("assign"),
+            Some(json!({"assignee_id": server, "assignee_type": "server"})),
+        ),
+        owned("primary_ip_unassign", Project, primary_ip_does("unassign"), None),
+        owned("primary_ip_change_dns_ptr", Project, primary_ip_does("change_dns_ptr"), Some(dns_ptr.clone())),
+        owned(
+            "primary_ip_change_protection",
+            Project,
+            primary_ip_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("primary_ip_action_list", Project, "/v1/primary_ips/actions", None),
+        owned("primary_ip_action_get", Project, format!("/v1/primary_ips/actions/{primary_ip_action}"), None),
+        owned("action_list_of_primary_ip", Project, format!("/v1/primary_ips/{primary_ip}/actions"), None),
+        owned(
+            "action_get_of_primary_ip",
+            Project,
+            format!("/v1/primary_ips/{primary_ip}/actions/{primary_ip_action}"),
+            None,
+        ),
+        case("floating_ip_list", Project, "/v1/floating_ips", None),
+        case(
+            "floating_ip_create",
+            Project,
+            "/v1/floating_ips",
+            Some(json!({"type": "ipv4", "home_location": "rtm1"})),
+        ),
+        owned("floating_ip_get", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned(
+            "floating_ip_update",
+            Project,
+            format!("/v1/floating_ips/{floating_ip}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned("floating_ip_assign", Project, floating_ip_does("assign"), Some(json!({"server": server}))),
+        owned("floating_ip_unassign", Project, floating_ip_does("unassign"), None),
+        owned(
+            "floating_ip_change_dns_ptr",
+            Project,
+            floating_ip_does("change_dns_ptr"),
+            Some(dns_ptr.clone()),
+        ),
+        owned(
+            "floating_ip_change_protection",
+            Project,
+            floating_ip_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("floating_ip_action_list", Project, "/v1/floating_ips/actions", None),
+        owned(
+            "floating_ip_action_get",
+            Project,
+            format!("/v1/floating_ips/actions/{floating_ip_action}"),
+            None,
+        ),
+        owned("action_list_of_floating_ip", Project, format!("/v1/floating_ips/{floating_ip}/actions"), None),
+        owned(
+            "action_get_of_floating_ip",
+            Project,
+            format!("/v1/floating_ips/{floating_ip}/actions/{floating_ip_action}"),
+            None,
+        ),
         case("live", Project, "/v1/live", None),
         case("limit_list", Project, "/v1/limits", None),
         case("limit_request_list", Project, "/v1/limit_requests", None),
@@ -215,6 +303,8 @@ fn table(has: &Things) -> Vec<Case> {
         case("node_update", Owner, format!("/v1/nodes/{node}"), Some(json!({"accepts_servers": true}))),
         owned("image_delete", Project, format!("/v1/images/{snapshot}"), None),
         owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
+        owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
+        owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -266,6 +356,10 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         now: clock::now(),
     };
     let image_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
+    let (primary_ip, primary_ip_action) =
+        public_ip(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
+    let (floating_ip, floating_ip_action) =
+        public_ip(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -283,7 +377,20 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         webhook,
         delivery: delivery.bind(webhook).fetch_one(db).await.unwrap(),
         limit_request: limit_request["limit_request"]["id"].as_i64().unwrap(),
+        primary_ip,
+        primary_ip_action,
+        floating_ip,
+        floating_ip_action,
     }
+}
+
+/// A new primary or floating IP, and an action of it.
+async fn public_ip(person: &Person, kind: &str, order: Value) -> (i64, i64) {
+    let made: Value = person.post(&format!("/v1/{kind}s"), order).await.expect(201);
+    let id = made[kind]["id"].as_i64().unwrap();
+    let path = format!("/v1/{kind}s/{id}/actions/change_protection");
+    let action: Value = person.post(&path, json!({"delete": false})).await.expect(201);
+    (id, action["action"]["id"].as_i64().unwrap())
 }
 
 /// The operations of the document: name, path template, method.
@@ -332,6 +439,10 @@ fn every_operation_has_a_case() {
         limit_request: 1,
         webhook: 1,
         delivery: 1,
+        primary_ip: 1,
+        primary_ip_action: 1,
+        floating_ip: 1,
+        floating_ip_action: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();

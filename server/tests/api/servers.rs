@@ -232,6 +232,8 @@ async fn every_wrong_field_of_an_order_is_named() {
         (json!({"start_after_create": "yes"}), "start_after_create"),
         (json!({"public_net": true}), "public_net"),
         (json!({"public_net": {"enable_ipv4": false}}), "public_net.enable_ipv4"),
+        (json!({"public_net": {"enable_ipv4": false, "enable_ipv6": false}}), "public_net.enable_ipv4"),
+        (json!({"public_net": {"enable_ipv4": false, "ipv4": 7}}), "public_net.ipv4"),
         (json!({"public_net": {"ipv4": 7}}), "public_net.ipv4"),
         (json!({"volumes": [1]}), "volumes"),
         (json!({"nmae": "x"}), "nmae"),

@@ -149,7 +149,7 @@ impl Shop {
         assert_eq!(self.vm_state(server), None, "{what}");
         assert_eq!(self.count("select count(*) from servers where id = $1", server).await, 0, "{what}");
         assert_eq!(
-            self.count("select count(*) from addresses where server_id = $1", server).await,
+            self.count("select count(*) from public_ips where server_id = $1", server).await,
             0,
             "{what}"
         );
@@ -167,7 +167,7 @@ impl Shop {
         let ip = shown.public_net.ipv4.unwrap().ip;
         assert_eq!(spec.nics[0].addresses[0].ip, ip, "{what}");
         assert_eq!(
-            self.count("select count(*) from addresses where server_id = $1", server).await,
+            self.count("select count(*) from public_ips where server_id = $1", server).await,
             1,
             "{what}"
         );

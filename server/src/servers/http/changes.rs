@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use berth_model::ServerId;
 use berth_model::action::{Action, ActionReply, ResourceKind};
+use berth_model::address::ChangeDnsPtr;
 use berth_model::error::ApiError;
 use berth_model::image::ImageStatus;
 use berth_model::quota::QuotaKind;
@@ -23,12 +24,13 @@ use crate::images::jobs::create::ImageCreate;
 use crate::servers::changes::{change_type, iso, rebuild, rescue};
 use crate::servers::jobs::password::PasswordReset;
 use crate::servers::{change, order, queries};
-use crate::{World, clock, images, quotas};
+use crate::{World, addresses, clock, images, quotas};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
         .routes(routes!(server_change_type))
         .routes(routes!(server_change_protection))
+        .routes(routes!(server_change_dns_ptr))
         .routes(routes!(server_create_image))
         .routes(routes!(server_rebuild))
         .routes(routes!(server_reset_password))
@@ -247,4 +249,33 @@ async fn server_detach_iso(
     let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
     tx.commit().await?;
     Ok(told(action))
+}
+
+/// Name an address of a server: its reverse name.
+#[utoipa::path(post, path = "/servers/{id}/actions/change_dns_ptr", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = ChangeDnsPtr,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_change_dns_ptr(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<ChangeDnsPtr>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = hold(&mut tx, access, id).await?;
+    let ip = addresses::queries::hold_primary_with(&mut tx, server.id, asked.ip).await?;
+    let ip = ip.ok_or_else(|| Problem::field("ip", "The server has no such address."))?;
+    addresses::http::rename(&mut tx, &ip, &asked).await?;
+    let now = clock::now();
+    let action = NewAction {
+        project: access.project,
+        command: "change_dns_ptr",
+        resources: &[(ResourceKind::Server, id.0)],
+        steps: &[],
+        now,
+    };
+    let action = actions::queries::done(&mut tx, &action).await?;
+    queries::publish(&mut tx, id, now).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(ActionReply { action })))
 }

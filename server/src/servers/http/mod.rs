@@ -94,7 +94,8 @@ async fn server_create(
     Body(create): Body<ServerCreate>,
 ) -> ApiResult<(StatusCode, Json<ServerCreated>)> {
     let now = clock::now();
-    let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, now).await?;
+    let times = (now, world.config.addresses_cooled_by(now));
+    let order = order::resolve(&mut *world.db.acquire().await?, access.project, &create, times).await?;
     let has_key = !order.ssh_public_keys.is_empty();
     let password = if has_key { None } else { Some(new_root_password().await?) };
     let (root_password, hash) = password.unzip();

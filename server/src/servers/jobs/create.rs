@@ -8,17 +8,19 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use berth_model::address::IpFamily;
 use berth_model::agent::{PowerVerb, VmState, WantedPower};
-use berth_model::{ErrorCode, NodeId, ServerId};
+use berth_model::{ErrorCode, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::Look;
+use crate::addresses::none_left;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
 use crate::servers::queries;
 use crate::servers::rules::{self, NoRoom};
-use crate::{World, images, networks, nodes, servers};
+use crate::{World, addresses, images, nodes, servers};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -29,6 +31,8 @@ pub struct ServerCreate {
     server: ServerId,
     /// Should it run in the end?
     start: bool,
+    /// Of these families it gets new primary IPs.
+    equips: Vec<IpFamily>,
     /// Where it is placed.
     node: Option<NodeId>,
     /// What the node was told, by its revision.
@@ -37,6 +41,9 @@ pub struct ServerCreate {
     /// The last look at its machine, for as long as the step takes.
     #[serde(skip)]
     look: Option<Look>,
+    /// Addresses that were released after this are not handed out yet.
+    #[serde(skip)]
+    cooled_by: Option<Timestamp>,
 }
 
 /// The steps.
@@ -66,7 +73,7 @@ impl StepName for Step {
     fn title(self) -> &'static str {
         match self {
             Self::Place => "Find a place",
-            Self::Address => "Reserve an address",
+            Self::Address => "Reserve its addresses",
             Self::Image => "Bring the image",
             Self::Machine => "Make the machine",
             Self::Boot => "Wait for the machine",
@@ -75,13 +82,25 @@ impl StepName for Step {
 }
 
 impl ServerCreate {
-    /// Makes this server, and starts it or not.
-    pub fn new(server: ServerId, start: bool) -> Self {
-        Self { server, start, node: None, told: 0, look: None }
+    /// Makes this server, and starts it or not. It gets new primary IPs of these families.
+    pub fn new(server: ServerId, start: bool, equips: Vec<IpFamily>) -> Self {
+        Self { server, start, equips, node: None, told: 0, look: None, cooled_by: None }
     }
 
     fn node(&self) -> Result<NodeId, StepError> {
         self.node.ok_or_else(|| StepError::Retry(anyhow!("server {} has no place", self.server)))
+    }
+
+    /// Removes the primary IPs of these families, which were made for it; those that its order named stay without a
+    /// server.
+    async fn release(
+        &self,
+        families: &[IpFamily],
+        now: Timestamp,
+        conn: &mut PgConnection,
+    ) -> sqlx::Result<()> {
+        queries::hold_observed(conn, self.server).await?;
+        addresses::queries::release(conn, self.server, families, now).await
     }
 
     fn gone(&self) -> StepError {
@@ -129,18 +148,20 @@ impl ServerCreate {
         Ok(())
     }
 
-    async fn record_address(&self, conn: &mut PgConnection) -> Result<(), StepError> {
+    async fn record_address(&self, now: Timestamp, conn: &mut PgConnection) -> Result<(), StepError> {
         // Whoever publishes a server holds its row, so that events keep the order of changes.
         queries::hold_observed(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
-        match networks::queries::reserve(conn, wish.location, self.server).await? {
-            Some(_) => Ok(()),
-            None => {
-                let why = anyhow!("location {} has no free address", wish.location);
-                let customer = "All addresses in this location are taken.";
-                Err(StepError::fail(ErrorCode::ResourceUnavailable, customer, why))
+        let of = (wish.project, wish.location, self.server);
+        let cooled_by = self.cooled_by.unwrap_or(now);
+        for family in &self.equips {
+            if !addresses::queries::equip(conn, of, *family, cooled_by, now).await? {
+                let why = anyhow!("location {} has no free {} address", wish.location, family.noun());
+                let customer = none_left(*family).message;
+                return Err(StepError::fail(ErrorCode::ResourceUnavailable, customer, why));
             }
         }
+        Ok(())
     }
 }
 
@@ -151,9 +172,13 @@ impl Saga for ServerCreate {
     const DEADLINE: Duration = Duration::from_secs(40 * 60);
     type Step = Step;
 
-    async fn run(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
+    async fn run(&mut self, step: Step, cx: &StepContext, world: &World) -> Result<(), StepError> {
         match step {
-            Step::Place | Step::Address => Ok(()),
+            Step::Place => Ok(()),
+            Step::Address => {
+                self.cooled_by = Some(world.config.addresses_cooled_by(cx.now));
+                Ok(())
+            }
             Step::Image => {
                 let sha256 = self.wanted(world).await?.machine.image_sha256;
                 images::travel::bring(world, self.node()?, &sha256).await
@@ -176,7 +201,7 @@ impl Saga for ServerCreate {
     ) -> Result<(), StepError> {
         match step {
             Step::Place => return self.record_place(conn).await,
-            Step::Address => self.record_address(conn).await?,
+            Step::Address => self.record_address(cx.now, conn).await?,
             Step::Image => return Ok(()),
             Step::Machine => {
                 match queries::set_told(conn, self.server, self.told).await? {
@@ -209,8 +234,11 @@ impl Saga for ServerCreate {
         conn: &mut PgConnection,
     ) -> Result<(), StepError> {
         match step {
-            Step::Address => networks::queries::release(conn, self.server, cx.now).await?,
-            Step::Place => servers::remove(conn, self.server, cx.now).await?,
+            Step::Address => self.release(&self.equips, cx.now, conn).await?,
+            Step::Place => {
+                self.release(&[], cx.now, conn).await?;
+                servers::remove(conn, self.server, cx.now).await?;
+            }
             Step::Image | Step::Machine | Step::Boot => {}
         }
         Ok(())

@@ -48,6 +48,37 @@ pub async fn told_anew(conn: &mut PgConnection, server: ServerId, now: Timestamp
     jobs::enqueue(conn, &ServerFollow { server, told: None }, None, now).await.map(drop)
 }
 
+/// What came of telling a server's node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// The server has no machine.
+    Nobody,
+    /// The server is being made or removed, and told by whoever does that.
+    ComesOrGoes,
+    /// The node knows what the rows said at this revision. To be recorded with [`queries::set_told`].
+    Told(i64),
+}
+
+/// Tells a server's node what the server's machine is made of now, unless it has heard it.
+///
+/// # Errors
+/// When the node does not answer, or refuses.
+pub async fn tell(world: &World, server: ServerId) -> Result<Heard, StepError> {
+    let mut conn = world.db.acquire().await?;
+    let wanted = machine::wanted(&mut conn, &world.config, server, WantedPower::Keep).await?;
+    drop(conn);
+    let Some(machine::Wanted { machine, spec }) = wanted else { return Ok(Heard::Nobody) };
+    let node = match (machine.status, machine.node) {
+        (ServerStatus::Initializing, _) | (ServerStatus::Deleting, Some(_)) => return Ok(Heard::ComesOrGoes),
+        (_, None) => return Ok(Heard::Nobody),
+        (_, Some(node)) => node,
+    };
+    if machine.told < machine.revision {
+        world.agents.node(node).put_vm(server.into(), &spec).await?;
+    }
+    Ok(Heard::Told(machine.revision))
+}
+
 impl Saga for ServerFollow {
     const KIND: &'static str = "follow_server";
     const QUEUE: Queue = Queue::Interactive;
@@ -57,17 +88,9 @@ impl Saga for ServerFollow {
     type Step = Step;
 
     async fn run(&mut self, _: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
-        let mut conn = world.db.acquire().await?;
-        let wanted = machine::wanted(&mut conn, &world.config, self.server, WantedPower::Keep).await?;
-        drop(conn);
-        // One that is being made or removed is told by whoever does that; others may have told it already.
-        let Some(machine::Wanted { machine, spec }) = wanted else { return Ok(()) };
-        let comes_or_goes = matches!(machine.status, ServerStatus::Initializing | ServerStatus::Deleting);
-        let Some(node) = machine.node.filter(|_| !comes_or_goes && machine.told < machine.revision) else {
-            return Ok(());
-        };
-        world.agents.node(node).put_vm(self.server.into(), &spec).await?;
-        self.told = Some(machine.revision);
+        if let Heard::Told(revision) = tell(world, self.server).await? {
+            self.told = Some(revision);
+        }
         Ok(())
     }
 

@@ -14,9 +14,9 @@ use berth_model::agent::VmState;
 use berth_model::{NodeId, ServerId, Timestamp};
 
 use super::{changes, queries};
-use crate::World;
 use crate::agents::AgentError;
 use crate::jobs::Registry;
+use crate::{World, addresses};
 
 /// How long a last look at a machine may take when an action is given up.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ impl Look {
 /// The registry, knowing all sagas of servers.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    changes::register(registry)
+    changes::register(addresses::jobs::register(registry))
         .with::<create::ServerCreate>()
         .with::<delete::ServerDelete>()
         .with::<follow::ServerFollow>()

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use berth_model::location::Datacenter;
-use berth_model::server::{PublicIpv4, PublicNet, Server, ServerProtection, ServerStatus};
-use berth_model::{AddressId, ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
+use berth_model::server::{Server, ServerProtection, ServerStatus};
+use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{catalog, images, isos, labels};
+use crate::{addresses, catalog, images, isos, labels};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -24,11 +24,9 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
                   s.server_type_id as "server_type: ServerTypeId", s.image_id as "image: ImageId",
                   s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
                   s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib, s.iso_id as "iso: IsoId",
-                  s.rescue_sha256 is not null as "rescue!",
-                  a.id as "address?: AddressId", host(a.ip) as ip
+                  s.rescue_sha256 is not null as "rescue!"
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            join servers s on s.id = asked.id
-           left join addresses a on a.server_id = s.id and family(a.ip) = 4
            order by asked.place"#,
         &numbers
     )
@@ -52,6 +50,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     let isos = if used.is_empty() { Vec::new() } else { isos::queries::by_ids(conn, &used).await? };
     let isos: HashMap<_, _> = isos.into_iter().map(|i| (i.id, i)).collect();
 
+    let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
+
     let mut servers = Vec::with_capacity(rows.len());
     for row in rows {
         // Rows that servers refer to are never deleted.
@@ -60,16 +60,12 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             return Err(sqlx::Error::RowNotFound);
         };
         let price = server_type.prices.iter().find(|price| price.location == location.name);
-        let ip = row.ip.as_deref().and_then(|ip| ip.parse().ok());
         let server = Server {
             id: row.id,
             name: row.name,
             status: row.status,
             created: row.created,
-            public_net: PublicNet {
-                ipv4: ip.map(|ip| PublicIpv4 { id: row.address, ip, blocked: false, dns_ptr: None }),
-                ..PublicNet::default()
-            },
+            public_net: public_nets.remove(&row.id).unwrap_or_default(),
             private_net: Vec::new(),
             server_type: server_type.clone(),
             location: location.clone(),

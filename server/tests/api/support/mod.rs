@@ -260,7 +260,7 @@ impl Berth {
         "#;
         let file = self.folder().join("catalog.toml");
         std::fs::write(&file, text).unwrap();
-        catalog::cli::apply(&self.world.db, &file, clock::now()).await.unwrap();
+        catalog::cli::apply(&self.world.db, &file).await.unwrap();
         let content = small_qcow2();
         let sha256 = hex::encode(Sha256::digest(content));
         let path = images::file_path(&self.world.config.data_dir, &sha256);
