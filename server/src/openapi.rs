@@ -8,7 +8,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
 use crate::{
-    accounts, actions, addresses, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys, webhooks,
+    accounts, actions, addresses, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys,
+    webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.

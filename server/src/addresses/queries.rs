@@ -223,20 +223,6 @@ pub async fn floating_count(conn: &mut PgConnection, server: ServerId) -> sqlx::
     .await
 }
 
-/// How many of this kind the project has.
-///
-/// # Errors
-/// When the database fails.
-pub async fn count(conn: &mut PgConnection, project: ProjectId, kind: Kind) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
-        r#"select count(*) as "count!" from public_ips where project_id = $1 and kind = $2 and not gone"#,
-        project.0,
-        kind as Kind
-    )
-    .fetch_one(conn)
-    .await
-}
-
 /// What a handler must know of a primary or floating IP before it changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldIp {

@@ -19,8 +19,6 @@ pub const DESCRIPTION_MAX: usize = 200;
 pub const REVERSE_NAMES_MAX: i64 = 1000;
 /// Most floating IPs of one server: its network card takes 16 networks, one of which is its own.
 pub const FLOATING_IPS_OF_SERVER_MAX: i64 = 15;
-/// Most primary IPs, and most floating IPs, of one project.
-pub const OF_PROJECT_MAX: i64 = 500;
 
 fn name_fault(name: &str) -> Option<String> {
     if name.trim().is_empty() {

@@ -6,9 +6,7 @@
 //! out as it records, and tells again.
 
 use berth_model::ServerId;
-use berth_model::agent::{
-    BootDevice, Hardware, Nic, Rescue, VmImage, VmPlace, VmSeed, VmSpec, WantedPower,
-};
+use berth_model::agent::{BootDevice, Hardware, Nic, Rescue, VmImage, VmPlace, VmSeed, VmSpec, WantedPower};
 use berth_model::location::Datacenter;
 use sqlx::PgConnection;
 

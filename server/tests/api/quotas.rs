@@ -67,16 +67,13 @@ async fn every_kind_is_counted_by_its_table() {
             QuotaKind::Cores | QuotaKind::MemoryMib => "servers",
             QuotaKind::VolumeGib => "volumes",
             QuotaKind::Snapshots => "images",
-            QuotaKind::PrimaryIps | QuotaKind::FloatingIps => "addresses",
+            QuotaKind::PrimaryIps | QuotaKind::FloatingIps => "public_ips",
             of_its_own => of_its_own.word(),
         };
         let counted: bool = sqlx::query_scalar(
             "select to_regclass($1) is null or exists (
                  select from pg_trigger where tgrelid = to_regclass($1) and tgname = 'usage_counted_in'
-                 and encode(tgargs, 'escape') ~ ('(^|\\\\000)' || $2 || '\\\\000'))
-             -- The addresses of this schema belong to servers, not to projects.
-             or $1 = 'addresses' and not exists (select from information_schema.columns
-                                                 where table_name = 'addresses' and column_name = 'project_id')",
+                 and encode(tgargs, 'escape') ~ ('(^|\\\\000)' || $2 || '\\\\000'))",
         )
         .bind(table)
         .bind(kind.word())

@@ -99,7 +99,7 @@ async fn floating_ip_create(
         server: None,
         now,
     };
-    let id = super::make(&mut tx, location, &new, world.config.addresses_cooled_by(now)).await?;
+    let id = super::make(&mut tx, &world.config, location, &new, now).await?;
     let action = match server {
         Some(server) => {
             let ip = queries::hold(&mut tx, project, Kind::Floating, id).await?;

@@ -8,6 +8,7 @@ use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::address::ChangeDnsPtr;
 use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::location::{Datacenter, Location};
+use berth_model::quota::QuotaKind;
 use berth_model::server::NameOrId;
 use berth_model::{ErrorCode, LocationId, ProjectId, ServerId, Timestamp};
 use http::StatusCode;
@@ -19,10 +20,11 @@ use super::jobs::releasing::PublicIpRelease;
 use super::queries::{self, HeldIp, NewIp};
 use super::{Kind, PublicIpId, none_left, rules};
 use crate::actions::{self, NewAction};
+use crate::config::Config;
 use crate::http::{ApiResult, Problem, Sort};
 use crate::servers::queries::Held;
 use crate::servers::rules::fault;
-use crate::{World, catalog, clock, jobs, labels, servers};
+use crate::{World, catalog, clock, jobs, labels, quotas, servers};
 
 /// The routes of addresses.
 pub fn router() -> OpenApiRouter<World> {
@@ -158,18 +160,20 @@ async fn place(
 /// Takes an address of the location, and writes who holds it.
 async fn make(
     conn: &mut PgConnection,
+    config: &Config,
     location: LocationId,
     new: &NewIp<'_>,
-    cooled_by: Timestamp,
+    now: Timestamp,
 ) -> ApiResult<PublicIpId> {
-    if queries::count(conn, new.project, new.kind).await? >= rules::OF_PROJECT_MAX {
-        let (most, noun) = (rules::OF_PROJECT_MAX, new.kind.noun());
-        let message = format!("A project has at most {most} {noun}s.");
-        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
-    }
-    let taken = queries::take(conn, location, new.family, cooled_by).await?;
+    let taken = queries::take(conn, location, new.family, config.addresses_cooled_by(now)).await?;
     let address = taken.ok_or_else(|| none_left(new.family))?;
-    queries::insert(conn, address, new).await.map_err(|error| name_is_taken(error, new.kind))
+    let id = queries::insert(conn, address, new).await.map_err(|error| name_is_taken(error, new.kind))?;
+    let kind = match new.kind {
+        Kind::Primary => QuotaKind::PrimaryIps,
+        Kind::Floating => QuotaKind::FloatingIps,
+    };
+    quotas::check(conn, config, new.project, &[kind]).await?;
+    Ok(id)
 }
 
 fn name_is_taken(error: sqlx::Error, kind: Kind) -> Problem {

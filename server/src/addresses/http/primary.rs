@@ -95,7 +95,7 @@ async fn primary_ip_create(
         server: None,
         now,
     };
-    let id = super::make(&mut tx, location, &new, world.config.addresses_cooled_by(now)).await?;
+    let id = super::make(&mut tx, &world.config, location, &new, now).await?;
     let made = queries::hold(&mut tx, project, Kind::Primary, id).await?;
     let action = match (&server, &made) {
         (Some(server), Some(ip)) => Some(changes::assign(&mut tx, project, server, ip).await?),
