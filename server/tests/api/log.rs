@@ -41,6 +41,9 @@ async fn no_secret_is_logged_even_at_debug() {
         .with_writer(move || writer.clone())
         .with_ansi(false)
         .finish();
+    // With one subscriber alone, what another test's thread comes by first is decided by that thread, which has
+    // none, and is logged by nobody from then on.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
 
     let (berth, node) = Berth::start_with_node().await;
