@@ -159,6 +159,10 @@ impl TestNode {
         ip(&["-n", fabric, "link", "set", &port, "master", BRIDGE, "up"]);
         ip(&["-n", space, "link", "set", "lo", "up"]);
         ip(&["-n", space, "link", "add", BRIDGE, "type", "bridge"]);
+        // A bridge has the smallest address of its ports: a random one could be larger than that of a guest's tap, and
+        // the tap of a guest that moves has the same address on both nodes.
+        let mac = format!("02:be:00:00:00:{:02x}", self.address.octets()[3]);
+        ip(&["-n", space, "link", "set", "up0", "address", &mac]);
         ip(&["-n", space, "link", "set", "up0", "master", BRIDGE, "up"]);
         ip(&["-n", space, "addr", "add", &format!("{}/24", self.address), "dev", BRIDGE]);
         ip(&["-n", space, "link", "set", BRIDGE, "up"]);
