@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use berth_model::action::*;
+use berth_model::address::*;
 use berth_model::agent::*;
 use berth_model::error::{ApiError, ErrorBody};
 use berth_model::event::*;
@@ -15,9 +16,11 @@ use berth_model::load::*;
 use berth_model::location::*;
 use berth_model::page::{Meta, Pagination};
 use berth_model::people::*;
+use berth_model::quota::*;
 use berth_model::server::*;
 use berth_model::server_type::*;
 use berth_model::ssh_key::*;
+use berth_model::webhook::*;
 use berth_model::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -137,7 +140,7 @@ fn server() -> Server {
         created: at("2026-11-20T02:14:00Z"),
         public_net: PublicNet {
             ipv4: Some(PublicIpv4 {
-                id: Some(AddressId(5)),
+                id: PrimaryIpId(5),
                 ip: "203.0.113.24".parse().unwrap(),
                 blocked: false,
                 dns_ptr: None,
@@ -223,6 +226,43 @@ fn resources_keep_their_wire_form() {
 }
 
 #[test]
+fn addresses_keep_their_wire_form() {
+    let name = |ip: &str| DnsPtr { ip: ip.parse().unwrap(), dns_ptr: "mail.example.org".into() };
+    let primary_ip = PrimaryIp {
+        id: PrimaryIpId(5),
+        name: "web".into(),
+        ip: "203.0.113.24".into(),
+        family: IpFamily::Ipv4,
+        assignee_id: Some(ServerId(7)),
+        assignee_type: AssigneeType::Server,
+        auto_delete: true,
+        blocked: false,
+        created: at("2026-11-20T02:14:00Z"),
+        location: location(),
+        datacenter: Datacenter::of(&location()),
+        dns_ptr: vec![name("203.0.113.24")],
+        labels: labels(),
+        protection: IpProtection { delete: true },
+    };
+    golden("primary_ip", &PrimaryIpReply { primary_ip });
+    let floating_ip = FloatingIp {
+        id: FloatingIpId(6),
+        name: "vip".into(),
+        description: "Web".into(),
+        ip: "2001:db8:7:1::/64".into(),
+        family: IpFamily::Ipv6,
+        server: None,
+        dns_ptr: vec![name("2001:db8:7:1::9")],
+        home_location: location(),
+        blocked: false,
+        protection: IpProtection::default(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("floating_ip", &FloatingIpCreated { floating_ip, action: None });
+}
+
+#[test]
 fn requests_keep_their_wire_form() {
     golden(
         "server_create",
@@ -236,9 +276,49 @@ fn requests_keep_their_wire_form() {
             user_data: Some("#cloud-config\n".into()),
             labels: labels(),
             start_after_create: Some(true),
-            public_net: Some(PublicNetCreate { enable_ipv4: true, enable_ipv6: false }),
+            public_net: Some(PublicNetCreate {
+                enable_ipv6: false,
+                ipv4: Some(PrimaryIpId(5)),
+                ..PublicNetCreate::default()
+            }),
         },
     );
+    golden(
+        "primary_ip_create",
+        &PrimaryIpCreate {
+            name: "web".into(),
+            family: IpFamily::Ipv4,
+            assignee_id: None,
+            assignee_type: Some(AssigneeType::Server),
+            location: None,
+            datacenter: Some("rtm1-dc1".into()),
+            auto_delete: Some(false),
+            labels: Some(labels()),
+        },
+    );
+    golden(
+        "primary_ip_assign",
+        &PrimaryIpAssign { assignee_id: ServerId(7), assignee_type: AssigneeType::Server },
+    );
+    golden("primary_ip_update", &PrimaryIpUpdate { auto_delete: Some(true), ..PrimaryIpUpdate::default() });
+    golden(
+        "floating_ip_create",
+        &FloatingIpCreate {
+            family: IpFamily::Ipv6,
+            name: Some("vip".into()),
+            description: Some("Web".into()),
+            home_location: Some("rtm1".into()),
+            server: None,
+            labels: None,
+        },
+    );
+    golden("floating_ip_assign", &FloatingIpAssign { server: ServerId(7) });
+    golden(
+        "floating_ip_update",
+        &FloatingIpUpdate { description: Some("".into()), ..FloatingIpUpdate::default() },
+    );
+    golden("change_dns_ptr", &ChangeDnsPtr { ip: "203.0.113.24".parse().unwrap(), dns_ptr: None });
+    golden("change_ip_protection", &ChangeIpProtection { delete: Some(true) });
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
     golden(
         "ssh_key_create",
@@ -255,7 +335,7 @@ fn requests_keep_their_wire_form() {
         },
     );
     golden("password_change", &PasswordChange { current_password: "a".into(), new_password: "b".into() });
-    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite });
+    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite, expires: None });
 }
 
 #[test]
@@ -267,7 +347,7 @@ fn people_keep_their_wire_form() {
         role: Role::Customer,
         created: at("2026-11-20T02:14:00Z"),
     };
-    let account = Account { id: AccountId(8), name: "Larkspur Labs".into() };
+    let account = Account { id: AccountId(8), name: "Larkspur Labs".into(), suspended: None };
     let project = Project { id: ProjectId(6), name: "production".into(), account };
     golden("session", &Session { user, projects: vec![project], expires: at("2026-12-20T02:14:00Z") });
     let token = Token {
@@ -276,6 +356,7 @@ fn people_keep_their_wire_form() {
         access: TokenAccess::Read,
         created: at("2026-11-20T02:14:00Z"),
         last_used: None,
+        expires: Some(at("2027-11-20T02:14:00Z")),
     };
     golden("token_list", &TokenList { tokens: vec![token.clone()] });
     golden("token_created", &TokenCreated { token, secret: "x".repeat(64) });
@@ -491,4 +572,57 @@ fn fields_that_nobody_knows_are_refused() {
     let unknown = r#"{"name":"a","server_type":"s1","image":"tiny","color":"red"}"#;
     let error = serde_json::from_str::<ServerCreate>(unknown).unwrap_err().to_string();
     assert!(error.contains("color"), "{error}");
+}
+
+#[test]
+fn limits_keep_their_wire_form() {
+    let limit =
+        Limit { kind: QuotaKind::MemoryMib, used: 512, limit: 1024, account_used: 1024, account_limit: 4096 };
+    golden("limit_list", &LimitList { limits: vec![limit] });
+    golden(
+        "limit_request_create",
+        &LimitRequestCreate { kind: QuotaKind::Servers, limit: 200, reason: "A cluster.".into() },
+    );
+    let request = LimitRequest {
+        id: LimitRequestId(3),
+        project: ProjectId(6),
+        account: AccountId(8),
+        kind: QuotaKind::Servers,
+        limit: 200,
+        reason: "A cluster.".into(),
+        status: LimitRequestStatus::Granted,
+        note: Some("Enjoy.".into()),
+        created: at("2026-11-20T02:14:00Z"),
+        answered: Some(at("2026-11-20T03:14:00Z")),
+    };
+    golden("limit_request", &LimitRequestReply { limit_request: request });
+}
+
+#[test]
+fn webhooks_keep_their_wire_form() {
+    let webhook = Webhook {
+        id: WebhookId(4),
+        name: "pager".into(),
+        url: "https://example.org/hook".into(),
+        kinds: vec!["action.error".into()],
+        enabled: true,
+        note: None,
+        failing_since: None,
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("webhook_created", &WebhookCreated { webhook, secret: "x".repeat(40) });
+    let delivery = WebhookDelivery {
+        id: WebhookDeliveryId(5),
+        event: 41,
+        kind: "server.deleted".into(),
+        body: "{}".into(),
+        status: DeliveryStatus::Pending,
+        attempts: 1,
+        next_attempt: Some(at("2026-11-20T02:14:05Z")),
+        http_status: Some(502),
+        error: Some("It answered 502; 2xx is expected.".into()),
+        created: at("2026-11-20T02:14:00Z"),
+        finished: None,
+    };
+    golden("webhook_delivery", &WebhookDeliveryReply { delivery });
 }

@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod actions;
+pub mod addresses;
 pub mod agents;
 pub mod catalog;
 pub mod cli;
@@ -15,20 +16,22 @@ pub mod db;
 pub mod entropy;
 pub mod http;
 pub mod images;
+pub mod isos;
 pub mod jobs;
 pub mod labels;
 pub mod live;
 pub mod load;
-pub mod networks;
 pub mod nodes;
 pub mod openapi;
 pub mod postgres;
+pub mod quotas;
 pub mod secret;
 pub mod serve;
 pub mod servers;
 pub mod ssh_keys;
 pub mod telemetry;
 pub mod vital;
+pub mod webhooks;
 pub mod world;
 
 pub use world::World;

@@ -7,17 +7,24 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
-use crate::{accounts, actions, catalog, images, live, load, nodes, servers, ssh_keys};
+use crate::{
+    accounts, actions, addresses, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys,
+    webhooks,
+};
 
 /// Every route of `/v1`, from all subjects.
 pub fn router() -> OpenApiRouter<World> {
     let subjects = OpenApiRouter::new()
         .merge(accounts::router())
         .merge(servers::http::router())
+        .merge(addresses::router())
         .merge(actions::router())
         .merge(images::http::router())
+        .merge(isos::router())
         .merge(catalog::http::router())
         .merge(ssh_keys::http::router())
+        .merge(quotas::http::router())
+        .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())
         .merge(nodes::http::router());

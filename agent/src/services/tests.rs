@@ -378,7 +378,11 @@ fn metadata_is_a_tree_of_what_the_seed_says_without_its_secret() {
     assert!(!everything(&tree).contains("secret") && !everything(&tree).contains("$6$"));
 
     // A rescue system is told nothing of the customer's.
-    spec.rescue = Some(Rescue { image: "c".repeat(64), root_password_hash: "$6$a$once".to_owned() });
+    spec.rescue = Some(Rescue {
+        image: "c".repeat(64),
+        root_password_hash: "$6$a$once".to_owned(),
+        ..Rescue::default()
+    });
     let rescue = Metadata::new(VmId(7), &spec);
     assert_eq!(rescue.get("/latest/meta-data/instance-id").unwrap(), "berth-7-rescue-ecnoa6");
     assert_eq!(rescue.get("/latest/user-data"), None);

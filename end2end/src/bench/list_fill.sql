@@ -3,7 +3,7 @@ insert into projects (account_id, name, created)
 select (select min(id) from accounts), 'bench-' || n, now() from generate_series(1, 100) n;
 
 insert into servers (project_id, name, status, server_type_id, image_id, location_id, mac,
-                     cores, memory_mib, disk_gib, labels, created)
+                     cores, memory_mib, disk_gib, labels, image_sha256, created)
 select case when n % 10 = 0 then (select min(id) from projects)
             else (select min(id) from projects) + 1 + n % 100 end,
        'server-' || n,
@@ -13,7 +13,7 @@ select case when n % 10 = 0 then (select min(id) from projects)
        ('52:54:' || lpad(to_hex(n / 16777216), 2, '0') || ':' || lpad(to_hex(n / 65536 % 256), 2, '0') || ':'
            || lpad(to_hex(n / 256 % 256), 2, '0') || ':' || lpad(to_hex(n % 256), 2, '0'))::macaddr,
        1, 128, 1, jsonb_build_object('env', case when n % 3 = 0 then 'prod' else 'dev' end),
-       now() - n * interval '1 second'
+       (select sha256 from images order by id limit 1), now() - n * interval '1 second'
 from generate_series(1, 100000) n;
 
 analyze;

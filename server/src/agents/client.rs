@@ -9,6 +9,8 @@ use berth_model::agent::{
     VmShutdown, VmSpec,
 };
 use berth_model::{ErrorBody, NodeId, Timestamp, VmId};
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -20,8 +22,8 @@ use crate::{clock, entropy, nodes};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a change may take: a VM's disk is made from an image, and libvirt starts it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long an image may take to be sent; 20 GB at 100 Mbit/s.
-const PUT_IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How long an image may take to travel; 20 GB at 100 Mbit/s.
+const IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long to wait for one of the node's places when all are taken.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is read.
@@ -131,7 +133,17 @@ impl AgentClient {
         let path = format!("/v1/images/{sha256}");
         let fill =
             |request: RequestBuilder| Ok(request.header(reqwest::header::CONTENT_LENGTH, length).body(body));
-        json(self.send(Method::PUT, &path, PUT_IMAGE_TIMEOUT, fill).await?).await
+        json(self.send(Method::PUT, &path, IMAGE_TIMEOUT, fill).await?).await
+    }
+
+    /// The file of an image on the node, as it comes.
+    pub async fn image_file(
+        &self,
+        sha256: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, AgentError>> + use<>, AgentError> {
+        let path = format!("/v1/images/{sha256}/file");
+        let response = self.send(Method::GET, &path, IMAGE_TIMEOUT, Ok).await?;
+        Ok(response.bytes_stream().map_err(|error| AgentError::Unreachable(chain(&error))))
     }
 
     /// Removes an image file; `conflict` while a disk stands on it.

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use super::queries;
 use crate::World;
 use crate::accounts::Reader;
-use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, Sort};
+use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, part_of};
 
 /// The routes of the catalog.
 pub fn router() -> OpenApiRouter<World> {
@@ -40,26 +40,12 @@ struct Asked {
 
 /// The part of a list that is asked for. The catalog is small and read whole.
 fn part<T>(
-    mut all: Vec<T>,
+    all: Vec<T>,
     asked: &Asked,
     page: Page,
     key: impl Fn(&T) -> (i64, &str),
 ) -> ApiResult<(Vec<T>, Meta)> {
-    let order = Sort::read(&asked.sort, &["id", "name"])?;
-    if let Some(name) = &asked.name {
-        all.retain(|entry| key(entry).1 == name);
-    }
-    for by in order.iter().rev() {
-        all.sort_by(|a, b| {
-            let ((a_id, a_name), (b_id, b_name)) = (key(a), key(b));
-            let ordering = if by.column == "id" { a_id.cmp(&b_id) } else { a_name.cmp(b_name) };
-            if by.descending { ordering.reverse() } else { ordering }
-        });
-    }
-    let meta = page.meta(i64::try_from(all.len()).unwrap_or(i64::MAX));
-    let skip = usize::try_from(page.offset()).unwrap_or(usize::MAX);
-    let take = usize::try_from(page.limit()).unwrap_or(usize::MAX);
-    Ok((all.into_iter().skip(skip).take(take).collect(), meta))
+    Ok(part_of(all, (asked.name.as_deref(), &asked.sort), page, key)?)
 }
 
 async fn locations(world: &World) -> ApiResult<Vec<Location>> {

@@ -89,6 +89,13 @@ pub async fn any_ready(conn: &mut PgConnection, location: LocationId) -> sqlx::R
     .await
 }
 
+/// All nodes that have enrolled, by number.
+pub async fn all_enrolled(conn: &mut PgConnection) -> sqlx::Result<Vec<NodeId>> {
+    sqlx::query_scalar!(r#"select id as "id: NodeId" from nodes where address is not null order by id"#)
+        .fetch_all(conn)
+        .await
+}
+
 /// How to reach a node's agent.
 #[derive(Debug, Clone)]
 pub struct Contact {

@@ -19,17 +19,43 @@
 //! ```
 //!
 //! Invariants. A name is unique in its project, a MAC address everywhere (constraints). An address
-//! belongs to one server (constraint, see [`crate::networks`]). A number is never used again, so
+//! belongs to one server (constraint, see [`crate::addresses`]). A number is never used again, so
 //! news of a VM whose server is gone is news of a leftover: it is removed, but only when an action
 //! says that we meant it to be gone ([`jobs::leftover`]).
 
+pub mod change;
+pub mod changes;
 pub mod http;
 pub mod jobs;
+pub mod machine;
 pub mod queries;
 pub mod rules;
 
 mod observe;
 mod order;
 
+use berth_model::{ServerId, Timestamp};
+use sqlx::PgConnection;
+
 pub use http::router;
 pub use observe::{observe, observe_all, unknown_on_node};
+
+use crate::images;
+
+/// A server's row goes, and its disk's image file if nothing else needs it.
+async fn remove(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    match queries::delete(conn, id, now).await? {
+        Some(sha256) => images::jobs::remove::when_unused(conn, &sha256, now).await,
+        None => Ok(()),
+    }
+}
+
+/// The action of another subject that held the server has ended. Its machine did nothing that it would not have
+/// done by itself.
+///
+/// # Errors
+/// When the database fails.
+pub async fn let_go(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    queries::unlock(conn, id, None).await?;
+    queries::publish(conn, id, now).await
+}

@@ -2,7 +2,7 @@
 
 use berth_model::location::{LocationList, LocationReply};
 use berth_model::server_type::{ServerTypeList, ServerTypeReply};
-use berth_server::{catalog, clock};
+use berth_server::catalog;
 use serde_json::Value;
 
 use crate::support::Berth;
@@ -83,7 +83,7 @@ async fn the_catalog_becomes_what_the_file_says_as_often_as_it_is_applied() {
     let file = berth.folder().join("shop.toml");
     let apply = async |text: &str| {
         std::fs::write(&file, text).unwrap();
-        catalog::cli::apply(&berth.world().db, &file, clock::now()).await
+        catalog::cli::apply(&berth.world().db, &file).await
     };
     let listed = async || customer.get("/v1/server_types").await.expect::<ServerTypeList>(200).server_types;
 

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod actions;
+mod addresses;
 mod catalog;
 mod fleet;
 mod http;
@@ -19,9 +20,13 @@ mod log;
 mod nodes;
 mod openapi;
 mod postgres;
+mod quotas;
 mod rights;
+mod server_changes;
 mod server_jobs;
 mod servers;
+mod shop;
 mod ssh_keys;
 mod stage;
 mod support;
+mod webhooks;

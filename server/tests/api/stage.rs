@@ -86,8 +86,8 @@ impl Stage {
         let mac = format!("52:54:00:{a:02x}:{b:02x}:{c:02x}");
         sqlx::query_scalar(
             "insert into servers (project_id, name, status, server_type_id, image_id, location_id, mac,
-                 cores, memory_mib, disk_gib, created)
-             select $1, $2, 'off', t.id, i.id, l.id, $3::macaddr, 1, 512, 5, now()
+                 cores, memory_mib, disk_gib, image_sha256, created)
+             select $1, $2, 'off', t.id, i.id, l.id, $3::macaddr, 1, 512, 5, i.sha256, now()
              from server_types t, images i, locations l returning id",
         )
         .bind(project)

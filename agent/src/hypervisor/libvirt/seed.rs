@@ -53,11 +53,11 @@ impl Seed {
         Self { files }
     }
 
-    /// What the rescue system of a VM shall read: the VM's name and addresses, and root's password alone.
+    /// What the rescue system of a VM shall read: the VM's name and addresses, and its own ways in for root.
     pub fn of_rescue(id: VmId, spec: &VmSpec, rescue: &Rescue) -> Self {
         let hash = &rescue.root_password_hash;
         let seed = VmSeed {
-            ssh_keys: Vec::new(),
+            ssh_keys: rescue.ssh_keys.clone(),
             root_password_hash: Some(hash.clone()),
             user_data: None,
             ..spec.seed.clone()

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use berth_model::location::Datacenter;
-use berth_model::server::{PublicIpv4, PublicNet, Server, ServerProtection, ServerStatus};
-use berth_model::{AddressId, ImageId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
+use berth_model::server::{Server, ServerProtection, ServerStatus};
+use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{catalog, images, labels};
+use crate::{addresses, catalog, images, isos, labels};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -23,11 +23,10 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
                   s.status as "status: ServerStatus", s.created as "created: Timestamp",
                   s.server_type_id as "server_type: ServerTypeId", s.image_id as "image: ImageId",
                   s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
-                  s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib,
-                  a.id as "address?: AddressId", host(a.ip) as ip
+                  s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib, s.iso_id as "iso: IsoId",
+                  s.rescue_sha256 is not null as "rescue!"
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            join servers s on s.id = asked.id
-           left join addresses a on a.server_id = s.id and family(a.ip) = 4
            order by asked.place"#,
         &numbers
     )
@@ -47,6 +46,12 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     let images = images::queries::by_ids(conn, &used).await?;
     let images: HashMap<_, _> = images.into_iter().map(|i| (i.id, i)).collect();
 
+    let used: Vec<IsoId> = rows.iter().filter_map(|row| row.iso).collect();
+    let isos = if used.is_empty() { Vec::new() } else { isos::queries::by_ids(conn, &used).await? };
+    let isos: HashMap<_, _> = isos.into_iter().map(|i| (i.id, i)).collect();
+
+    let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
+
     let mut servers = Vec::with_capacity(rows.len());
     for row in rows {
         // Rows that servers refer to are never deleted.
@@ -55,23 +60,19 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             return Err(sqlx::Error::RowNotFound);
         };
         let price = server_type.prices.iter().find(|price| price.location == location.name);
-        let ip = row.ip.as_deref().and_then(|ip| ip.parse().ok());
         let server = Server {
             id: row.id,
             name: row.name,
             status: row.status,
             created: row.created,
-            public_net: PublicNet {
-                ipv4: ip.map(|ip| PublicIpv4 { id: row.address, ip, blocked: false, dns_ptr: None }),
-                ..PublicNet::default()
-            },
+            public_net: public_nets.remove(&row.id).unwrap_or_default(),
             private_net: Vec::new(),
             server_type: server_type.clone(),
             location: location.clone(),
             datacenter: Datacenter::of(location),
             image: images.get(&row.image).cloned(),
-            iso: None,
-            rescue_enabled: false,
+            iso: row.iso.and_then(|id| isos.get(&id).cloned()),
+            rescue_enabled: row.rescue,
             locked: row.locked,
             backup_window: None,
             outgoing_traffic: None,

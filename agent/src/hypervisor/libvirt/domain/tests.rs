@@ -85,7 +85,11 @@ fn cases() -> Vec<Case> {
     let mut rescued = built.clone();
     rescued.hardware.machine = "pc".to_owned();
     rescued.hardware.cpu = "host_passthrough".to_owned();
-    rescued.rescue = Some(Rescue { image: "ef".repeat(32), root_password_hash: "$6$salt$hash".to_owned() });
+    rescued.rescue = Some(Rescue {
+        image: "ef".repeat(32),
+        root_password_hash: "$6$salt$hash".to_owned(),
+        ..Rescue::default()
+    });
     let mut in_ceph = spec();
     in_ceph.disk_pool = Name::new("ceph");
     in_ceph.volumes =

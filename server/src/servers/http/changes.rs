@@ -1,0 +1,281 @@
+//! What a server is made of: `/v1/servers/{id}/actions/change_type` and its like.
+
+use axum::Json;
+use axum::extract::State;
+use berth_model::ServerId;
+use berth_model::action::{Action, ActionReply, ResourceKind};
+use berth_model::address::ChangeDnsPtr;
+use berth_model::error::ApiError;
+use berth_model::image::ImageStatus;
+use berth_model::quota::QuotaKind;
+use berth_model::server::{
+    AttachIso, ChangeProtection, ChangeTypeRequest, CreateImage, ImageCreated, PasswordReply, RebuildRequest,
+    RescueRequest, ServerStatus,
+};
+use http::StatusCode;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Told, begin, hold, new_root_password};
+use crate::accounts::Writer;
+use crate::actions::{self, NewAction};
+use crate::http::{ApiResult, Body, Errors, Path, Problem};
+use crate::images::jobs::create::ImageCreate;
+use crate::servers::changes::{change_type, iso, rebuild, rescue};
+use crate::servers::jobs::password::PasswordReset;
+use crate::servers::{change, order, queries};
+use crate::{World, addresses, clock, images, quotas};
+
+pub(super) fn router() -> OpenApiRouter<World> {
+    OpenApiRouter::new()
+        .routes(routes!(server_change_type))
+        .routes(routes!(server_change_protection))
+        .routes(routes!(server_change_dns_ptr))
+        .routes(routes!(server_create_image))
+        .routes(routes!(server_rebuild))
+        .routes(routes!(server_reset_password))
+        .routes(routes!(server_enable_rescue))
+        .routes(routes!(server_disable_rescue))
+        .routes(routes!(server_attach_iso))
+        .routes(routes!(server_detach_iso))
+}
+
+fn told(action: Action) -> Told {
+    (StatusCode::CREATED, Json(ActionReply { action }))
+}
+
+/// Give a server that is off another type. Its disk grows only when that is asked for, and never shrinks.
+#[utoipa::path(post, path = "/servers/{id}/actions/change_type", tag = "servers", params(("id" = ServerId, Path)),
+    request_body = ChangeTypeRequest, responses((status = 201, body = ActionReply), Errors))]
+async fn server_change_type(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<ChangeTypeRequest>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let change = change_type::write(&mut tx, &world.config, (access.project, &server), &asked).await?;
+    let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Protect a server from deletion and rebuilding, or no longer. Both go together.
+#[utoipa::path(post, path = "/servers/{id}/actions/change_protection", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = ChangeProtection,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_change_protection(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<ChangeProtection>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = hold(&mut tx, access, id).await?;
+    queries::protect(&mut tx, server.id, asked.delete, asked.rebuild).await?;
+    let now = clock::now();
+    let action = NewAction {
+        project: access.project,
+        command: "change_protection",
+        resources: &[(ResourceKind::Server, id.0)],
+        steps: &[],
+        now,
+    };
+    let action = actions::queries::done(&mut tx, &action).await?;
+    queries::publish(&mut tx, id, now).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Make a snapshot of a server's disk. A running system is caught as after a power cut, unless its guest agent
+/// answers; power it off first to be sure.
+#[utoipa::path(post, path = "/servers/{id}/actions/create_image", tag = "servers", params(("id" = ServerId, Path)),
+    request_body = CreateImage, responses((status = 201, body = ImageCreated), Errors))]
+async fn server_create_image(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<CreateImage>,
+) -> ApiResult<(StatusCode, Json<ImageCreated>)> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let faults = images::rules::create_faults(&asked);
+    if !faults.is_empty() {
+        return Err(ApiError::fields(faults).into());
+    }
+    let node = change::placed(&server)?;
+    let (system, machine) = (queries::system(&mut tx, id).await?, queries::machine(&mut tx, id).await?);
+    let (Some(system), Some(machine)) = (system, machine) else { return Err(Problem::not_found("server")) };
+    let described = images::rules::description_of(&machine.name);
+    let snapshot = images::queries::NewSnapshot {
+        project: access.project,
+        description: asked.description.as_deref().map_or(described.as_str(), str::trim),
+        server: (id, &machine.name),
+        made_from: system.image,
+        disk: machine.need.disk,
+        labels: &asked.labels,
+        now: clock::now(),
+    };
+    let image = images::queries::insert_snapshot(&mut tx, &snapshot).await?;
+    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
+    let beside = [(ResourceKind::Image, image.0)];
+    let saga = ImageCreate::new(id, node, image);
+    let action = begin(&mut tx, access, (id, server.status), &beside, &saga).await?.action;
+    let image = images::queries::get(&mut tx, access.project, image).await?;
+    tx.commit().await?;
+    let image = image.filter(|image| image.status == ImageStatus::Creating);
+    let image =
+        image.ok_or_else(|| Problem::internal(anyhow::anyhow!("the image of server {id} vanished")))?;
+    Ok((StatusCode::CREATED, Json(ImageCreated { image, action })))
+}
+
+/// Make a server's disk anew from an image; all that is on it is lost. Without an SSH key a new root password is
+/// made, and told in this answer only.
+#[utoipa::path(post, path = "/servers/{id}/actions/rebuild", tag = "servers", params(("id" = ServerId, Path)),
+    request_body = RebuildRequest, responses((status = 201, body = PasswordReply), Errors))]
+async fn server_rebuild(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<RebuildRequest>,
+) -> ApiResult<(StatusCode, Json<PasswordReply>)> {
+    let machine = queries::machine(&mut *world.db.acquire().await?, id).await?;
+    let has_key = machine.is_some_and(|machine| !machine.ssh_public_keys.is_empty());
+    let password = if has_key { None } else { Some(new_root_password().await?) };
+    let (root_password, hash) = password.unzip();
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let whose = (access.project, &server);
+    let change = rebuild::write(&mut tx, whose, &asked, hash.as_deref(), clock::now()).await?;
+    let status = ServerStatus::Rebuilding;
+    let action = change::begin_as(&mut tx, access.project, (&server, status), &[], change).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(PasswordReply { action, root_password })))
+}
+
+/// Give root another password, through the guest agent of a running system. It is told in this answer only.
+#[utoipa::path(post, path = "/servers/{id}/actions/reset_password", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = PasswordReply), Errors))]
+async fn server_reset_password(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+) -> ApiResult<(StatusCode, Json<PasswordReply>)> {
+    let (password, hash) = new_root_password().await?;
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    if server.status != ServerStatus::Running {
+        let message = "Only a running system can take a new password. Start the server.";
+        return Err(Problem::new(berth_model::ErrorCode::Conflict, message));
+    }
+    let saga = PasswordReset::new(id, change::placed(&server)?, hash);
+    let action = begin(&mut tx, access, (id, server.status), &[], &saga).await?.action;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(PasswordReply { action, root_password: Some(password) })))
+}
+
+/// Boot a rescue system at the next start, with the server's disk beside it. Its root password is told in this
+/// answer only.
+#[utoipa::path(post, path = "/servers/{id}/actions/enable_rescue", tag = "servers", params(("id" = ServerId, Path)),
+    request_body = RescueRequest, responses((status = 201, body = PasswordReply), Errors))]
+async fn server_enable_rescue(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<RescueRequest>,
+) -> ApiResult<(StatusCode, Json<PasswordReply>)> {
+    let (password, hash) = new_root_password().await?;
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let mut faults = Vec::new();
+    if asked.kind.as_ref().is_some_and(|kind| kind != "linux64") {
+        faults.push(crate::servers::rules::fault("type", "There is one rescue system: “linux64”."));
+    }
+    let keys = order::ssh_public_keys(&mut tx, access.project, &asked.ssh_keys, &mut faults).await?;
+    if !faults.is_empty() {
+        return Err(ApiError::fields(faults).into());
+    }
+    let change = rescue::enable(&mut tx, &server, hash, keys).await?;
+    let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(PasswordReply { action, root_password: Some(password) })))
+}
+
+/// Boot the server's own system at the next start.
+#[utoipa::path(post, path = "/servers/{id}/actions/disable_rescue", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_disable_rescue(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let change = rescue::disable(&mut tx, &server).await?;
+    let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Put an ISO into a server's CD drive, in place of one that is there. It is the first to boot from.
+#[utoipa::path(post, path = "/servers/{id}/actions/attach_iso", tag = "servers", params(("id" = ServerId, Path)),
+    request_body = AttachIso, responses((status = 201, body = ActionReply), Errors))]
+async fn server_attach_iso(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<AttachIso>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let change = iso::attach(&mut tx, (access.project, &server), &asked).await?;
+    let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Empty a server's CD drive.
+#[utoipa::path(post, path = "/servers/{id}/actions/detach_iso", tag = "servers", params(("id" = ServerId, Path)),
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_detach_iso(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let change = iso::detach(&mut tx, &server).await?;
+    let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Name an address of a server: its reverse name.
+#[utoipa::path(post, path = "/servers/{id}/actions/change_dns_ptr", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = ChangeDnsPtr,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_change_dns_ptr(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<ChangeDnsPtr>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = hold(&mut tx, access, id).await?;
+    let ip = addresses::queries::hold_primary_with(&mut tx, server.id, asked.ip).await?;
+    let ip = ip.ok_or_else(|| Problem::field("ip", "The server has no such address."))?;
+    addresses::http::rename(&mut tx, &ip, &asked).await?;
+    let now = clock::now();
+    let action = NewAction {
+        project: access.project,
+        command: "change_dns_ptr",
+        resources: &[(ResourceKind::Server, id.0)],
+        steps: &[],
+        now,
+    };
+    let action = actions::queries::done(&mut tx, &action).await?;
+    queries::publish(&mut tx, id, now).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(ActionReply { action })))
+}
