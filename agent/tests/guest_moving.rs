@@ -263,11 +263,12 @@ fn a_move_that_is_cut_off_leaves_the_guest_where_it_was() {
 
 /// Nodes for faults during a move, with a guest on one of them.
 struct Ground {
-    lab: Lab,
     a: TestNode,
     b: TestNode,
     spec: VmSpec,
     stream: Stream,
+    /// Ends last: what the nodes logged lies in it.
+    lab: Lab,
 }
 
 impl Ground {
