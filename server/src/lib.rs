@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod entropy;
+pub mod firewalls;
 pub mod http;
 pub mod images;
 pub mod isos;

@@ -10,6 +10,7 @@ mod accounts;
 mod actions;
 mod addresses;
 mod catalog;
+mod firewalls;
 mod fleet;
 mod http;
 mod images;
