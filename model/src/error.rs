@@ -35,6 +35,12 @@ pub enum ErrorCode {
     FirewallAlreadyApplied,
     /// 409: the firewall is not applied to it.
     FirewallAlreadyRemoved,
+    /// 409: the server is in this network already.
+    ServerAlreadyAttached,
+    /// 409: the address is taken, or all are.
+    IpNotAvailable,
+    /// 409: the network has no subnet for the server.
+    NoSubnetAvailable,
     /// 422: the resource cannot be used now, say sold out.
     ResourceUnavailable,
     /// 429: too many requests.
@@ -71,7 +77,10 @@ impl ErrorCode {
             | Self::Conflict
             | Self::ResourceInUse
             | Self::FirewallAlreadyApplied
-            | Self::FirewallAlreadyRemoved => 409,
+            | Self::FirewallAlreadyRemoved
+            | Self::ServerAlreadyAttached
+            | Self::IpNotAvailable
+            | Self::NoSubnetAvailable => 409,
             Self::DeprecatedApiEndpoint => 410,
             Self::InvalidInput | Self::ResourceUnavailable | Self::UnsupportedError => 422,
             Self::Locked | Self::Protected => 423,

@@ -10,9 +10,10 @@ use crate::image::{Image, ImageKind};
 use crate::iso::Iso;
 use crate::label::Labels;
 use crate::location::{Datacenter, Location};
+use crate::network::PrivateNet;
 use crate::page::Meta;
 use crate::server_type::ServerType;
-use crate::{FirewallId, FloatingIpId, PrimaryIpId, ServerId, Timestamp};
+use crate::{FirewallId, FloatingIpId, NetworkId, PrimaryIpId, ServerId, Timestamp};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -168,9 +169,8 @@ pub struct Server {
     pub created: Timestamp,
     /// Its public addresses.
     pub public_net: PublicNet,
-    /// Its private addresses; empty until private networks exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
-    pub private_net: Vec<NoSuchThing>,
+    /// Its cards in private networks.
+    pub private_net: Vec<PrivateNet>,
     /// Its shape.
     pub server_type: ServerType,
     /// Where it stands.
@@ -250,6 +250,9 @@ pub struct ServerCreate {
     /// Firewalls of the project, which filter from the first packet on. At most 5.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firewalls: Vec<FirewallNumber>,
+    /// Private networks of the project, by number; it gets the first free address of each. At most 3.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkId>,
 }
 
 /// A firewall that a new server gets.

@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod labels;
 pub mod live;
 pub mod load;
+pub mod networks;
 pub mod nodes;
 pub mod openapi;
 pub mod postgres;

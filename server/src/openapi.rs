@@ -8,8 +8,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
 use crate::{
-    accounts, actions, addresses, catalog, firewalls, images, isos, live, load, nodes, quotas, servers,
-    ssh_keys, webhooks,
+    accounts, actions, addresses, catalog, firewalls, images, isos, live, load, networks, nodes, quotas,
+    servers, ssh_keys, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -24,6 +24,7 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(catalog::http::router())
         .merge(ssh_keys::http::router())
         .merge(firewalls::router())
+        .merge(networks::router())
         .merge(quotas::http::router())
         .merge(webhooks::http::router())
         .merge(load::http::router())

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use berth_model::action::{ActionList, ActionReply, ActionStatus, ResourceKind};
 use berth_model::error::ApiError;
-use berth_model::{ActionId, FirewallId, FloatingIpId, ImageId, PrimaryIpId, ProjectId, ServerId};
+use berth_model::{ActionId, FirewallId, FloatingIpId, ImageId, NetworkId, PrimaryIpId, ProjectId, ServerId};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,6 +27,7 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(of_primary_ips::router())
         .merge(of_floating_ips::router())
         .merge(of_firewalls::router())
+        .merge(of_networks::router())
 }
 
 /// Which actions are asked for.
@@ -199,3 +200,7 @@ actions_of!(of_firewalls, Firewall, FirewallId, crate::firewalls::queries::exist
     "/firewalls/actions" "firewall_action_list", "/firewalls/actions/{id}" "firewall_action_get",
     "/firewalls/{id}/actions" "action_list_of_firewall",
     "/firewalls/{id}/actions/{action_id}" "action_get_of_firewall");
+actions_of!(of_networks, Network, NetworkId, crate::networks::queries::exists,
+    "/networks/actions" "network_action_list", "/networks/actions/{id}" "network_action_get",
+    "/networks/{id}/actions" "action_list_of_network",
+    "/networks/{id}/actions/{action_id}" "action_get_of_network");

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use super::queries::{self, Machine};
 use crate::config::Config;
-use crate::{addresses, firewalls, isos};
+use crate::{addresses, firewalls, isos, networks};
 
 /// A server's machine, as the rows have it.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ pub async fn wanted(
         memory: machine.need.memory,
         disk: machine.need.disk,
         image: VmImage { sha256: machine.image_sha256.clone() },
-        nics: public.into_iter().collect(),
+        nics: public.into_iter().chain(networks::of_machine(conn, server).await?).collect(),
         seed: VmSeed {
             hostname: machine.name.clone(),
             ssh_keys: machine.ssh_public_keys.clone(),

@@ -7,7 +7,9 @@ use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
 use berth_model::quota::QuotaKind;
 use berth_model::server::{NameOrId, PublicNetCreate, ServerCreate, ServerStatus};
-use berth_model::{ByteSize, ErrorCode, FieldError, FirewallId, LocationId, ProjectId, ServerId, Timestamp};
+use berth_model::{
+    ByteSize, ErrorCode, FieldError, FirewallId, LocationId, NetworkId, ProjectId, ServerId, Timestamp,
+};
 use sqlx::PgConnection;
 
 use super::jobs::create;
@@ -17,7 +19,7 @@ use crate::actions::{self, NewAction};
 use crate::catalog::queries::Shape;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::{addresses, catalog, entropy, firewalls, images, jobs, nodes, quotas, ssh_keys};
+use crate::{addresses, catalog, entropy, firewalls, images, jobs, networks, nodes, quotas, ssh_keys};
 
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
@@ -33,6 +35,7 @@ pub(super) struct Order {
     addresses: addresses::Order,
     pub(super) ssh_public_keys: Vec<String>,
     firewalls: Vec<FirewallId>,
+    networks: Vec<NetworkId>,
 }
 
 /// Finds what the order names.
@@ -55,11 +58,12 @@ pub(super) async fn resolve(
     let location = location(conn, create, shape.as_ref(), place, &mut faults).await?;
     let ssh_public_keys = ssh_public_keys(conn, project, &create.ssh_keys, &mut faults).await?;
     let firewalls = firewalls::named(conn, project, &create.firewalls, &mut faults).await?;
+    let networks = networks::named(conn, project, &create.networks, &mut faults).await?;
     let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
         return Err(ApiError::fields(faults).into());
     };
     let addresses = addresses::resolve(conn, location, &net, &named, cooled_by).await?;
-    Ok(Order { shape, image, location, addresses, ssh_public_keys, firewalls })
+    Ok(Order { shape, image, location, addresses, ssh_public_keys, firewalls, networks })
 }
 
 /// Where a server goes whose order does not say.
@@ -254,6 +258,7 @@ pub(super) async fn write(
     let start = create.start_after_create.unwrap_or(true);
     addresses::assign_ordered(conn, project, id, &order.addresses).await?;
     firewalls::apply_ordered(conn, project, id, &order.firewalls).await?;
+    networks::join_ordered(conn, project, id, &order.networks).await?;
     let saga = create::ServerCreate::new(id, start, order.addresses.made.clone());
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;

@@ -701,6 +701,33 @@ pub async fn was_removed(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<
     .await
 }
 
+/// The network zone of a server's location.
+///
+/// # Errors
+/// When the database fails.
+pub async fn network_zone(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<String> {
+    sqlx::query_scalar!(
+        "select l.network_zone from servers s join locations l on l.id = s.location_id where s.id = $1",
+        id.0
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Where these servers stand; those that stand nowhere are left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn nodes_of(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<Vec<(ServerId, NodeId)>> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"select id as "id: ServerId", node_id as "node!: NodeId" from servers
+           where id = any ($1) and node_id is not null"#,
+        &ids
+    );
+    Ok(rows.fetch_all(conn).await?.into_iter().map(|row| (row.id, row.node)).collect())
+}
+
 /// The labels of these servers.
 ///
 /// # Errors

@@ -127,6 +127,9 @@ pub fn locked(command: &str) -> ApiError {
         "enable_rescue" | "disable_rescue" => "is getting another system to boot",
         "attach_iso" | "detach_iso" => "is getting another ISO",
         "assign_primary_ip" => "is getting an address",
+        "attach_to_network" => "is being attached to a network",
+        "detach_from_network" => "is being detached from a network",
+        "change_alias_ips" => "is getting other alias addresses",
         "unassign_primary_ip" => "is losing an address",
         _ => "is busy",
     };

@@ -18,6 +18,7 @@ mod jobs;
 mod live;
 mod load;
 mod log;
+mod networks;
 mod nodes;
 mod openapi;
 mod postgres;

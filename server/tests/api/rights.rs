@@ -90,6 +90,8 @@ struct Things {
     floating_ip_action: i64,
     firewall: i64,
     firewall_action: i64,
+    network: i64,
+    network_action: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
@@ -111,7 +113,10 @@ fn table(has: &Things) -> Vec<Case> {
     } = has;
     let Things { account, project, limit_request, webhook, delivery, .. } = has;
     let Things { primary_ip, primary_ip_action, floating_ip, floating_ip_action, .. } = has;
-    let Things { firewall, firewall_action, .. } = has;
+    let Things { firewall, firewall_action, network, network_action, .. } = has;
+    let network_does = |verb: &str| format!("/v1/networks/{network}/actions/{verb}");
+    let subnet = json!({"type": "cloud", "network_zone": "eu-west", "ip_range": "10.0.7.0/24"});
+    let route = json!({"destination": "10.9.0.0/24", "gateway": "10.0.0.9"});
     let firewall_does = |verb: &str| format!("/v1/firewalls/{firewall}/actions/{verb}");
     let targets = json!([{"type": "server", "server": {"id": server}}]);
     let primary_ip_does = |verb: &str| format!("/v1/primary_ips/{primary_ip}/actions/{verb}");
@@ -299,6 +304,63 @@ fn table(has: &Things) -> Vec<Case> {
             format!("/v1/firewalls/{firewall}/actions/{firewall_action}"),
             None,
         ),
+        owned(
+            "server_attach_to_network",
+            Project,
+            power("attach_to_network"),
+            Some(json!({"network": network})),
+        ),
+        owned(
+            "server_detach_from_network",
+            Project,
+            power("detach_from_network"),
+            Some(json!({"network": network})),
+        ),
+        owned(
+            "server_change_alias_ips",
+            Project,
+            power("change_alias_ips"),
+            Some(json!({"network": network, "alias_ips": []})),
+        ),
+        case("network_list", Project, "/v1/networks", None),
+        case(
+            "network_create",
+            Project,
+            "/v1/networks",
+            Some(json!({"name": "another", "ip_range": "10.0.0.0/16"})),
+        ),
+        owned("network_get", Project, format!("/v1/networks/{network}"), None),
+        owned("network_update", Project, format!("/v1/networks/{network}"), Some(json!({"name": "renamed"}))),
+        owned("network_add_subnet", Project, network_does("add_subnet"), Some(subnet)),
+        owned(
+            "network_delete_subnet",
+            Project,
+            network_does("delete_subnet"),
+            Some(json!({"ip_range": "10.0.7.0/24"})),
+        ),
+        owned("network_add_route", Project, network_does("add_route"), Some(route.clone())),
+        owned("network_delete_route", Project, network_does("delete_route"), Some(route)),
+        owned(
+            "network_change_ip_range",
+            Project,
+            network_does("change_ip_range"),
+            Some(json!({"ip_range": "10.0.0.0/8"})),
+        ),
+        owned(
+            "network_change_protection",
+            Project,
+            network_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("network_action_list", Project, "/v1/networks/actions", None),
+        owned("network_action_get", Project, format!("/v1/networks/actions/{network_action}"), None),
+        owned("action_list_of_network", Project, format!("/v1/networks/{network}/actions"), None),
+        owned(
+            "action_get_of_network",
+            Project,
+            format!("/v1/networks/{network}/actions/{network_action}"),
+            None,
+        ),
         case("live", Project, "/v1/live", None),
         case("limit_list", Project, "/v1/limits", None),
         case("limit_request_list", Project, "/v1/limit_requests", None),
@@ -341,6 +403,7 @@ fn table(has: &Things) -> Vec<Case> {
         owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
         owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
         owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned("network_delete", Project, format!("/v1/networks/{network}"), None),
         owned("firewall_delete", Project, format!("/v1/firewalls/{firewall}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
@@ -401,6 +464,11 @@ async fn things(berth: &Berth, person: &Person) -> Things {
     let firewall = firewall["firewall"]["id"].as_i64().unwrap();
     let path = format!("/v1/firewalls/{firewall}/actions/set_rules");
     let firewall_action: Value = person.post(&path, json!({"rules": []})).await.expect(201);
+    let network = json!({"name": "mine", "ip_range": "10.0.0.0/16"});
+    let network: Value = person.post("/v1/networks", network).await.expect(201);
+    let network = network["network"]["id"].as_i64().unwrap();
+    let path = format!("/v1/networks/{network}/actions/change_protection");
+    let network_action: Value = person.post(&path, json!({"delete": false})).await.expect(201);
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -424,6 +492,8 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         floating_ip_action,
         firewall,
         firewall_action: firewall_action["actions"][0]["id"].as_i64().unwrap(),
+        network,
+        network_action: network_action["action"]["id"].as_i64().unwrap(),
     }
 }
 
@@ -488,6 +558,8 @@ fn every_operation_has_a_case() {
         floating_ip_action: 1,
         firewall: 1,
         firewall_action: 1,
+        network: 1,
+        network_action: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();

@@ -6,9 +6,11 @@ use berth_agent::hypervisor::Hypervisor as _;
 use berth_model::action::{ActionReply, ActionStatus};
 use berth_model::agent::{BootDevice, VmSpec, VmState};
 use berth_model::image::{ImageKind, ImageReply, ImageStatus};
+use berth_model::network::NetworkReply;
 use berth_model::server::{ImageCreated, PasswordReply, Server, ServerCreated, ServerStatus};
-use berth_model::{ImageId, ServerId, VmId};
+use berth_model::{ImageId, NetworkId, ServerId, VmId};
 use berth_server::jobs::StepName;
+use berth_server::networks::changes::{Aliases, Attach as AttachNetwork, Detach as DetachNetwork};
 use berth_server::servers::change::Change;
 use berth_server::servers::changes::change_type::ChangeType;
 use berth_server::servers::changes::iso::{Attach, Detach};
@@ -60,6 +62,8 @@ fn trials() -> Vec<Trial> {
     let size = json!({"server_type": "s2", "upgrade_disk": true});
     let rescue = || json!({"type": "linux64"});
     let iso = || json!({"iso": "tools"});
+    let network = || json!({"network": 1});
+    let aliases = json!({"network": 1, "alias_ips": ["10.0.0.9"]});
     vec![
         trial::<ChangeType>("change_type", size, |spec, server| {
             (spec.vcpus == 2, server.server_type.name == "s2")
@@ -92,6 +96,21 @@ fn trials() -> Vec<Trial> {
                 (spec.iso.is_none(), server.iso.is_none())
             })
         },
+        trial::<AttachNetwork>("attach_to_network", network(), |spec, server| {
+            (spec.nics.len() == 2, server.private_net.len() == 1)
+        }),
+        Trial {
+            after: Some(("attach_to_network", network())),
+            ..trial::<DetachNetwork>("detach_from_network", network(), |spec, server| {
+                (spec.nics.len() == 1, server.private_net.is_empty())
+            })
+        },
+        Trial {
+            after: Some(("attach_to_network", network())),
+            ..trial::<Aliases>("change_alias_ips", aliases, |spec, server| {
+                (spec.nics[1].networks.len() == 1, server.private_net[0].alias_ips.len() == 1)
+            })
+        },
     ]
 }
 
@@ -121,6 +140,14 @@ impl Shop {
         isos::cli::add(&world.db, &world.config.data_dir, words, &file, clock::now()).await.unwrap();
     }
 
+    /// Makes the first network.
+    async fn add_network(&self) {
+        let subnet = json!({"type": "cloud", "network_zone": "eu-west", "ip_range": "10.0.0.0/24"});
+        let network = json!({"name": "first", "ip_range": "10.0.0.0/16", "subnets": [subnet]});
+        let made: NetworkReply = self.customer.post("/v1/networks", network).await.expect(201);
+        assert_eq!(made.network.id, NetworkId(1));
+    }
+
     async fn is_settled(&self, id: ServerId, trial: &Trial, made: bool, what: &str) {
         // What was given up is taken back in the background.
         until(&format!("{what}: the machine is as the rows say"), async || {
@@ -141,6 +168,7 @@ async fn wherever_a_change_is_cut_off_repeated_or_fails_it_is_made_or_taken_back
     let shop = Shop::open().await;
     shop.add_image("other").await;
     shop.add_rescue_and_iso().await;
+    shop.add_network().await;
     for trial in trials() {
         for (place, what) in &trial.mishaps {
             let name = format!("{place}={}", what.unwrap_or("die"));

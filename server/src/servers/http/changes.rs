@@ -7,6 +7,7 @@ use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::address::ChangeDnsPtr;
 use berth_model::error::ApiError;
 use berth_model::image::ImageStatus;
+use berth_model::network::{AttachToNetwork, ChangeAliasIps, DetachFromNetwork};
 use berth_model::quota::QuotaKind;
 use berth_model::server::{
     AttachIso, ChangeProtection, ChangeTypeRequest, CreateImage, ImageCreated, PasswordReply, RebuildRequest,
@@ -24,7 +25,7 @@ use crate::images::jobs::create::ImageCreate;
 use crate::servers::changes::{change_type, iso, rebuild, rescue};
 use crate::servers::jobs::password::PasswordReset;
 use crate::servers::{change, order, queries};
-use crate::{World, addresses, clock, images, quotas};
+use crate::{World, addresses, clock, images, networks, quotas};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
@@ -38,6 +39,9 @@ pub(super) fn router() -> OpenApiRouter<World> {
         .routes(routes!(server_disable_rescue))
         .routes(routes!(server_attach_iso))
         .routes(routes!(server_detach_iso))
+        .routes(routes!(server_attach_to_network))
+        .routes(routes!(server_detach_from_network))
+        .routes(routes!(server_change_alias_ips))
 }
 
 fn told(action: Action) -> Told {
@@ -278,4 +282,62 @@ async fn server_change_dns_ptr(
     queries::publish(&mut tx, id, now).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(ActionReply { action })))
+}
+
+/// Give a server a card in a private network. A running system sees it at once.
+#[utoipa::path(post, path = "/servers/{id}/actions/attach_to_network", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = AttachToNetwork,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_attach_to_network(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<AttachToNetwork>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let whose = (&server, change::placed(&server)?);
+    let change = networks::changes::attach(&mut tx, access.project, whose, &asked, clock::now()).await?;
+    let beside = [(ResourceKind::Network, asked.network.0)];
+    let action = change::begin(&mut tx, access.project, &server, &beside, change).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Take a server's card in a private network out. A running system loses it at once.
+#[utoipa::path(post, path = "/servers/{id}/actions/detach_from_network", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = DetachFromNetwork,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_detach_from_network(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<DetachFromNetwork>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let change = networks::changes::detach(&mut tx, access.project, &server, &asked).await?;
+    let beside = [(ResourceKind::Network, asked.network.0)];
+    let action = change::begin(&mut tx, access.project, &server, &beside, change).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Give a server other alias addresses in a private network, in place of all it has there.
+#[utoipa::path(post, path = "/servers/{id}/actions/change_alias_ips", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = ChangeAliasIps,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_change_alias_ips(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<ChangeAliasIps>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let change = networks::changes::change_aliases(&mut tx, access.project, &server, &asked).await?;
+    let beside = [(ResourceKind::Network, asked.network.0)];
+    let action = change::begin(&mut tx, access.project, &server, &beside, change).await?;
+    tx.commit().await?;
+    Ok(told(action))
 }

@@ -20,7 +20,7 @@ use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
 use crate::servers::queries;
 use crate::servers::rules::{self, NoRoom};
-use crate::{World, addresses, images, nodes, servers};
+use crate::{World, addresses, images, networks, nodes, servers};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -133,7 +133,7 @@ impl ServerCreate {
         }
     }
 
-    async fn record_place(&mut self, conn: &mut PgConnection) -> Result<(), StepError> {
+    async fn record_place(&mut self, now: Timestamp, conn: &mut PgConnection) -> Result<(), StepError> {
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let candidates = nodes::queries::candidates(conn, wish.location).await?;
         let node = rules::choose_node(&candidates, wish.need).map_err(|why| match why {
@@ -144,6 +144,7 @@ impl ServerCreate {
             }
         })?;
         queries::place(conn, self.server, Some(node)).await?;
+        networks::placed(conn, self.server, node, now).await?;
         self.node = Some(node);
         Ok(())
     }
@@ -184,6 +185,7 @@ impl Saga for ServerCreate {
                 images::travel::bring(world, self.node()?, &sha256).await
             }
             Step::Machine => {
+                networks::bring(world, self.server, self.node()?).await?;
                 let wanted = self.wanted(world).await?;
                 world.agents.node(self.node()?).put_vm(self.server.into(), &wanted.spec).await?;
                 self.told = wanted.machine.revision;
@@ -200,7 +202,7 @@ impl Saga for ServerCreate {
         conn: &mut PgConnection,
     ) -> Result<(), StepError> {
         match step {
-            Step::Place => return self.record_place(conn).await,
+            Step::Place => return self.record_place(cx.now, conn).await,
             Step::Address => self.record_address(cx.now, conn).await?,
             Step::Image => return Ok(()),
             Step::Machine => {
@@ -209,6 +211,8 @@ impl Saga for ServerCreate {
                     Some(false) => return Err(StepError::NotYet(Duration::ZERO)),
                     None => return Err(self.gone()),
                 }
+                // What the node was told on the way may be older than what the others know.
+                networks::placed(conn, self.server, self.node()?, cx.now).await?;
                 if !self.start {
                     return Ok(());
                 }

@@ -7,7 +7,7 @@ use berth_model::server::{AppliedFirewall, AppliedStatus, Server, ServerProtecti
 use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{addresses, catalog, firewalls, images, isos, labels};
+use crate::{addresses, catalog, firewalls, images, isos, labels, networks};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -56,6 +56,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
         rows.iter().map(|row| (row.project, row.id, labels::from_json(row.labels.clone()))).collect();
     let mut firewalls = firewalls::queries::of_servers(conn, &marked).await?;
 
+    let mut private_nets = networks::queries::private_nets(conn, &numbers).await?;
+
     let mut servers = Vec::with_capacity(rows.len());
     for (row, (.., labels)) in rows.into_iter().zip(marked) {
         // Rows that servers refer to are never deleted.
@@ -74,7 +76,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             status: row.status,
             created: row.created,
             public_net,
-            private_net: Vec::new(),
+            private_net: private_nets.remove(&row.id).unwrap_or_default(),
             server_type: server_type.clone(),
             location: location.clone(),
             datacenter: Datacenter::of(location),
