@@ -2,7 +2,7 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`volume`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
@@ -34,6 +34,7 @@ pub mod server_type;
 pub mod size;
 pub mod ssh_key;
 pub mod timestamp;
+pub mod volume;
 pub mod webhook;
 
 pub use error::{ErrorBody, ErrorCode, FieldError};

@@ -12,7 +12,7 @@ use crate::label::Labels;
 use crate::location::{Datacenter, Location};
 use crate::page::Meta;
 use crate::server_type::ServerType;
-use crate::{FloatingIpId, PrimaryIpId, ServerId, Timestamp};
+use crate::{FloatingIpId, PrimaryIpId, ServerId, Timestamp, VolumeId};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -188,7 +188,7 @@ pub struct Server {
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
     pub labels: Labels,
     /// Attached volumes, by number.
-    pub volumes: Vec<i64>,
+    pub volumes: Vec<VolumeId>,
     /// Load balancers that send to it, by number.
     pub load_balancers: Vec<i64>,
     /// Size of the disk in GB (GiB).
@@ -233,6 +233,12 @@ pub struct ServerCreate {
     /// Start it when it is made; `true` unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_after_create: Option<bool>,
+    /// Numbers of volumes that no server has; at most 16, in the server's location.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeId>,
+    /// Its system mounts them as `/mnt/volume-{id}`; `false` unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automount: Option<bool>,
     /// Which public addresses it gets; of each kind one, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_net: Option<PublicNetCreate>,

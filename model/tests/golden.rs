@@ -213,6 +213,21 @@ fn resources_keep_their_wire_form() {
     };
     golden("ssh_key", &SshKeyReply { ssh_key: key.clone() });
     golden("ssh_key_list", &SshKeyList { ssh_keys: vec![key], meta: meta() });
+    let volume = berth_model::volume::Volume {
+        id: VolumeId(5),
+        name: "data".into(),
+        size: 42,
+        server: Some(ServerId(7)),
+        status: berth_model::volume::VolumeStatus::Available,
+        location: location(),
+        linux_device: berth_model::volume::Volume::linux_device_of(VolumeId(5)),
+        format: Some(FileSystem::Ext4),
+        protection: berth_model::volume::VolumeProtection { delete: true },
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("volume", &berth_model::volume::VolumeReply { volume: volume.clone() });
+    golden("volume_list", &berth_model::volume::VolumeList { volumes: vec![volume], meta: meta() });
     golden(
         "load",
         &LoadReply {
@@ -276,6 +291,8 @@ fn requests_keep_their_wire_form() {
             user_data: Some("#cloud-config\n".into()),
             labels: labels(),
             start_after_create: Some(true),
+            volumes: vec![VolumeId(5)],
+            automount: Some(true),
             public_net: Some(PublicNetCreate {
                 enable_ipv6: false,
                 ipv4: Some(PrimaryIpId(5)),
@@ -319,6 +336,22 @@ fn requests_keep_their_wire_form() {
     );
     golden("change_dns_ptr", &ChangeDnsPtr { ip: "203.0.113.24".parse().unwrap(), dns_ptr: None });
     golden("change_ip_protection", &ChangeIpProtection { delete: Some(true) });
+    golden(
+        "volume_create",
+        &berth_model::volume::VolumeCreate {
+            name: "data".into(),
+            size: 42,
+            location: Some("rtm1".into()),
+            server: None,
+            format: Some(FileSystem::Xfs),
+            automount: Some(false),
+            labels: Some(labels()),
+        },
+    );
+    let attach = berth_model::volume::VolumeAttach { server: ServerId(7), automount: Some(true) };
+    golden("volume_attach", &attach);
+    golden("volume_resize", &berth_model::volume::VolumeResize { size: 50 });
+    golden("change_volume_protection", &berth_model::volume::ChangeVolumeProtection { delete: Some(true) });
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
     golden(
         "ssh_key_create",
@@ -410,6 +443,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
             ssh_keys: vec!["ssh-ed25519 AAAA… mara@laptop".into()],
             root_password_hash: Some("$6$…".into()),
             user_data: None,
+            mounts: vec![VolumeId(5)],
             name_servers: vec!["203.0.113.1".parse().unwrap()],
         },
         power: WantedPower::On,

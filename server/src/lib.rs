@@ -31,6 +31,7 @@ pub mod servers;
 pub mod ssh_keys;
 pub mod telemetry;
 pub mod vital;
+pub mod volumes;
 pub mod webhooks;
 pub mod world;
 

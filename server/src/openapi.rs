@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::World;
 use crate::{
     accounts, actions, addresses, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys,
-    webhooks,
+    volumes, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -24,6 +24,7 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(catalog::http::router())
         .merge(ssh_keys::http::router())
         .merge(quotas::http::router())
+        .merge(volumes::router())
         .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())

@@ -29,4 +29,5 @@ mod shop;
 mod ssh_keys;
 mod stage;
 mod support;
+mod volumes;
 mod webhooks;

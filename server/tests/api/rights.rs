@@ -88,6 +88,8 @@ struct Things {
     primary_ip_action: i64,
     floating_ip: i64,
     floating_ip_action: i64,
+    volume: i64,
+    volume_action: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
@@ -109,6 +111,8 @@ fn table(has: &Things) -> Vec<Case> {
     } = has;
     let Things { account, project, limit_request, webhook, delivery, .. } = has;
     let Things { primary_ip, primary_ip_action, floating_ip, floating_ip_action, .. } = has;
+    let Things { volume, volume_action, .. } = has;
+    let volume_does = |verb: &str| format!("/v1/volumes/{volume}/actions/{verb}");
     let primary_ip_does = |verb: &str| format!("/v1/primary_ips/{primary_ip}/actions/{verb}");
     let floating_ip_does = |verb: &str| format!("/v1/floating_ips/{floating_ip}/actions/{verb}");
     let dns_ptr = json!({"ip": "10.77.0.10", "dns_ptr": "mail.example.org"});
@@ -263,6 +267,28 @@ fn table(has: &Things) -> Vec<Case> {
             format!("/v1/floating_ips/{floating_ip}/actions/{floating_ip_action}"),
             None,
         ),
+        case("volume_list", Project, "/v1/volumes", None),
+        case(
+            "volume_create",
+            Project,
+            "/v1/volumes",
+            Some(json!({"name": "another", "size": 10, "location": "rtm1"})),
+        ),
+        owned("volume_get", Project, format!("/v1/volumes/{volume}"), None),
+        owned("volume_update", Project, format!("/v1/volumes/{volume}"), Some(json!({"name": "renamed"}))),
+        owned("volume_attach", Project, volume_does("attach"), Some(json!({"server": server}))),
+        owned("volume_detach", Project, volume_does("detach"), None),
+        owned("volume_resize", Project, volume_does("resize"), Some(json!({"size": 20}))),
+        owned(
+            "volume_change_protection",
+            Project,
+            volume_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("volume_action_list", Project, "/v1/volumes/actions", None),
+        owned("volume_action_get", Project, format!("/v1/volumes/actions/{volume_action}"), None),
+        owned("action_list_of_volume", Project, format!("/v1/volumes/{volume}/actions"), None),
+        owned("action_get_of_volume", Project, format!("/v1/volumes/{volume}/actions/{volume_action}"), None),
         case("live", Project, "/v1/live", None),
         case("limit_list", Project, "/v1/limits", None),
         case("limit_request_list", Project, "/v1/limit_requests", None),
@@ -305,6 +331,7 @@ fn table(has: &Things) -> Vec<Case> {
         owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
         owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
         owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned("volume_delete", Project, format!("/v1/volumes/{volume}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -357,9 +384,11 @@ async fn things(berth: &Berth, person: &Person) -> Things {
     };
     let image_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
     let (primary_ip, primary_ip_action) =
-        public_ip(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
+        acted(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
     let (floating_ip, floating_ip_action) =
-        public_ip(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
+        acted(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
+    let (volume, volume_action) =
+        acted(person, "volume", json!({"name": "mine", "size": 10, "location": "rtm1"})).await;
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -381,11 +410,13 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         primary_ip_action,
         floating_ip,
         floating_ip_action,
+        volume,
+        volume_action,
     }
 }
 
-/// A new primary or floating IP, and an action of it.
-async fn public_ip(person: &Person, kind: &str, order: Value) -> (i64, i64) {
+/// A new thing that can be protected, and an action of it.
+async fn acted(person: &Person, kind: &str, order: Value) -> (i64, i64) {
     let made: Value = person.post(&format!("/v1/{kind}s"), order).await.expect(201);
     let id = made[kind]["id"].as_i64().unwrap();
     let path = format!("/v1/{kind}s/{id}/actions/change_protection");
@@ -443,6 +474,8 @@ fn every_operation_has_a_case() {
         primary_ip_action: 1,
         floating_ip: 1,
         floating_ip_action: 1,
+        volume: 1,
+        volume_action: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();

@@ -7,7 +7,7 @@ use berth_model::server::{Server, ServerProtection, ServerStatus};
 use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{addresses, catalog, images, isos, labels};
+use crate::{addresses, catalog, images, isos, labels, volumes};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -50,6 +50,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     let isos = if used.is_empty() { Vec::new() } else { isos::queries::by_ids(conn, &used).await? };
     let isos: HashMap<_, _> = isos.into_iter().map(|i| (i.id, i)).collect();
 
+    let mut volumes = volumes::queries::of_servers(conn, &numbers).await?;
     let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
 
     let mut servers = Vec::with_capacity(rows.len());
@@ -80,7 +81,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
             protection: ServerProtection { delete: row.protect_delete, rebuild: row.protect_rebuild },
             labels: labels::from_json(row.labels),
-            volumes: Vec::new(),
+            volumes: volumes.remove(&row.id).unwrap_or_default(),
             load_balancers: Vec::new(),
             primary_disk_size: row.disk_gib.unsigned_abs(),
             placement_group: None,
