@@ -2,7 +2,7 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`volume`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`volume`], [`placement_group`], [`certificate`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
@@ -15,8 +15,10 @@
 pub mod action;
 pub mod address;
 pub mod agent;
+pub mod certificate;
 pub mod error;
 pub mod event;
+pub mod firewall;
 pub mod id;
 pub mod image;
 pub mod iso;
@@ -28,6 +30,7 @@ pub mod name;
 pub mod node;
 pub mod page;
 pub mod people;
+pub mod placement_group;
 pub mod quota;
 pub mod server;
 pub mod server_type;

@@ -11,8 +11,9 @@ use crate::iso::Iso;
 use crate::label::Labels;
 use crate::location::{Datacenter, Location};
 use crate::page::Meta;
+use crate::placement_group::PlacementGroup;
 use crate::server_type::ServerType;
-use crate::{FloatingIpId, PrimaryIpId, ServerId, Timestamp, VolumeId};
+use crate::{FirewallId, FloatingIpId, PlacementGroupId, PrimaryIpId, ServerId, Timestamp, VolumeId};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -138,9 +139,20 @@ pub struct PublicNet {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AppliedFirewall {
     /// Its number.
-    pub id: i64,
-    /// `applied` or `pending`.
-    pub status: String,
+    pub id: FirewallId,
+    /// Does the node filter by it?
+    pub status: AppliedStatus,
+}
+
+/// How far a firewall on a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum AppliedStatus {
+    /// The server's node filters by it.
+    Applied,
+    /// The server's node has not heard of everything yet.
+    Pending,
 }
 
 /// What a customer rents: a virtual machine with a type, an image and addresses.
@@ -193,9 +205,8 @@ pub struct Server {
     pub load_balancers: Vec<i64>,
     /// Size of the disk in GB (GiB).
     pub primary_disk_size: u32,
-    /// Its placement group; none until they exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    pub placement_group: Option<NoSuchThing>,
+    /// Its placement group.
+    pub placement_group: Option<PlacementGroup>,
 }
 
 /// Stands where the Hetzner Cloud API has a resource that this version of Berth cannot have:
@@ -236,12 +247,27 @@ pub struct ServerCreate {
     /// Numbers of volumes that no server has; at most 16, in the server's location.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeId>,
+    /// The number of a placement group, whose servers stand on different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_group: Option<PlacementGroupId>,
     /// Its system mounts them as `/mnt/volume-{id}`; `false` unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub automount: Option<bool>,
     /// Which public addresses it gets; of each kind one, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_net: Option<PublicNetCreate>,
+    /// Firewalls of the project, which filter from the first packet on. At most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firewalls: Vec<FirewallNumber>,
+}
+
+/// A firewall that a new server gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FirewallNumber {
+    /// Its number.
+    pub firewall: FirewallId,
 }
 
 /// Which public addresses a new server gets; at least one.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use berth_model::action::*;
 use berth_model::address::*;
 use berth_model::agent::*;
+use berth_model::certificate::*;
 use berth_model::error::{ApiError, ErrorBody};
 use berth_model::event::*;
 use berth_model::image::*;
@@ -16,6 +17,7 @@ use berth_model::load::*;
 use berth_model::location::*;
 use berth_model::page::{Meta, Pagination};
 use berth_model::people::*;
+use berth_model::placement_group::*;
 use berth_model::quota::*;
 use berth_model::server::*;
 use berth_model::server_type::*;
@@ -226,6 +228,32 @@ fn resources_keep_their_wire_form() {
         labels: labels(),
         created: at("2026-11-20T02:14:00Z"),
     };
+    let group = PlacementGroup {
+        id: PlacementGroupId(3),
+        name: "web".into(),
+        kind: PlacementGroupType::Spread,
+        servers: vec![ServerId(7)],
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("placement_group", &PlacementGroupCreated { placement_group: group.clone(), action: None });
+    golden("placement_group_list", &PlacementGroupList { placement_groups: vec![group], meta: meta() });
+    let certificate = Certificate {
+        id: CertificateId(2),
+        name: "web".into(),
+        kind: CertificateType::Uploaded,
+        certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
+        fingerprint: "03:c7:55:9b".into(),
+        not_valid_before: at("2026-11-20T02:14:00Z"),
+        not_valid_after: at("2027-02-18T02:14:00Z"),
+        domain_names: vec!["example.org".into()],
+        status: None,
+        used_by: Vec::new(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("certificate", &CertificateCreated { certificate: certificate.clone(), action: None });
+    golden("certificate_list", &CertificateList { certificates: vec![certificate], meta: meta() });
     golden("volume", &berth_model::volume::VolumeReply { volume: volume.clone() });
     golden("volume_list", &berth_model::volume::VolumeList { volumes: vec![volume], meta: meta() });
     golden(
@@ -292,12 +320,14 @@ fn requests_keep_their_wire_form() {
             labels: labels(),
             start_after_create: Some(true),
             volumes: vec![VolumeId(5)],
+            placement_group: Some(PlacementGroupId(3)),
             automount: Some(true),
             public_net: Some(PublicNetCreate {
                 enable_ipv6: false,
                 ipv4: Some(PrimaryIpId(5)),
                 ..PublicNetCreate::default()
             }),
+            firewalls: vec![FirewallNumber { firewall: FirewallId(6) }],
         },
     );
     golden(
@@ -350,6 +380,26 @@ fn requests_keep_their_wire_form() {
     );
     let attach = berth_model::volume::VolumeAttach { server: ServerId(7), automount: Some(true) };
     golden("volume_attach", &attach);
+    golden(
+        "placement_group_create",
+        &PlacementGroupCreate {
+            name: "web".into(),
+            kind: PlacementGroupType::Spread,
+            labels: Some(labels()),
+        },
+    );
+    golden("add_to_placement_group", &AddToPlacementGroup { placement_group: PlacementGroupId(3) });
+    golden(
+        "certificate_create",
+        &CertificateCreate {
+            name: "web".into(),
+            kind: Some(CertificateType::Uploaded),
+            certificate: Some("-----BEGIN CERTIFICATE-----\n…".into()),
+            private_key: Some("-----BEGIN PRIVATE KEY-----\n…".into()),
+            domain_names: None,
+            labels: Some(labels()),
+        },
+    );
     golden("volume_resize", &berth_model::volume::VolumeResize { size: 50 });
     golden("change_volume_protection", &berth_model::volume::ChangeVolumeProtection { delete: Some(true) });
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
@@ -659,4 +709,58 @@ fn webhooks_keep_their_wire_form() {
         finished: None,
     };
     golden("webhook_delivery", &WebhookDeliveryReply { delivery });
+}
+
+#[test]
+fn firewalls_keep_their_wire_form() {
+    use berth_model::firewall::{Firewall, FirewallRule, *};
+    let rule = FirewallRule {
+        direction: FirewallDirection::In,
+        source_ips: vec!["0.0.0.0/0".into(), "::/0".into()],
+        destination_ips: vec![],
+        protocol: FirewallProtocol::Tcp,
+        port: Some("80-443".into()),
+        description: None,
+    };
+    let server = FirewallTarget::from(ServerId(7));
+    let fitting = FirewallTarget {
+        kind: FirewallTargetKind::LabelSelector,
+        server: None,
+        label_selector: Some(SelectorText { selector: "env=prod".into() }),
+    };
+    let firewall = Firewall {
+        id: FirewallId(3),
+        name: "web".into(),
+        labels: labels(),
+        rules: vec![rule.clone()],
+        applied_to: vec![
+            FirewallResource {
+                kind: server.kind,
+                server: server.server,
+                label_selector: None,
+                applied_to_resources: None,
+            },
+            FirewallResource {
+                kind: fitting.kind,
+                server: None,
+                label_selector: fitting.label_selector.clone(),
+                applied_to_resources: Some(vec![server.clone()]),
+            },
+        ],
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("firewall", &FirewallReply { firewall });
+    golden(
+        "firewall_create",
+        &FirewallCreate {
+            name: "web".into(),
+            labels: Some(labels()),
+            rules: vec![rule.clone()],
+            apply_to: vec![server.clone()],
+        },
+    );
+    golden("firewall_update", &FirewallUpdate { name: Some("front".into()), labels: None });
+    golden("firewall_set_rules", &FirewallSetRules { rules: vec![rule] });
+    golden("firewall_apply", &FirewallApply { apply_to: vec![fitting] });
+    golden("firewall_remove", &FirewallRemove { remove_from: vec![server] });
 }

@@ -8,8 +8,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
 use crate::{
-    accounts, actions, addresses, catalog, images, isos, live, load, nodes, quotas, servers, ssh_keys,
-    volumes, webhooks,
+    accounts, actions, addresses, catalog, certificates, firewalls, images, isos, live, load, nodes,
+    placement_groups, quotas, servers, ssh_keys, volumes, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -23,8 +23,11 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(isos::router())
         .merge(catalog::http::router())
         .merge(ssh_keys::http::router())
+        .merge(firewalls::router())
         .merge(quotas::http::router())
         .merge(volumes::router())
+        .merge(placement_groups::router())
+        .merge(certificates::router())
         .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())

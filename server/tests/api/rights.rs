@@ -13,6 +13,7 @@ use berth_server::{accounts, clock, openapi};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::certificates::certificate_pair;
 use crate::support::{Berth, Client, PASSWORD, PUBLIC_KEYS, Person, Reply};
 
 /// Who may use an operation.
@@ -90,6 +91,11 @@ struct Things {
     floating_ip_action: i64,
     volume: i64,
     volume_action: i64,
+    placement_group: i64,
+    certificate: i64,
+    certificate_action: i64,
+    firewall: i64,
+    firewall_action: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
@@ -111,8 +117,13 @@ fn table(has: &Things) -> Vec<Case> {
     } = has;
     let Things { account, project, limit_request, webhook, delivery, .. } = has;
     let Things { primary_ip, primary_ip_action, floating_ip, floating_ip_action, .. } = has;
+    let Things { placement_group, certificate, certificate_action, .. } = has;
+    let (pair_pem, key_pem) = certificate_pair();
     let Things { volume, volume_action, .. } = has;
     let volume_does = |verb: &str| format!("/v1/volumes/{volume}/actions/{verb}");
+    let Things { firewall, firewall_action, .. } = has;
+    let firewall_does = |verb: &str| format!("/v1/firewalls/{firewall}/actions/{verb}");
+    let targets = json!([{"type": "server", "server": {"id": server}}]);
     let primary_ip_does = |verb: &str| format!("/v1/primary_ips/{primary_ip}/actions/{verb}");
     let floating_ip_does = |verb: &str| format!("/v1/floating_ips/{floating_ip}/actions/{verb}");
     let dns_ptr = json!({"ip": "10.77.0.10", "dns_ptr": "mail.example.org"});
@@ -267,6 +278,56 @@ fn table(has: &Things) -> Vec<Case> {
             format!("/v1/floating_ips/{floating_ip}/actions/{floating_ip_action}"),
             None,
         ),
+        case("placement_group_list", Project, "/v1/placement_groups", None),
+        case(
+            "placement_group_create",
+            Project,
+            "/v1/placement_groups",
+            Some(json!({"name": "another", "type": "spread"})),
+        ),
+        owned("placement_group_get", Project, format!("/v1/placement_groups/{placement_group}"), None),
+        owned(
+            "placement_group_update",
+            Project,
+            format!("/v1/placement_groups/{placement_group}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned(
+            "server_add_to_placement_group",
+            Project,
+            power("add_to_placement_group"),
+            Some(json!({"placement_group": placement_group})),
+        ),
+        owned("server_remove_from_placement_group", Project, power("remove_from_placement_group"), None),
+        case("certificate_list", Project, "/v1/certificates", None),
+        case(
+            "certificate_create",
+            Project,
+            "/v1/certificates",
+            Some(json!({"name": "another", "certificate": pair_pem, "private_key": key_pem})),
+        ),
+        owned("certificate_get", Project, format!("/v1/certificates/{certificate}"), None),
+        owned(
+            "certificate_update",
+            Project,
+            format!("/v1/certificates/{certificate}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned("certificate_retry", Project, format!("/v1/certificates/{certificate}/actions/retry"), None),
+        case("certificate_action_list", Project, "/v1/certificates/actions", None),
+        owned(
+            "certificate_action_get",
+            Project,
+            format!("/v1/certificates/actions/{certificate_action}"),
+            None,
+        ),
+        owned("action_list_of_certificate", Project, format!("/v1/certificates/{certificate}/actions"), None),
+        owned(
+            "action_get_of_certificate",
+            Project,
+            format!("/v1/certificates/{certificate}/actions/{certificate_action}"),
+            None,
+        ),
         case("volume_list", Project, "/v1/volumes", None),
         case(
             "volume_create",
@@ -289,6 +350,37 @@ fn table(has: &Things) -> Vec<Case> {
         owned("volume_action_get", Project, format!("/v1/volumes/actions/{volume_action}"), None),
         owned("action_list_of_volume", Project, format!("/v1/volumes/{volume}/actions"), None),
         owned("action_get_of_volume", Project, format!("/v1/volumes/{volume}/actions/{volume_action}"), None),
+        case("firewall_list", Project, "/v1/firewalls", None),
+        case("firewall_create", Project, "/v1/firewalls", Some(json!({"name": "another"}))),
+        owned("firewall_get", Project, format!("/v1/firewalls/{firewall}"), None),
+        owned(
+            "firewall_update",
+            Project,
+            format!("/v1/firewalls/{firewall}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned("firewall_set_rules", Project, firewall_does("set_rules"), Some(json!({"rules": []}))),
+        owned(
+            "firewall_apply_to_resources",
+            Project,
+            firewall_does("apply_to_resources"),
+            Some(json!({"apply_to": targets})),
+        ),
+        owned(
+            "firewall_remove_from_resources",
+            Project,
+            firewall_does("remove_from_resources"),
+            Some(json!({"remove_from": targets})),
+        ),
+        case("firewall_action_list", Project, "/v1/firewalls/actions", None),
+        owned("firewall_action_get", Project, format!("/v1/firewalls/actions/{firewall_action}"), None),
+        owned("action_list_of_firewall", Project, format!("/v1/firewalls/{firewall}/actions"), None),
+        owned(
+            "action_get_of_firewall",
+            Project,
+            format!("/v1/firewalls/{firewall}/actions/{firewall_action}"),
+            None,
+        ),
         case("live", Project, "/v1/live", None),
         case("limit_list", Project, "/v1/limits", None),
         case("limit_request_list", Project, "/v1/limit_requests", None),
@@ -331,7 +423,10 @@ fn table(has: &Things) -> Vec<Case> {
         owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
         owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
         owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned("placement_group_delete", Project, format!("/v1/placement_groups/{placement_group}"), None),
+        owned("certificate_delete", Project, format!("/v1/certificates/{certificate}"), None),
         owned("volume_delete", Project, format!("/v1/volumes/{volume}"), None),
+        owned("firewall_delete", Project, format!("/v1/firewalls/{firewall}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -389,6 +484,18 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         acted(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
     let (volume, volume_action) =
         acted(person, "volume", json!({"name": "mine", "size": 10, "location": "rtm1"})).await;
+    let firewall: Value = person.post("/v1/firewalls", json!({"name": "mine"})).await.expect(201);
+    let firewall = firewall["firewall"]["id"].as_i64().unwrap();
+    let path = format!("/v1/firewalls/{firewall}/actions/set_rules");
+    let firewall_action: Value = person.post(&path, json!({"rules": []})).await.expect(201);
+    let group = json!({"name": "mine", "type": "spread"});
+    let group: Value = person.post("/v1/placement_groups", group).await.expect(201);
+    let (pem, private_key) = certificate_pair();
+    let certificate = json!({"name": "mine", "certificate": pem, "private_key": private_key});
+    let certificate: Value = person.post("/v1/certificates", certificate).await.expect(201);
+    let certificate = certificate["certificate"]["id"].as_i64().unwrap();
+    let action = NewAction { resources: &[(ResourceKind::Certificate, certificate)], ..action };
+    let certificate_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -412,6 +519,11 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         floating_ip_action,
         volume,
         volume_action,
+        placement_group: group["placement_group"]["id"].as_i64().unwrap(),
+        certificate,
+        certificate_action: certificate_action.id.0,
+        firewall,
+        firewall_action: firewall_action["actions"][0]["id"].as_i64().unwrap(),
     }
 }
 
@@ -476,6 +588,11 @@ fn every_operation_has_a_case() {
         floating_ip_action: 1,
         volume: 1,
         volume_action: 1,
+        placement_group: 1,
+        certificate: 1,
+        certificate_action: 1,
+        firewall: 1,
+        firewall_action: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();

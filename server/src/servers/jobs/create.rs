@@ -20,7 +20,7 @@ use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
 use crate::servers::queries;
 use crate::servers::rules::{self, Need, NoRoom};
-use crate::{World, addresses, images, nodes, servers, volumes};
+use crate::{World, addresses, images, nodes, placement_groups, servers, volumes};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -137,12 +137,16 @@ impl ServerCreate {
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let mut candidates = nodes::queries::candidates(conn, wish.location).await?;
         let bond = volumes::queries::bond(conn, self.server).await?;
-        candidates.retain(|node| bond.node.is_none_or(|bound| node.id == bound));
+        let taken = placement_groups::queries::taken(conn, self.server).await?;
+        candidates.retain(|node| bond.node.is_none_or(|bound| node.id == bound) && !taken.contains(&node.id));
         let need = Need { disk: ByteSize(wish.need.disk.bytes() + bond.more.bytes()), ..wish.need };
         let node = rules::choose_node(&candidates, need).map_err(|why| match why {
             NoRoom::Silent => StepError::Retry(why.into()),
             NoRoom::Full => {
-                let customer = "There is no room for a server of this type in this location now.";
+                let customer = match taken.is_empty() {
+                    true => "There is no room for a server of this type in this location now.",
+                    false => "No node with room is left that has none of the placement group's servers.",
+                };
                 StepError::fail(ErrorCode::PlacementError, customer, why)
             }
         })?;
