@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use berth_model::action::*;
 use berth_model::address::*;
 use berth_model::agent::*;
-use berth_model::certificate::*;
 use berth_model::error::{ApiError, ErrorBody};
 use berth_model::event::*;
 use berth_model::image::*;
@@ -238,10 +237,10 @@ fn resources_keep_their_wire_form() {
     };
     golden("placement_group", &PlacementGroupCreated { placement_group: group.clone(), action: None });
     golden("placement_group_list", &PlacementGroupList { placement_groups: vec![group], meta: meta() });
-    let certificate = Certificate {
+    let certificate = berth_model::certificate::Certificate {
         id: CertificateId(2),
         name: "web".into(),
-        kind: CertificateType::Uploaded,
+        kind: berth_model::certificate::CertificateType::Uploaded,
         certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
         fingerprint: "03:c7:55:9b".into(),
         not_valid_before: at("2026-11-20T02:14:00Z"),
@@ -252,8 +251,14 @@ fn resources_keep_their_wire_form() {
         labels: labels(),
         created: at("2026-11-20T02:14:00Z"),
     };
-    golden("certificate", &CertificateCreated { certificate: certificate.clone(), action: None });
-    golden("certificate_list", &CertificateList { certificates: vec![certificate], meta: meta() });
+    golden(
+        "uploaded_certificate",
+        &berth_model::certificate::CertificateCreated { certificate: certificate.clone(), action: None },
+    );
+    golden(
+        "uploaded_certificate_list",
+        &berth_model::certificate::CertificateList { certificates: vec![certificate], meta: meta() },
+    );
     golden("volume", &berth_model::volume::VolumeReply { volume: volume.clone() });
     golden("volume_list", &berth_model::volume::VolumeList { volumes: vec![volume], meta: meta() });
     golden(
@@ -390,10 +395,10 @@ fn requests_keep_their_wire_form() {
     );
     golden("add_to_placement_group", &AddToPlacementGroup { placement_group: PlacementGroupId(3) });
     golden(
-        "certificate_create",
-        &CertificateCreate {
+        "uploaded_certificate_create",
+        &berth_model::certificate::CertificateCreate {
             name: "web".into(),
-            kind: Some(CertificateType::Uploaded),
+            kind: Some(berth_model::certificate::CertificateType::Uploaded),
             certificate: Some("-----BEGIN CERTIFICATE-----\n…".into()),
             private_key: Some("-----BEGIN PRIVATE KEY-----\n…".into()),
             domain_names: None,
