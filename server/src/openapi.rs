@@ -8,8 +8,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
 use crate::{
-    accounts, actions, addresses, catalog, firewalls, images, isos, live, load, networks, nodes, quotas,
-    servers, ssh_keys, webhooks,
+    accounts, actions, addresses, catalog, certificates, firewalls, images, isos, live, load, networks,
+    nodes, placement_groups, quotas, servers, ssh_keys, volumes, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -26,6 +26,9 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(firewalls::router())
         .merge(networks::router())
         .merge(quotas::http::router())
+        .merge(volumes::router())
+        .merge(placement_groups::router())
+        .merge(certificates::router())
         .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())

@@ -146,7 +146,7 @@ pub async fn begin_as<C: Change>(
 /// Where the server stands. One that no action holds stands somewhere: it was placed when it was made.
 ///
 /// # Errors
-/// Never, as long as only servers are asked about that no action holds.
+/// Never for one that no action holds.
 pub fn placed(server: &Held) -> ApiResult<NodeId> {
     let placed = server.node;
     placed.ok_or_else(|| Problem::internal(anyhow::anyhow!("server {} stands on no node", server.id)))

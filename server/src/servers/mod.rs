@@ -40,11 +40,12 @@ use sqlx::PgConnection;
 pub use http::router;
 pub use observe::{observe, observe_all, unknown_on_node};
 
-use crate::{images, networks};
+use crate::{images, networks, volumes};
 
 /// A server's row goes, and its disk's image file if nothing else needs it.
 async fn remove(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
     networks::leave_all(conn, id, now).await?;
+    volumes::leave(conn, id, now).await?;
     match queries::delete(conn, id, now).await? {
         Some(sha256) => images::jobs::remove::when_unused(conn, &sha256, now).await,
         None => Ok(()),
