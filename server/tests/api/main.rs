@@ -9,7 +9,9 @@
 mod accounts;
 mod actions;
 mod addresses;
+mod backups;
 mod catalog;
+mod consoles;
 mod fleet;
 mod http;
 mod images;

@@ -7,7 +7,7 @@ use berth_model::server::{Server, ServerProtection, ServerStatus};
 use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{addresses, catalog, images, isos, labels};
+use crate::{addresses, backups, catalog, images, isos, labels};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -52,6 +52,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
 
     let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
 
+    let mut windows = backups::windows(conn, &numbers).await?;
+
     let mut servers = Vec::with_capacity(rows.len());
     for row in rows {
         // Rows that servers refer to are never deleted.
@@ -74,7 +76,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             iso: row.iso.and_then(|id| isos.get(&id).cloned()),
             rescue_enabled: row.rescue,
             locked: row.locked,
-            backup_window: None,
+            backup_window: windows.remove(&row.id),
             outgoing_traffic: None,
             ingoing_traffic: None,
             included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
