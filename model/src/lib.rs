@@ -2,7 +2,7 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`load`], [`metrics`], [`pricing`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`load`], [`metrics`], [`pricing`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
@@ -17,6 +17,7 @@ pub mod address;
 pub mod agent;
 pub mod error;
 pub mod event;
+pub mod firewall;
 pub mod id;
 pub mod image;
 pub mod iso;

@@ -12,7 +12,7 @@ use crate::label::Labels;
 use crate::location::{Datacenter, Location};
 use crate::page::Meta;
 use crate::server_type::ServerType;
-use crate::{FloatingIpId, PrimaryIpId, ServerId, Timestamp};
+use crate::{FirewallId, FloatingIpId, PrimaryIpId, ServerId, Timestamp};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -138,9 +138,20 @@ pub struct PublicNet {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AppliedFirewall {
     /// Its number.
-    pub id: i64,
-    /// `applied` or `pending`.
-    pub status: String,
+    pub id: FirewallId,
+    /// Does the node filter by it?
+    pub status: AppliedStatus,
+}
+
+/// How far a firewall on a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum AppliedStatus {
+    /// The server's node filters by it.
+    Applied,
+    /// The server's node has not heard of everything yet.
+    Pending,
 }
 
 /// What a customer rents: a virtual machine with a type, an image and addresses.
@@ -248,6 +259,18 @@ pub struct ServerCreate {
     /// Which public addresses it gets; of each kind one, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_net: Option<PublicNetCreate>,
+    /// Firewalls of the project, which filter from the first packet on. At most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firewalls: Vec<FirewallNumber>,
+}
+
+/// A firewall that a new server gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FirewallNumber {
+    /// Its number.
+    pub firewall: FirewallId,
 }
 
 /// Which public addresses a new server gets; at least one.

@@ -16,6 +16,7 @@ pub mod config;
 pub mod consoles;
 pub mod db;
 pub mod entropy;
+pub mod firewalls;
 pub mod http;
 pub mod images;
 pub mod isos;

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::World;
 use crate::http::unsupported;
 use crate::{
-    accounts, actions, addresses, backups, catalog, consoles, images, isos, live, load, nodes, quotas,
-    servers, ssh_keys, webhooks,
+    accounts, actions, addresses, backups, catalog, consoles, firewalls, images, isos, live, load, nodes,
+    quotas, servers, ssh_keys, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -26,6 +26,7 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(isos::router())
         .merge(catalog::http::router())
         .merge(ssh_keys::http::router())
+        .merge(firewalls::router())
         .merge(quotas::http::router())
         .merge(webhooks::http::router())
         .merge(load::http::router())

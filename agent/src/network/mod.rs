@@ -40,7 +40,7 @@ use crate::hypervisor::HypervisorError;
 use crate::services::Services;
 
 /// Most rules of a firewall, in each direction.
-pub const RULES_MAX: usize = 200;
+pub const RULES_MAX: usize = 250;
 /// Most peers of a rule.
 pub const RULE_PEERS_MAX: usize = 100;
 /// Most networks that are routed to a card.
@@ -484,7 +484,7 @@ pub fn firewall_faults(firewall: &Firewall, before: &str) -> Vec<FieldError> {
     let directions = [("inbound", Some(&firewall.inbound)), ("outbound", firewall.outbound.as_ref())];
     for (direction, rules) in directions.into_iter().filter_map(|(name, rules)| Some((name, rules?))) {
         if rules.len() > RULES_MAX {
-            faults.push(fault(&format!("{before}{direction}"), "A firewall has at most 200 rules each way."));
+            faults.push(fault(&format!("{before}{direction}"), "A firewall has at most 250 rules each way."));
         }
         for (n, rule) in rules.iter().enumerate().take(RULES_MAX) {
             if rule.ports.is_some() && !matches!(rule.protocol, Tcp | Udp) {

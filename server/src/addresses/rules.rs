@@ -20,7 +20,8 @@ pub const REVERSE_NAMES_MAX: i64 = 1000;
 /// Most floating IPs of one server: its network card takes 16 networks, one of which is its own.
 pub const FLOATING_IPS_OF_SERVER_MAX: i64 = 15;
 
-fn name_fault(name: &str) -> Option<String> {
+/// Says what is wrong with the name of a resource that is no host name, or nothing.
+pub fn name_fault(name: &str) -> Option<String> {
     if name.trim().is_empty() {
         return Some("Enter a name.".to_owned());
     }

@@ -11,9 +11,8 @@ use berth_model::location::Datacenter;
 use sqlx::PgConnection;
 
 use super::queries::{self, Machine};
-use crate::addresses;
 use crate::config::Config;
-use crate::isos;
+use crate::{addresses, firewalls, isos};
 
 /// A server's machine, as the rows have it.
 #[derive(Debug, Clone)]
@@ -42,11 +41,13 @@ pub async fn wanted(
     };
     let boot = if iso.is_some() { vec![BootDevice::Iso, BootDevice::Disk] } else { vec![BootDevice::Disk] };
     let card = addresses::queries::card(conn, server).await?;
+    let firewall = firewalls::of_machine(conn, server).await?;
     // A card without addresses would be one on which the guest may have any: there is none then.
     let public = (!card.is_empty()).then(|| Nic {
         mac: machine.mac.clone(),
         addresses: card.addresses,
         networks: card.networks,
+        firewall,
         ..Nic::default()
     });
     let spec = VmSpec {

@@ -7,7 +7,7 @@ use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
 use berth_model::quota::QuotaKind;
 use berth_model::server::{NameOrId, PublicNetCreate, ServerCreate, ServerStatus};
-use berth_model::{ByteSize, ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
+use berth_model::{ByteSize, ErrorCode, FieldError, FirewallId, LocationId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
 
 use super::jobs::create;
@@ -17,7 +17,7 @@ use crate::actions::{self, NewAction};
 use crate::catalog::queries::Shape;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::{addresses, catalog, entropy, images, jobs, nodes, quotas, ssh_keys};
+use crate::{addresses, catalog, entropy, firewalls, images, jobs, nodes, quotas, ssh_keys};
 
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
@@ -32,6 +32,7 @@ pub(super) struct Order {
     location: LocationId,
     addresses: addresses::Order,
     pub(super) ssh_public_keys: Vec<String>,
+    firewalls: Vec<FirewallId>,
 }
 
 /// Finds what the order names.
@@ -53,11 +54,12 @@ pub(super) async fn resolve(
     };
     let location = location(conn, create, shape.as_ref(), place, &mut faults).await?;
     let ssh_public_keys = ssh_public_keys(conn, project, &create.ssh_keys, &mut faults).await?;
+    let firewalls = firewalls::named(conn, project, &create.firewalls, &mut faults).await?;
     let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
         return Err(ApiError::fields(faults).into());
     };
     let addresses = addresses::resolve(conn, location, &net, &named, cooled_by).await?;
-    Ok(Order { shape, image, location, addresses, ssh_public_keys })
+    Ok(Order { shape, image, location, addresses, ssh_public_keys, firewalls })
 }
 
 /// Where a server goes whose order does not say.
@@ -236,6 +238,7 @@ pub(super) async fn write(
         labels: &create.labels,
         now,
     };
+    firewalls::queries::take_turns(conn, project, false).await?;
     let id = insert(conn, &new).await?;
     quotas::check(conn, config, project, &[QuotaKind::Servers, QuotaKind::Cores, QuotaKind::MemoryMib])
         .await?;
@@ -250,6 +253,7 @@ pub(super) async fn write(
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
     let start = create.start_after_create.unwrap_or(true);
     addresses::assign_ordered(conn, project, id, &order.addresses).await?;
+    firewalls::apply_ordered(conn, project, id, &order.firewalls).await?;
     let saga = create::ServerCreate::new(id, start, order.addresses.made.clone());
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;

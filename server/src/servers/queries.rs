@@ -701,6 +701,40 @@ pub async fn was_removed(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<
     .await
 }
 
+/// The labels of these servers.
+///
+/// # Errors
+/// When the database fails.
+pub async fn labels_of(
+    conn: &mut PgConnection,
+    ids: &[ServerId],
+) -> sqlx::Result<Vec<(ProjectId, ServerId, Labels)>> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"select id as "id: ServerId", project_id as "project: ProjectId", labels from servers
+           where id = any($1) order by id"#,
+        &ids
+    );
+    let rows = rows.fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|row| (row.project, row.id, labels::from_json(row.labels))).collect())
+}
+
+/// The project's servers with their labels, by number.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all_labels(
+    conn: &mut PgConnection,
+    project: ProjectId,
+) -> sqlx::Result<Vec<(ServerId, Labels)>> {
+    let rows = sqlx::query!(
+        r#"select id as "id: ServerId", labels from servers where project_id = $1 order by id"#,
+        project.0
+    );
+    let rows = rows.fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|row| (row.id, labels::from_json(row.labels))).collect())
+}
+
 /// Those of `ids` that are servers of the project.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ mod addresses;
 mod backups;
 mod catalog;
 mod consoles;
+mod firewalls;
 mod fleet;
 mod http;
 mod images;

@@ -88,6 +88,8 @@ struct Things {
     primary_ip_action: i64,
     floating_ip: i64,
     floating_ip_action: i64,
+    firewall: i64,
+    firewall_action: i64,
 }
 
 /// Every operation. Those that end something (sessions, tokens, servers) come last.
@@ -109,6 +111,9 @@ fn table(has: &Things) -> Vec<Case> {
     } = has;
     let Things { account, project, limit_request, webhook, delivery, .. } = has;
     let Things { primary_ip, primary_ip_action, floating_ip, floating_ip_action, .. } = has;
+    let Things { firewall, firewall_action, .. } = has;
+    let firewall_does = |verb: &str| format!("/v1/firewalls/{firewall}/actions/{verb}");
+    let targets = json!([{"type": "server", "server": {"id": server}}]);
     let primary_ip_does = |verb: &str| format!("/v1/primary_ips/{primary_ip}/actions/{verb}");
     let floating_ip_does = |verb: &str| format!("/v1/floating_ips/{floating_ip}/actions/{verb}");
     let dns_ptr = json!({"ip": "10.77.0.10", "dns_ptr": "mail.example.org"});
@@ -277,6 +282,37 @@ fn table(has: &Things) -> Vec<Case> {
             format!("/v1/floating_ips/{floating_ip}/actions/{floating_ip_action}"),
             None,
         ),
+        case("firewall_list", Project, "/v1/firewalls", None),
+        case("firewall_create", Project, "/v1/firewalls", Some(json!({"name": "another"}))),
+        owned("firewall_get", Project, format!("/v1/firewalls/{firewall}"), None),
+        owned(
+            "firewall_update",
+            Project,
+            format!("/v1/firewalls/{firewall}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned("firewall_set_rules", Project, firewall_does("set_rules"), Some(json!({"rules": []}))),
+        owned(
+            "firewall_apply_to_resources",
+            Project,
+            firewall_does("apply_to_resources"),
+            Some(json!({"apply_to": targets})),
+        ),
+        owned(
+            "firewall_remove_from_resources",
+            Project,
+            firewall_does("remove_from_resources"),
+            Some(json!({"remove_from": targets})),
+        ),
+        case("firewall_action_list", Project, "/v1/firewalls/actions", None),
+        owned("firewall_action_get", Project, format!("/v1/firewalls/actions/{firewall_action}"), None),
+        owned("action_list_of_firewall", Project, format!("/v1/firewalls/{firewall}/actions"), None),
+        owned(
+            "action_get_of_firewall",
+            Project,
+            format!("/v1/firewalls/{firewall}/actions/{firewall_action}"),
+            None,
+        ),
         case("live", Project, "/v1/live", None),
         case("limit_list", Project, "/v1/limits", None),
         case("limit_request_list", Project, "/v1/limit_requests", None),
@@ -319,6 +355,7 @@ fn table(has: &Things) -> Vec<Case> {
         owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
         owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
         owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned("firewall_delete", Project, format!("/v1/firewalls/{firewall}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
         owned("token_delete", ProjectBySession, format!("/v1/tokens/{token}"), None),
@@ -374,6 +411,10 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         public_ip(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
     let (floating_ip, floating_ip_action) =
         public_ip(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
+    let firewall: Value = person.post("/v1/firewalls", json!({"name": "mine"})).await.expect(201);
+    let firewall = firewall["firewall"]["id"].as_i64().unwrap();
+    let path = format!("/v1/firewalls/{firewall}/actions/set_rules");
+    let firewall_action: Value = person.post(&path, json!({"rules": []})).await.expect(201);
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -395,6 +436,8 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         primary_ip_action,
         floating_ip,
         floating_ip_action,
+        firewall,
+        firewall_action: firewall_action["actions"][0]["id"].as_i64().unwrap(),
     }
 }
 
@@ -457,6 +500,8 @@ fn every_operation_has_a_case() {
         primary_ip_action: 1,
         floating_ip: 1,
         floating_ip_action: 1,
+        firewall: 1,
+        firewall_action: 1,
     };
     let table = table(&has);
     let names: BTreeSet<_> = table.iter().map(|case| case.operation.to_owned()).collect();

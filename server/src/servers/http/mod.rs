@@ -22,7 +22,7 @@ use super::{change, order, rules};
 use crate::accounts::{ProjectAccess, Reader, Writer};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
 use crate::jobs::Saga;
-use crate::{World, clock, entropy, labels};
+use crate::{World, clock, entropy, firewalls, labels};
 
 /// Length of a root password: 119 bits.
 const ROOT_PASSWORD_CHARS: usize = 20;
@@ -130,14 +130,19 @@ async fn server_update(
     Body(update): Body<ServerUpdate>,
 ) -> ApiResult<Json<ServerReply>> {
     let mut tx = world.db.begin().await?;
+    if update.labels.is_some() {
+        firewalls::queries::take_turns(&mut tx, access.project, false).await?;
+    }
     let server = hold(&mut tx, access, id).await?;
     let faults = rules::update_faults(&update);
     if !faults.is_empty() {
         return Err(ApiError::fields(faults).into());
     }
+    let (now, before) = (clock::now(), firewalls::queries::of_server(&mut tx, id).await?);
     let written = queries::update(&mut tx, server.id, update.name.as_deref(), update.labels.as_ref()).await;
     written.map_err(order::name_is_taken)?;
-    queries::publish(&mut tx, id, clock::now()).await?;
+    firewalls::follow_labels(&mut tx, id, &before, now).await?;
+    queries::publish(&mut tx, id, now).await?;
     let server = queries::get(&mut tx, access.project, id).await?;
     tx.commit().await?;
     Ok(Json(ServerReply { server: server.ok_or_else(|| Problem::not_found("server"))? }))

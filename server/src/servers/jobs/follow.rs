@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_model::agent::WantedPower;
 use berth_model::server::ServerStatus;
-use berth_model::{ServerId, Timestamp};
+use berth_model::{ActionId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -46,6 +46,20 @@ impl StepName for Step {
 pub async fn told_anew(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
     queries::touch(conn, server).await?;
     jobs::enqueue(conn, &ServerFollow { server, told: None }, None, now).await.map(drop)
+}
+
+/// [`told_anew`] as the work of an action, which ends when the node was told.
+///
+/// # Errors
+/// When the database fails.
+pub async fn told_by(
+    conn: &mut PgConnection,
+    server: ServerId,
+    action: ActionId,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    queries::touch(conn, server).await?;
+    jobs::enqueue(conn, &ServerFollow { server, told: None }, Some(action), now).await.map(drop)
 }
 
 /// What came of telling a server's node.
@@ -94,11 +108,13 @@ impl Saga for ServerFollow {
         Ok(())
     }
 
-    async fn record(&mut self, _: Step, _: &StepContext, conn: &mut PgConnection) -> Result<(), StepError> {
+    async fn record(&mut self, _: Step, cx: &StepContext, conn: &mut PgConnection) -> Result<(), StepError> {
         let Some(told) = self.told else { return Ok(()) };
         match queries::set_told(conn, self.server, told).await? {
             Some(false) => Err(StepError::NotYet(Duration::ZERO)),
-            Some(true) | None => Ok(()),
+            // What was pending is applied.
+            Some(true) => Ok(queries::publish(conn, self.server, cx.now).await?),
+            None => Ok(()),
         }
     }
 

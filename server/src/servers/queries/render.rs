@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use berth_model::location::Datacenter;
-use berth_model::server::{Server, ServerProtection, ServerStatus};
+use berth_model::server::{AppliedFirewall, AppliedStatus, Server, ServerProtection, ServerStatus};
 use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use sqlx::PgConnection;
 
-use crate::{addresses, backups, catalog, images, isos, labels};
+use crate::{addresses, backups, catalog, firewalls, images, isos, labels};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -24,7 +24,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
                   s.server_type_id as "server_type: ServerTypeId", s.image_id as "image: ImageId",
                   s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
                   s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib, s.iso_id as "iso: IsoId",
-                  s.rescue_sha256 is not null as "rescue!"
+                  s.rescue_sha256 is not null as "rescue!", s.revision_told = s.revision as "told!"
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            join servers s on s.id = asked.id
            order by asked.place"#,
@@ -54,20 +54,28 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
 
     let mut windows = backups::windows(conn, &numbers).await?;
 
+    let marked: Vec<_> =
+        rows.iter().map(|row| (row.project, row.id, labels::from_json(row.labels.clone()))).collect();
+    let mut firewalls = firewalls::queries::of_servers(conn, &marked).await?;
+
     let mut servers = Vec::with_capacity(rows.len());
-    for row in rows {
+    for (row, (.., labels)) in rows.into_iter().zip(marked) {
         // Rows that servers refer to are never deleted.
         let (Some(server_type), Some(location)) = (types.get(&row.server_type), locations.get(&row.location))
         else {
             return Err(sqlx::Error::RowNotFound);
         };
         let price = server_type.prices.iter().find(|price| price.location == location.name);
+        let mut public_net = public_nets.remove(&row.id).unwrap_or_default();
+        let status = if row.told { AppliedStatus::Applied } else { AppliedStatus::Pending };
+        let applied = firewalls.remove(&row.id).unwrap_or_default().into_iter();
+        public_net.firewalls = applied.map(|id| AppliedFirewall { id, status }).collect();
         let server = Server {
             id: row.id,
             name: row.name,
             status: row.status,
             created: row.created,
-            public_net: public_nets.remove(&row.id).unwrap_or_default(),
+            public_net,
             private_net: Vec::new(),
             server_type: server_type.clone(),
             location: location.clone(),
@@ -81,7 +89,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             ingoing_traffic: None,
             included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
             protection: ServerProtection { delete: row.protect_delete, rebuild: row.protect_rebuild },
-            labels: labels::from_json(row.labels),
+            labels,
             volumes: Vec::new(),
             load_balancers: Vec::new(),
             primary_disk_size: row.disk_gib.unsigned_abs(),
