@@ -80,8 +80,8 @@ pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest
 pub use services::{CardAsked, CardLeases, LeaseList};
 pub use size::{VmLimits, VmResize};
 pub use storage::{
-    CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
-    VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
+    CloneMode, FileSystem, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach,
+    VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{

@@ -2,7 +2,7 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`load`], [`metrics`], [`pricing`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`volume`], [`placement_group`], [`certificate`], [`load`], [`metrics`], [`pricing`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
@@ -15,6 +15,7 @@
 pub mod action;
 pub mod address;
 pub mod agent;
+pub mod certificate;
 pub mod error;
 pub mod event;
 pub mod firewall;
@@ -30,6 +31,7 @@ pub mod name;
 pub mod node;
 pub mod page;
 pub mod people;
+pub mod placement_group;
 pub mod pricing;
 pub mod quota;
 pub mod server;
@@ -37,6 +39,7 @@ pub mod server_type;
 pub mod size;
 pub mod ssh_key;
 pub mod timestamp;
+pub mod volume;
 pub mod webhook;
 
 pub use error::{ErrorBody, ErrorCode, FieldError};

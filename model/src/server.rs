@@ -11,8 +11,9 @@ use crate::iso::Iso;
 use crate::label::Labels;
 use crate::location::{Datacenter, Location};
 use crate::page::Meta;
+use crate::placement_group::PlacementGroup;
 use crate::server_type::ServerType;
-use crate::{FirewallId, FloatingIpId, PrimaryIpId, ServerId, Timestamp};
+use crate::{FirewallId, FloatingIpId, PlacementGroupId, PrimaryIpId, ServerId, Timestamp, VolumeId};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -199,14 +200,13 @@ pub struct Server {
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
     pub labels: Labels,
     /// Attached volumes, by number.
-    pub volumes: Vec<i64>,
+    pub volumes: Vec<VolumeId>,
     /// Load balancers that send to it, by number.
     pub load_balancers: Vec<i64>,
     /// Size of the disk in GB (GiB).
     pub primary_disk_size: u32,
-    /// Its placement group; none until they exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    pub placement_group: Option<NoSuchThing>,
+    /// Its placement group.
+    pub placement_group: Option<PlacementGroup>,
 }
 
 /// `POST /v1/servers/{id}/actions/request_console`.
@@ -256,6 +256,15 @@ pub struct ServerCreate {
     /// Start it when it is made; `true` unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_after_create: Option<bool>,
+    /// Numbers of volumes that no server has; at most 16, in the server's location.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeId>,
+    /// The number of a placement group, whose servers stand on different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_group: Option<PlacementGroupId>,
+    /// Its system mounts them as `/mnt/volume-{id}`; `false` unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automount: Option<bool>,
     /// Which public addresses it gets; of each kind one, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_net: Option<PublicNetCreate>,

@@ -17,6 +17,7 @@ use berth_model::location::*;
 use berth_model::metrics::*;
 use berth_model::page::{Meta, Pagination};
 use berth_model::people::*;
+use berth_model::placement_group::*;
 use berth_model::pricing::*;
 use berth_model::quota::*;
 use berth_model::server::*;
@@ -217,6 +218,53 @@ fn resources_keep_their_wire_form() {
     };
     golden("ssh_key", &SshKeyReply { ssh_key: key.clone() });
     golden("ssh_key_list", &SshKeyList { ssh_keys: vec![key], meta: meta() });
+    let volume = berth_model::volume::Volume {
+        id: VolumeId(5),
+        name: "data".into(),
+        size: 42,
+        server: Some(ServerId(7)),
+        status: berth_model::volume::VolumeStatus::Available,
+        location: location(),
+        linux_device: berth_model::volume::Volume::linux_device_of(VolumeId(5)),
+        format: Some(FileSystem::Ext4),
+        protection: berth_model::volume::VolumeProtection { delete: true },
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    let group = PlacementGroup {
+        id: PlacementGroupId(3),
+        name: "web".into(),
+        kind: PlacementGroupType::Spread,
+        servers: vec![ServerId(7)],
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("placement_group", &PlacementGroupCreated { placement_group: group.clone(), action: None });
+    golden("placement_group_list", &PlacementGroupList { placement_groups: vec![group], meta: meta() });
+    let certificate = berth_model::certificate::Certificate {
+        id: CertificateId(2),
+        name: "web".into(),
+        kind: berth_model::certificate::CertificateType::Uploaded,
+        certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
+        fingerprint: "03:c7:55:9b".into(),
+        not_valid_before: at("2026-11-20T02:14:00Z"),
+        not_valid_after: at("2027-02-18T02:14:00Z"),
+        domain_names: vec!["example.org".into()],
+        status: None,
+        used_by: Vec::new(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden(
+        "uploaded_certificate",
+        &berth_model::certificate::CertificateCreated { certificate: certificate.clone(), action: None },
+    );
+    golden(
+        "uploaded_certificate_list",
+        &berth_model::certificate::CertificateList { certificates: vec![certificate], meta: meta() },
+    );
+    golden("volume", &berth_model::volume::VolumeReply { volume: volume.clone() });
+    golden("volume_list", &berth_model::volume::VolumeList { volumes: vec![volume], meta: meta() });
     golden(
         "load",
         &LoadReply {
@@ -280,6 +328,9 @@ fn requests_keep_their_wire_form() {
             user_data: Some("#cloud-config\n".into()),
             labels: labels(),
             start_after_create: Some(true),
+            volumes: vec![VolumeId(5)],
+            placement_group: Some(PlacementGroupId(3)),
+            automount: Some(true),
             public_net: Some(PublicNetCreate {
                 enable_ipv6: false,
                 ipv4: Some(PrimaryIpId(5)),
@@ -324,6 +375,42 @@ fn requests_keep_their_wire_form() {
     );
     golden("change_dns_ptr", &ChangeDnsPtr { ip: "203.0.113.24".parse().unwrap(), dns_ptr: None });
     golden("change_ip_protection", &ChangeIpProtection { delete: Some(true) });
+    golden(
+        "volume_create",
+        &berth_model::volume::VolumeCreate {
+            name: "data".into(),
+            size: 42,
+            location: Some("rtm1".into()),
+            server: None,
+            format: Some(FileSystem::Xfs),
+            automount: Some(false),
+            labels: Some(labels()),
+        },
+    );
+    let attach = berth_model::volume::VolumeAttach { server: ServerId(7), automount: Some(true) };
+    golden("volume_attach", &attach);
+    golden(
+        "placement_group_create",
+        &PlacementGroupCreate {
+            name: "web".into(),
+            kind: PlacementGroupType::Spread,
+            labels: Some(labels()),
+        },
+    );
+    golden("add_to_placement_group", &AddToPlacementGroup { placement_group: PlacementGroupId(3) });
+    golden(
+        "uploaded_certificate_create",
+        &berth_model::certificate::CertificateCreate {
+            name: "web".into(),
+            kind: Some(berth_model::certificate::CertificateType::Uploaded),
+            certificate: Some("-----BEGIN CERTIFICATE-----\n…".into()),
+            private_key: Some("-----BEGIN PRIVATE KEY-----\n…".into()),
+            domain_names: None,
+            labels: Some(labels()),
+        },
+    );
+    golden("volume_resize", &berth_model::volume::VolumeResize { size: 50 });
+    golden("change_volume_protection", &berth_model::volume::ChangeVolumeProtection { delete: Some(true) });
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
     golden(
         "ssh_key_create",
@@ -415,6 +502,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
             ssh_keys: vec!["ssh-ed25519 AAAA… mara@laptop".into()],
             root_password_hash: Some("$6$…".into()),
             user_data: None,
+            mounts: vec![VolumeId(5)],
             name_servers: vec!["203.0.113.1".parse().unwrap()],
         },
         power: WantedPower::On,

@@ -9,8 +9,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::World;
 use crate::http::unsupported;
 use crate::{
-    accounts, actions, addresses, backups, catalog, consoles, firewalls, images, isos, live, load, nodes,
-    quotas, servers, ssh_keys, webhooks,
+    accounts, actions, addresses, backups, catalog, certificates, consoles, firewalls, images, isos, live,
+    load, nodes, placement_groups, quotas, servers, ssh_keys, volumes, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -28,6 +28,9 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(ssh_keys::http::router())
         .merge(firewalls::router())
         .merge(quotas::http::router())
+        .merge(volumes::router())
+        .merge(placement_groups::router())
+        .merge(certificates::router())
         .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())

@@ -21,6 +21,7 @@ const PACKAGES: &[&str] = &[
     "postgresql-client",
     // a node
     "dnsmasq-base",
+    "e2fsprogs",
     "iproute2",
     "iptables",
     "libvirt-clients",
@@ -34,11 +35,11 @@ const PACKAGES: &[&str] = &[
     "qemu-utils",
     "swtpm",
     "swtpm-tools",
+    "xfsprogs",
     "xorriso",
     // guest images
     "cpio",
     "debian-archive-keyring",
-    "e2fsprogs",
     "extlinux",
     "kmod",
     "mmdebstrap",

@@ -45,6 +45,7 @@ fn spec(nics: Vec<Nic>) -> VmSpec {
             ssh_keys: vec!["ssh-ed25519 AAAA a@b".to_owned(), "ssh-rsa BBBB \u{1f6a2}".to_owned()],
             root_password_hash: Some("$6$salt$secret".to_owned()),
             user_data: Some("#cloud-config\npackages: [vim]\n".to_owned()),
+            mounts: Vec::new(),
             name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         place: Some(VmPlace { region: "eu-central".to_owned(), availability_zone: "fsn1-dc14".to_owned() }),

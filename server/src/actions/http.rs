@@ -4,7 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use berth_model::action::{ActionList, ActionReply, ActionStatus, ResourceKind};
 use berth_model::error::ApiError;
-use berth_model::{ActionId, FirewallId, FloatingIpId, ImageId, PrimaryIpId, ProjectId, ServerId};
+use berth_model::{
+    ActionId, CertificateId, FirewallId, FloatingIpId, ImageId, PrimaryIpId, ProjectId, ServerId, VolumeId,
+};
 use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,6 +28,8 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(of_images::router())
         .merge(of_primary_ips::router())
         .merge(of_floating_ips::router())
+        .merge(of_volumes::router())
+        .merge(of_certificates::router())
         .merge(of_firewalls::router())
 }
 
@@ -195,7 +199,15 @@ actions_of!(of_floating_ips, FloatingIp, FloatingIpId, crate::addresses::queries
     "/floating_ips/actions" "floating_ip_action_list", "/floating_ips/actions/{id}" "floating_ip_action_get",
     "/floating_ips/{id}/actions" "action_list_of_floating_ip",
     "/floating_ips/{id}/actions/{action_id}" "action_get_of_floating_ip");
+actions_of!(of_volumes, Volume, VolumeId, crate::volumes::queries::exists,
+    "/volumes/actions" "volume_action_list", "/volumes/actions/{id}" "volume_action_get",
+    "/volumes/{id}/actions" "action_list_of_volume",
+    "/volumes/{id}/actions/{action_id}" "action_get_of_volume");
 actions_of!(of_firewalls, Firewall, FirewallId, crate::firewalls::queries::exists,
     "/firewalls/actions" "firewall_action_list", "/firewalls/actions/{id}" "firewall_action_get",
     "/firewalls/{id}/actions" "action_list_of_firewall",
     "/firewalls/{id}/actions/{action_id}" "action_get_of_firewall");
+actions_of!(of_certificates, Certificate, CertificateId, crate::certificates::queries::exists,
+    "/certificates/actions" "certificate_action_list", "/certificates/actions/{id}" "certificate_action_get",
+    "/certificates/{id}/actions" "action_list_of_certificate",
+    "/certificates/{id}/actions/{action_id}" "action_get_of_certificate");

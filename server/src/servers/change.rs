@@ -144,7 +144,10 @@ pub async fn begin_as<C: Change>(
 }
 
 /// Where the server stands. One that no action holds stands somewhere: it was placed when it was made.
-pub(super) fn placed(server: &Held) -> ApiResult<NodeId> {
+///
+/// # Errors
+/// Never for one that no action holds.
+pub fn placed(server: &Held) -> ApiResult<NodeId> {
     let placed = server.node;
     placed.ok_or_else(|| Problem::internal(anyhow::anyhow!("server {} stands on no node", server.id)))
 }

@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use super::queries::{self, Machine};
 use crate::config::Config;
-use crate::{addresses, firewalls, isos};
+use crate::{addresses, firewalls, isos, volumes};
 
 /// A server's machine, as the rows have it.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ pub async fn wanted(
         None => None,
     };
     let boot = if iso.is_some() { vec![BootDevice::Iso, BootDevice::Disk] } else { vec![BootDevice::Disk] };
+    let (attached, mounts) = volumes::queries::of_machine(conn, server).await?;
     let card = addresses::queries::card(conn, server).await?;
     let firewall = firewalls::of_machine(conn, server).await?;
     // A card without addresses would be one on which the guest may have any: there is none then.
@@ -55,12 +56,14 @@ pub async fn wanted(
         memory: machine.need.memory,
         disk: machine.need.disk,
         image: VmImage { sha256: machine.image_sha256.clone() },
+        volumes: attached,
         nics: public.into_iter().collect(),
         seed: VmSeed {
             hostname: machine.name.clone(),
             ssh_keys: machine.ssh_public_keys.clone(),
             root_password_hash: machine.root_password_hash.clone(),
             user_data: machine.user_data.clone(),
+            mounts,
             name_servers: config.name_servers.clone(),
         },
         power,

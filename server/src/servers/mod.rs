@@ -45,10 +45,11 @@ pub use observe::{observe, observe_all, unknown_on_node};
 
 use crate::actions::{self, NewAction};
 use crate::jobs::Saga;
-use crate::{backups, images};
+use crate::{backups, images, volumes};
 
 /// A server's row goes with its backups, and its disk's image file if nothing else needs it.
 async fn remove(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    volumes::leave(conn, id, now).await?;
     let Some(sha256) = queries::delete(conn, id, now).await? else { return Ok(()) };
     backups::remove_beyond(conn, id, 0, now).await?;
     images::jobs::remove::when_unused(conn, &sha256, now).await

@@ -17,7 +17,9 @@ use crate::actions::{self, NewAction};
 use crate::catalog::queries::Shape;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::{addresses, catalog, entropy, firewalls, images, jobs, nodes, quotas, ssh_keys};
+use crate::{
+    addresses, catalog, entropy, firewalls, images, jobs, nodes, placement_groups, quotas, ssh_keys, volumes,
+};
 
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
@@ -48,11 +50,19 @@ pub(super) async fn resolve(
     let image = usable_image(conn, project, &create.image, disk, now, &mut faults).await?;
     let net = create.public_net.clone().unwrap_or_default();
     let named = addresses::named(conn, project, &net, &mut faults).await?;
-    let place = match named.first() {
-        Some(ip) => Place::Of(ip.location),
+    let volumes = volumes::order::named(conn, project, &create.volumes, &mut faults).await?;
+    let bound = named.first().map(|ip| ip.location).or(volumes.first().map(|volume| volume.location));
+    let place = match bound {
+        Some(location) => Place::Of(location),
         None => Place::With(&net, cooled_by),
     };
     let location = location(conn, create, shape.as_ref(), place, &mut faults).await?;
+    faults.extend(location.and_then(|location| volumes::order::location_fault(&volumes, location)));
+    if let Some(group) = create.placement_group
+        && placement_groups::queries::get(conn, project, group).await?.is_none()
+    {
+        faults.push(fault("placement_group", "There is no such placement group in this project."));
+    }
     let ssh_public_keys = ssh_public_keys(conn, project, &create.ssh_keys, &mut faults).await?;
     let firewalls = firewalls::named(conn, project, &create.firewalls, &mut faults).await?;
     let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
@@ -65,7 +75,7 @@ pub(super) async fn resolve(
 /// Where a server goes whose order does not say.
 #[derive(Debug, Clone, Copy)]
 enum Place<'a> {
-    /// Where a primary IP is that it names.
+    /// Where a primary IP or a volume is that it names.
     Of(LocationId),
     /// Where there are such addresses, released before that time.
     With(&'a PublicNetCreate, Timestamp),
@@ -149,8 +159,10 @@ async fn location(
         }
         (None, None) => match (any_location(conn, shape, place).await?, shape) {
             (None, Some(shape)) => {
-                let message =
-                    format!("The server type {} is not offered where this primary IP is.", shape.name);
+                let message = format!(
+                    "The server type {} is not offered where this primary IP or volume is.",
+                    shape.name
+                );
                 faults.push(fault("server_type", message));
                 return Ok(None);
             }
@@ -253,6 +265,11 @@ pub(super) async fn write(
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
     let start = create.start_after_create.unwrap_or(true);
     addresses::assign_ordered(conn, project, id, &order.addresses).await?;
+    if create.placement_group.is_some() {
+        placement_groups::queries::join(conn, id, create.placement_group).await?;
+    }
+    let automount = create.automount.unwrap_or(false);
+    volumes::order::assign(conn, project, (id, action.id), &create.volumes, automount).await?;
     firewalls::apply_ordered(conn, project, id, &order.firewalls).await?;
     let saga = create::ServerCreate::new(id, start, order.addresses.made.clone());
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;

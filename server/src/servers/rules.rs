@@ -126,6 +126,8 @@ pub fn locked(command: &str) -> ApiError {
         "reset_password" => "is getting another password",
         "enable_rescue" | "disable_rescue" => "is getting another system to boot",
         "attach_iso" | "detach_iso" => "is getting another ISO",
+        "attach_volume" => "is getting a volume",
+        "detach_volume" => "is losing a volume",
         "assign_primary_ip" => "is getting an address",
         "unassign_primary_ip" => "is losing an address",
         _ => "is busy",
@@ -154,23 +156,21 @@ fn memory_free(node: &Candidate) -> u64 {
 }
 
 fn fits(node: &Candidate, need: Need) -> bool {
-    let storage_free = node.storage.bytes().saturating_sub(node.promised_storage.bytes());
     node.accepts_servers
         && node.cores >= need.cores
         && memory_free(node) >= need.memory.bytes()
-        && storage_free >= need.disk.bytes()
+        && node.storage_free() >= need.disk
 }
 
 /// Has the node on which a server stands room for it, when it needs `after` instead of `before`? Less of something
 /// always fits; whether the node takes new servers makes no difference.
 pub fn has_room(node: &Candidate, before: Need, after: Need) -> bool {
-    let storage_free = node.storage.bytes().saturating_sub(node.promised_storage.bytes());
     let more = |free: u64, before: ByteSize, after: ByteSize| {
         after <= before || free >= after.bytes() - before.bytes()
     };
     node.cores >= after.cores
         && more(memory_free(node), before.memory, after.memory)
-        && more(storage_free, before.disk, after.disk)
+        && more(node.storage_free().bytes(), before.disk, after.disk)
 }
 
 /// Why no node was chosen.

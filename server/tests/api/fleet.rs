@@ -277,6 +277,7 @@ pub fn spec(power: WantedPower) -> VmSpec {
             ssh_keys: Vec::new(),
             root_password_hash: None,
             user_data: None,
+            mounts: Vec::new(),
             name_servers: Vec::new(),
         },
         power,

@@ -13,6 +13,7 @@ use berth_server::{accounts, clock, openapi};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use crate::certificates::certificate_pair;
 use crate::support::{Berth, Client, PASSWORD, PUBLIC_KEYS, Person, Reply};
 
 /// Who may use an operation.
@@ -88,6 +89,11 @@ struct Things {
     primary_ip_action: i64,
     floating_ip: i64,
     floating_ip_action: i64,
+    volume: i64,
+    volume_action: i64,
+    placement_group: i64,
+    certificate: i64,
+    certificate_action: i64,
     firewall: i64,
     firewall_action: i64,
 }
@@ -111,6 +117,10 @@ fn table(has: &Things) -> Vec<Case> {
     } = has;
     let Things { account, project, limit_request, webhook, delivery, .. } = has;
     let Things { primary_ip, primary_ip_action, floating_ip, floating_ip_action, .. } = has;
+    let Things { placement_group, certificate, certificate_action, .. } = has;
+    let (pair_pem, key_pem) = certificate_pair();
+    let Things { volume, volume_action, .. } = has;
+    let volume_does = |verb: &str| format!("/v1/volumes/{volume}/actions/{verb}");
     let Things { firewall, firewall_action, .. } = has;
     let firewall_does = |verb: &str| format!("/v1/firewalls/{firewall}/actions/{verb}");
     let targets = json!([{"type": "server", "server": {"id": server}}]);
@@ -282,6 +292,78 @@ fn table(has: &Things) -> Vec<Case> {
             format!("/v1/floating_ips/{floating_ip}/actions/{floating_ip_action}"),
             None,
         ),
+        case("placement_group_list", Project, "/v1/placement_groups", None),
+        case(
+            "placement_group_create",
+            Project,
+            "/v1/placement_groups",
+            Some(json!({"name": "another", "type": "spread"})),
+        ),
+        owned("placement_group_get", Project, format!("/v1/placement_groups/{placement_group}"), None),
+        owned(
+            "placement_group_update",
+            Project,
+            format!("/v1/placement_groups/{placement_group}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned(
+            "server_add_to_placement_group",
+            Project,
+            power("add_to_placement_group"),
+            Some(json!({"placement_group": placement_group})),
+        ),
+        owned("server_remove_from_placement_group", Project, power("remove_from_placement_group"), None),
+        case("certificate_list", Project, "/v1/certificates", None),
+        case(
+            "certificate_create",
+            Project,
+            "/v1/certificates",
+            Some(json!({"name": "another", "certificate": pair_pem, "private_key": key_pem})),
+        ),
+        owned("certificate_get", Project, format!("/v1/certificates/{certificate}"), None),
+        owned(
+            "certificate_update",
+            Project,
+            format!("/v1/certificates/{certificate}"),
+            Some(json!({"name": "renamed"})),
+        ),
+        owned("certificate_retry", Project, format!("/v1/certificates/{certificate}/actions/retry"), None),
+        case("certificate_action_list", Project, "/v1/certificates/actions", None),
+        owned(
+            "certificate_action_get",
+            Project,
+            format!("/v1/certificates/actions/{certificate_action}"),
+            None,
+        ),
+        owned("action_list_of_certificate", Project, format!("/v1/certificates/{certificate}/actions"), None),
+        owned(
+            "action_get_of_certificate",
+            Project,
+            format!("/v1/certificates/{certificate}/actions/{certificate_action}"),
+            None,
+        ),
+        case("volume_list", Project, "/v1/volumes", None),
+        case(
+            "volume_create",
+            Project,
+            "/v1/volumes",
+            Some(json!({"name": "another", "size": 10, "location": "rtm1"})),
+        ),
+        owned("volume_get", Project, format!("/v1/volumes/{volume}"), None),
+        owned("volume_update", Project, format!("/v1/volumes/{volume}"), Some(json!({"name": "renamed"}))),
+        owned("volume_attach", Project, volume_does("attach"), Some(json!({"server": server}))),
+        owned("volume_detach", Project, volume_does("detach"), None),
+        owned("volume_resize", Project, volume_does("resize"), Some(json!({"size": 20}))),
+        owned(
+            "volume_change_protection",
+            Project,
+            volume_does("change_protection"),
+            Some(json!({"delete": false})),
+        ),
+        case("volume_action_list", Project, "/v1/volumes/actions", None),
+        owned("volume_action_get", Project, format!("/v1/volumes/actions/{volume_action}"), None),
+        owned("action_list_of_volume", Project, format!("/v1/volumes/{volume}/actions"), None),
+        owned("action_get_of_volume", Project, format!("/v1/volumes/{volume}/actions/{volume_action}"), None),
         case("firewall_list", Project, "/v1/firewalls", None),
         case("firewall_create", Project, "/v1/firewalls", Some(json!({"name": "another"}))),
         owned("firewall_get", Project, format!("/v1/firewalls/{firewall}"), None),
@@ -355,6 +437,9 @@ fn table(has: &Things) -> Vec<Case> {
         owned("webhook_delete", Project, format!("/v1/webhooks/{webhook}"), None),
         owned("primary_ip_delete", Project, format!("/v1/primary_ips/{primary_ip}"), None),
         owned("floating_ip_delete", Project, format!("/v1/floating_ips/{floating_ip}"), None),
+        owned("placement_group_delete", Project, format!("/v1/placement_groups/{placement_group}"), None),
+        owned("certificate_delete", Project, format!("/v1/certificates/{certificate}"), None),
+        owned("volume_delete", Project, format!("/v1/volumes/{volume}"), None),
         owned("firewall_delete", Project, format!("/v1/firewalls/{firewall}"), None),
         owned("server_delete", Project, format!("/v1/servers/{server}"), None),
         owned("ssh_key_delete", Project, format!("/v1/ssh_keys/{ssh_key}"), None),
@@ -408,13 +493,23 @@ async fn things(berth: &Berth, person: &Person) -> Things {
     };
     let image_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
     let (primary_ip, primary_ip_action) =
-        public_ip(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
+        acted(person, "primary_ip", json!({"name": "mine", "type": "ipv4", "location": "rtm1"})).await;
     let (floating_ip, floating_ip_action) =
-        public_ip(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
+        acted(person, "floating_ip", json!({"type": "ipv4", "home_location": "rtm1"})).await;
+    let (volume, volume_action) =
+        acted(person, "volume", json!({"name": "mine", "size": 10, "location": "rtm1"})).await;
     let firewall: Value = person.post("/v1/firewalls", json!({"name": "mine"})).await.expect(201);
     let firewall = firewall["firewall"]["id"].as_i64().unwrap();
     let path = format!("/v1/firewalls/{firewall}/actions/set_rules");
     let firewall_action: Value = person.post(&path, json!({"rules": []})).await.expect(201);
+    let group = json!({"name": "mine", "type": "spread"});
+    let group: Value = person.post("/v1/placement_groups", group).await.expect(201);
+    let (pem, private_key) = certificate_pair();
+    let certificate = json!({"name": "mine", "certificate": pem, "private_key": private_key});
+    let certificate: Value = person.post("/v1/certificates", certificate).await.expect(201);
+    let certificate = certificate["certificate"]["id"].as_i64().unwrap();
+    let action = NewAction { resources: &[(ResourceKind::Certificate, certificate)], ..action };
+    let certificate_action = actions::queries::done(&mut db.acquire().await.unwrap(), &action).await.unwrap();
     Things {
         server: created["server"]["id"].as_i64().unwrap(),
         action: created["action"]["id"].as_i64().unwrap(),
@@ -436,13 +531,18 @@ async fn things(berth: &Berth, person: &Person) -> Things {
         primary_ip_action,
         floating_ip,
         floating_ip_action,
+        volume,
+        volume_action,
+        placement_group: group["placement_group"]["id"].as_i64().unwrap(),
+        certificate,
+        certificate_action: certificate_action.id.0,
         firewall,
         firewall_action: firewall_action["actions"][0]["id"].as_i64().unwrap(),
     }
 }
 
-/// A new primary or floating IP, and an action of it.
-async fn public_ip(person: &Person, kind: &str, order: Value) -> (i64, i64) {
+/// A new thing that can be protected, and an action of it.
+async fn acted(person: &Person, kind: &str, order: Value) -> (i64, i64) {
     let made: Value = person.post(&format!("/v1/{kind}s"), order).await.expect(201);
     let id = made[kind]["id"].as_i64().unwrap();
     let path = format!("/v1/{kind}s/{id}/actions/change_protection");
@@ -500,6 +600,11 @@ fn every_operation_has_a_case() {
         primary_ip_action: 1,
         floating_ip: 1,
         floating_ip_action: 1,
+        volume: 1,
+        volume_action: 1,
+        placement_group: 1,
+        certificate: 1,
+        certificate_action: 1,
         firewall: 1,
         firewall_action: 1,
     };

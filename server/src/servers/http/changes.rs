@@ -2,29 +2,30 @@
 
 use axum::Json;
 use axum::extract::State;
-use berth_model::ServerId;
 use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::address::ChangeDnsPtr;
 use berth_model::error::ApiError;
 use berth_model::image::{ImageKind, ImageStatus};
+use berth_model::placement_group::AddToPlacementGroup;
 use berth_model::quota::QuotaKind;
 use berth_model::server::{
     AttachIso, ChangeProtection, ChangeTypeRequest, CreateImage, ImageCreated, PasswordReply, RebuildRequest,
     RescueRequest, ServerStatus,
 };
+use berth_model::{ErrorCode, PlacementGroupId, ServerId};
 use http::StatusCode;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Told, begin, hold, new_root_password};
-use crate::accounts::Writer;
+use crate::accounts::{ProjectAccess, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Path, Problem};
 use crate::servers::changes::{change_type, iso, rebuild, rescue};
 use crate::servers::imaging::{self, NewImage};
 use crate::servers::jobs::password::PasswordReset;
 use crate::servers::{change, order, queries};
-use crate::{World, addresses, backups, clock, images, quotas};
+use crate::{World, addresses, backups, clock, images, placement_groups, quotas};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
@@ -38,6 +39,8 @@ pub(super) fn router() -> OpenApiRouter<World> {
         .routes(routes!(server_disable_rescue))
         .routes(routes!(server_attach_iso))
         .routes(routes!(server_detach_iso))
+        .routes(routes!(server_add_to_placement_group))
+        .routes(routes!(server_remove_from_placement_group))
 }
 
 fn told(action: Action) -> Told {
@@ -158,7 +161,7 @@ async fn server_reset_password(
     let server = change::hold(&mut tx, access.project, id).await?;
     if server.status != ServerStatus::Running {
         let message = "Only a running system can take a new password. Start the server.";
-        return Err(Problem::new(berth_model::ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::Conflict, message));
     }
     let saga = PasswordReset::new(id, change::placed(&server)?, hash);
     let action = begin(&mut tx, access, (id, server.status), &[], &saga).await?.action;
@@ -269,4 +272,75 @@ async fn server_change_dns_ptr(
     queries::publish(&mut tx, id, now).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(ActionReply { action })))
+}
+
+/// Put a server that is off into a placement group. Its node must have no other server of the group: a server is not
+/// moved for that.
+#[utoipa::path(post, path = "/servers/{id}/actions/add_to_placement_group", tag = "servers",
+    params(("id" = ServerId, Path)), request_body = AddToPlacementGroup,
+    responses((status = 201, body = ActionReply), Errors))]
+async fn server_add_to_placement_group(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+    Body(asked): Body<AddToPlacementGroup>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    let server = change::hold(&mut tx, access.project, id).await?;
+    let group = asked.placement_group;
+    let missing = || Problem::field("placement_group", "There is no such placement group in this project.");
+    placement_groups::queries::get(&mut tx, access.project, group).await?.ok_or_else(missing)?;
+    change::refuse_unless_off(&server)?;
+    if placement_groups::queries::of_server(&mut tx, id).await?.is_some() {
+        let message = "The server is in a placement group already. Remove it from that first.";
+        return Err(Problem::new(ErrorCode::Conflict, message));
+    }
+    placement_groups::queries::join(&mut tx, id, Some(group)).await.map_err(|error| {
+        let taken = || {
+            let message = "The server's node has another server of this placement group.";
+            ApiError::new(ErrorCode::PlacementError, message)
+        };
+        Problem::from(error)
+            .on_constraint("servers_spread_key", taken)
+            .on_constraint("servers_placement_group_fk", || {
+                ApiError::new(ErrorCode::NotFound, "The placement group is gone.")
+            })
+    })?;
+    let action = moved(&mut tx, access, id, (group, "add_to_placement_group")).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Take a server out of its placement group. It stays where it is.
+#[utoipa::path(post, path = "/servers/{id}/actions/remove_from_placement_group", tag = "servers",
+    params(("id" = ServerId, Path)), responses((status = 201, body = ActionReply), Errors))]
+async fn server_remove_from_placement_group(
+    State(world): State<World>,
+    Writer(access): Writer,
+    Path(id): Path<ServerId>,
+) -> ApiResult<Told> {
+    let mut tx = world.db.begin().await?;
+    change::hold(&mut tx, access.project, id).await?;
+    let Some(group) = placement_groups::queries::of_server(&mut tx, id).await? else {
+        return Err(Problem::new(ErrorCode::Conflict, "The server is in no placement group."));
+    };
+    placement_groups::queries::join(&mut tx, id, None).await?;
+    let action = moved(&mut tx, access, id, (group, "remove_from_placement_group")).await?;
+    tx.commit().await?;
+    Ok(told(action))
+}
+
+/// Says that a server came into a placement group or left it, as an action that is done at once.
+async fn moved(
+    conn: &mut sqlx::PgConnection,
+    access: ProjectAccess,
+    id: ServerId,
+    (group, command): (PlacementGroupId, &str),
+) -> ApiResult<Action> {
+    let now = clock::now();
+    let resources = &[(ResourceKind::Server, id.0), (ResourceKind::PlacementGroup, group.0)];
+    let action = NewAction { project: access.project, command, resources, steps: &[], now };
+    let action = actions::queries::done(conn, &action).await?;
+    queries::publish(conn, id, now).await?;
+    Ok(action)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use berth_model::address::IpFamily;
 use berth_model::agent::{PowerVerb, VmState, WantedPower};
-use berth_model::{ErrorCode, NodeId, ServerId, Timestamp};
+use berth_model::{ByteSize, ErrorCode, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -19,8 +19,8 @@ use crate::addresses::none_left;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
 use crate::servers::queries;
-use crate::servers::rules::{self, NoRoom};
-use crate::{World, addresses, images, nodes, servers};
+use crate::servers::rules::{self, Need, NoRoom};
+use crate::{World, addresses, images, nodes, placement_groups, servers, volumes};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -135,15 +135,23 @@ impl ServerCreate {
 
     async fn record_place(&mut self, conn: &mut PgConnection) -> Result<(), StepError> {
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
-        let candidates = nodes::queries::candidates(conn, wish.location).await?;
-        let node = rules::choose_node(&candidates, wish.need).map_err(|why| match why {
+        let mut candidates = nodes::queries::candidates(conn, wish.location).await?;
+        let bond = volumes::queries::bond(conn, self.server).await?;
+        let taken = placement_groups::queries::taken(conn, self.server).await?;
+        candidates.retain(|node| bond.node.is_none_or(|bound| node.id == bound) && !taken.contains(&node.id));
+        let need = Need { disk: ByteSize(wish.need.disk.bytes() + bond.more.bytes()), ..wish.need };
+        let node = rules::choose_node(&candidates, need).map_err(|why| match why {
             NoRoom::Silent => StepError::Retry(why.into()),
             NoRoom::Full => {
-                let customer = "There is no room for a server of this type in this location now.";
+                let customer = match taken.is_empty() {
+                    true => "There is no room for a server of this type in this location now.",
+                    false => "No node with room is left that has none of the placement group's servers.",
+                };
                 StepError::fail(ErrorCode::PlacementError, customer, why)
             }
         })?;
         queries::place(conn, self.server, Some(node)).await?;
+        volumes::queries::place(conn, self.server, node).await?;
         self.node = Some(node);
         Ok(())
     }
@@ -181,7 +189,8 @@ impl Saga for ServerCreate {
             }
             Step::Image => {
                 let sha256 = self.wanted(world).await?.machine.image_sha256;
-                images::travel::bring(world, self.node()?, &sha256).await
+                images::travel::bring(world, self.node()?, &sha256).await?;
+                volumes::make_for(world, self.node()?, self.server).await
             }
             Step::Machine => {
                 let wanted = self.wanted(world).await?;
@@ -214,7 +223,10 @@ impl Saga for ServerCreate {
                 }
                 queries::set_starting(conn, self.server).await?;
             }
-            Step::Boot => queries::unlock(conn, self.server, self.look).await?,
+            Step::Boot => {
+                volumes::queries::attached_to(conn, self.server).await?;
+                queries::unlock(conn, self.server, self.look).await?;
+            }
         }
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }

@@ -16,7 +16,7 @@ use berth_model::{NodeId, ServerId, Timestamp};
 use super::{changes, queries};
 use crate::agents::AgentError;
 use crate::jobs::Registry;
-use crate::{World, addresses};
+use crate::{World, addresses, volumes};
 
 /// How long a last look at a machine may take when an action is given up.
 const LAST_LOOK: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ impl Look {
 /// The registry, knowing all sagas of servers.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    changes::register(addresses::jobs::register(registry))
+    changes::register(volumes::jobs::register(addresses::jobs::register(registry)))
         .with::<create::ServerCreate>()
         .with::<delete::ServerDelete>()
         .with::<follow::ServerFollow>()

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use berth_model::location::Datacenter;
 use berth_model::server::{AppliedFirewall, AppliedStatus, Server, ServerProtection, ServerStatus};
-use berth_model::{ImageId, IsoId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
+use berth_model::{
+    ImageId, IsoId, LocationId, PlacementGroupId, ProjectId, ServerId, ServerTypeId, Timestamp,
+};
 use sqlx::PgConnection;
 
-use crate::{addresses, backups, catalog, firewalls, images, isos, labels};
+use crate::{addresses, backups, catalog, firewalls, images, isos, labels, placement_groups, volumes};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -24,6 +26,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
                   s.server_type_id as "server_type: ServerTypeId", s.image_id as "image: ImageId",
                   s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
                   s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib, s.iso_id as "iso: IsoId",
+                  s.placement_group_id as "group: PlacementGroupId",
                   s.rescue_sha256 is not null as "rescue!", s.revision_told = s.revision as "told!"
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            join servers s on s.id = asked.id
@@ -50,6 +53,14 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     let isos = if used.is_empty() { Vec::new() } else { isos::queries::by_ids(conn, &used).await? };
     let isos: HashMap<_, _> = isos.into_iter().map(|i| (i.id, i)).collect();
 
+    let used: Vec<PlacementGroupId> = rows.iter().filter_map(|row| row.group).collect();
+    let groups = match used.is_empty() {
+        true => Vec::new(),
+        false => placement_groups::queries::by_ids(conn, &used).await?,
+    };
+    let groups: HashMap<_, _> = groups.into_iter().map(|group| (group.id, group)).collect();
+
+    let mut volumes = volumes::queries::of_servers(conn, &numbers).await?;
     let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
 
     let mut windows = backups::windows(conn, &numbers).await?;
@@ -90,10 +101,10 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
             protection: ServerProtection { delete: row.protect_delete, rebuild: row.protect_rebuild },
             labels,
-            volumes: Vec::new(),
+            volumes: volumes.remove(&row.id).unwrap_or_default(),
             load_balancers: Vec::new(),
             primary_disk_size: row.disk_gib.unsigned_abs(),
-            placement_group: None,
+            placement_group: row.group.and_then(|id| groups.get(&id).cloned()),
         };
         servers.push((row.project, server));
     }

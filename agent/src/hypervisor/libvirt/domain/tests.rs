@@ -33,6 +33,7 @@ fn spec() -> VmSpec {
             ssh_keys: vec!["ssh-ed25519 AAAA <me> & \"you\"".to_owned()],
             root_password_hash: Some("$6$salt$hash".to_owned()),
             user_data: Some("#!/bin/sh\n# ]]> </berth:vm> \u{ffff} é 🚢 \u{1}\n".to_owned()),
+            mounts: Vec::new(),
             name_servers: vec!["9.9.9.9".parse().unwrap()],
         },
         power: WantedPower::On,
