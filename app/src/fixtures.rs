@@ -37,6 +37,8 @@ pub fn sample(seconds: i64, cpu_millicores: u32) -> LoadSample {
         disk_write_ops_per_s: 0,
         net_in_bytes_per_s: 0,
         net_out_bytes_per_s: 0,
+        net_in_packets_per_s: 0,
+        net_out_packets_per_s: 0,
     }
 }
 

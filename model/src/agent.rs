@@ -41,7 +41,8 @@ pub use backup::{
     StoreSecret,
 };
 pub use console::{
-    ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
+    CONSOLE_PROTOCOL, CONSOLE_TICKET_PROTOCOL, ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket,
+    ConsoleTicketRequest, Screenshot, SendKeys,
 };
 pub use function::{Checksum, Function, Mac, Name, Nothing, Sha256};
 pub use guest::{

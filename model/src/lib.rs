@@ -2,7 +2,7 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`network`], [`volume`], [`placement_group`], [`certificate`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`network`], [`volume`], [`placement_group`], [`certificate`], [`load`], [`metrics`], [`pricing`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
 //! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
@@ -25,6 +25,7 @@ pub mod iso;
 pub mod label;
 pub mod load;
 pub mod location;
+pub mod metrics;
 pub mod money;
 pub mod name;
 pub mod network;
@@ -32,6 +33,7 @@ pub mod node;
 pub mod page;
 pub mod people;
 pub mod placement_group;
+pub mod pricing;
 pub mod quota;
 pub mod server;
 pub mod server_type;

@@ -188,7 +188,7 @@ pub struct Server {
     pub rescue_enabled: bool,
     /// Does an action hold it?
     pub locked: bool,
-    /// Hours of the day in which backups are made.
+    /// Hours of the day in which backups are made, in UTC: `22-02`; `null` without backups.
     pub backup_window: Option<String>,
     /// Bytes sent this month.
     pub outgoing_traffic: Option<u64>,
@@ -209,6 +209,18 @@ pub struct Server {
     pub primary_disk_size: u32,
     /// Its placement group.
     pub placement_group: Option<PlacementGroup>,
+}
+
+/// `POST /v1/servers/{id}/actions/request_console`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConsoleRequested {
+    /// Where the console opens, once, within a minute: a WebSocket with the subprotocol `binary` that speaks RFB.
+    pub wss_url: String,
+    /// What it asks for: RFB's password.
+    pub password: String,
+    /// The action, which has ended.
+    pub action: Action,
 }
 
 /// Stands where the Hetzner Cloud API has a resource that this version of Berth cannot have:
@@ -381,7 +393,7 @@ pub struct CreateImage {
     /// For people, 1 to 200 characters; made from the server's name if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// `snapshot`; backups are made by schedule.
+    /// `snapshot`, unless said otherwise, or `backup`, of a server that is backed up: the oldest beyond seven goes.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<ImageKind>,
     /// The customer's own marks.

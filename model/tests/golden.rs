@@ -14,10 +14,12 @@ use berth_model::event::*;
 use berth_model::image::*;
 use berth_model::load::*;
 use berth_model::location::*;
+use berth_model::metrics::*;
 use berth_model::network::{Network, Subnet, *};
 use berth_model::page::{Meta, Pagination};
 use berth_model::people::*;
 use berth_model::placement_group::*;
+use berth_model::pricing::*;
 use berth_model::quota::*;
 use berth_model::server::*;
 use berth_model::server_type::*;
@@ -186,6 +188,8 @@ fn sample() -> LoadSample {
         disk_write_ops_per_s: 212,
         net_in_bytes_per_s: 525_000,
         net_out_bytes_per_s: 2_325_000,
+        net_in_packets_per_s: 310,
+        net_out_packets_per_s: 1_650,
     }
 }
 
@@ -721,6 +725,51 @@ fn webhooks_keep_their_wire_form() {
         finished: None,
     };
     golden("webhook_delivery", &WebhookDeliveryReply { delivery });
+}
+
+#[test]
+fn metrics_keep_their_wire_form() {
+    let values = vec![(1_763_604_840.5, "150.5".to_owned())];
+    let metrics = Metrics {
+        start: at("2026-11-20T02:14:00Z"),
+        end: at("2026-11-20T02:15:00Z"),
+        step: 30.0,
+        time_series: [("cpu".to_owned(), TimeSeries { values })].into(),
+    };
+    golden("metrics", &MetricsReply { metrics });
+}
+
+#[test]
+fn prices_keep_their_wire_form() {
+    let price = || Price::untaxed(Money::micros(11_900, Currency::EUR));
+    let prices = vec![LocationPrice {
+        location: "rtm1".into(),
+        price_hourly: price(),
+        price_monthly: price(),
+        included_traffic: 20_000_000_000_000,
+        price_per_tb_traffic: price(),
+    }];
+    let floating_ip = FloatingIpPrice { location: "rtm1".into(), price_monthly: price() };
+    let primary_ip = PrimaryIpPrice {
+        location: "rtm1".into(),
+        datacenter: "rtm1-dc1".into(),
+        price_hourly: price(),
+        price_monthly: price(),
+    };
+    let pricing = Pricing {
+        currency: "EUR".into(),
+        vat_rate: "0.0000000000".into(),
+        image: GbPrice { price_per_gb_month: price() },
+        volume: GbPrice { price_per_gb_month: price() },
+        floating_ip: MonthlyPrice { price_monthly: price() },
+        floating_ips: vec![FloatingIpPrices { family: IpFamily::Ipv4, prices: vec![floating_ip] }],
+        primary_ips: vec![PrimaryIpPrices { family: IpFamily::Ipv4, prices: vec![primary_ip] }],
+        traffic: TrafficPrice { price_per_tb: price() },
+        server_backup: BackupPrice { percentage: "20.0000000000".into() },
+        server_types: vec![ServerTypePrices { id: ServerTypeId(1), name: "s1".into(), prices }],
+        load_balancer_types: Vec::new(),
+    };
+    golden("pricing", &PricingReply { pricing });
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
+use crate::catalog::pricing::OtherPrices;
 use crate::http::{Network, Origin};
 use crate::nodes::Grants;
 use crate::quotas::Limits;
@@ -132,6 +133,11 @@ settings! {
     /// Most of each kind in all projects of one account, in the same form. One that is not named: four times
     /// what one project may have.
     account_limits: Limits = "{}",
+    /// Prices of what stands in no catalog, without tax, as decimal text in the catalog's currency:
+    /// `{ image_gb_month = "0.0119", server_backup_percent = "20" }`. Also: volume_gb_month,
+    /// floating_ipv4_month, floating_ipv6_month, primary_ipv4_hour, primary_ipv4_month,
+    /// primary_ipv6_hour, primary_ipv6_month. What is not named is free.
+    prices: OtherPrices = "{}",
     /// Name servers that new servers are told to ask.
     name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\", \"2620:fe::fe\"]",
     /// Seconds until a public address that was given back is handed to another; 0 to 2592000 (30

@@ -7,9 +7,10 @@ use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::World;
+use crate::http::unsupported;
 use crate::{
-    accounts, actions, addresses, catalog, certificates, firewalls, images, isos, live, load, networks,
-    nodes, placement_groups, quotas, servers, ssh_keys, volumes, webhooks,
+    accounts, actions, addresses, backups, catalog, certificates, consoles, firewalls, images, isos, live,
+    load, networks, nodes, placement_groups, quotas, servers, ssh_keys, volumes, webhooks,
 };
 
 /// Every route of `/v1`, from all subjects.
@@ -17,6 +18,8 @@ pub fn router() -> OpenApiRouter<World> {
     let subjects = OpenApiRouter::new()
         .merge(accounts::router())
         .merge(servers::http::router())
+        .merge(consoles::router())
+        .merge(backups::router())
         .merge(addresses::router())
         .merge(actions::router())
         .merge(images::http::router())
@@ -32,7 +35,8 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(webhooks::http::router())
         .merge(load::http::router())
         .merge(live::router())
-        .merge(nodes::http::router());
+        .merge(nodes::http::router())
+        .merge(unsupported::router());
     OpenApiRouter::with_openapi(Head::openapi()).nest("/v1", subjects)
 }
 

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::passwords::Passwords;
 use crate::agents::Agents;
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::http::app::{self, App};
 use crate::http::idempotency::{self, Unattended};
 use crate::http::rate::{self, RateLimit};
@@ -39,7 +40,7 @@ use crate::nodes::{self, Links, Pace};
 use crate::postgres::PrivatePostgres;
 use crate::secret::SecretKey;
 use crate::vital::Vital;
-use crate::{World, accounts, clock, db, entropy, images, openapi, servers, telemetry, webhooks};
+use crate::{World, accounts, backups, clock, db, entropy, images, openapi, servers, telemetry, webhooks};
 
 /// How long requests under way, and steps of jobs, may go on once the end has begun.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -189,7 +190,8 @@ async fn build(
     let live = Hub::start(db.clone(), &signals, options.live, vital).await?;
     let load = Load::new(db.clone(), owner);
     let passwords = Passwords::new()?;
-    let world = World { db, agents, config, secret_key, passwords, live, load };
+    let world =
+        World { db, agents, config, secret_key, passwords, live, load, consoles: Consoles::default() };
 
     let (background, stop) = (TaskTracker::new(), vital.stop());
     background.spawn(vital.watch("load", world.load.clone().run(signals.clone(), stop.clone())));
@@ -202,6 +204,8 @@ async fn build(
     if world.config.workers_background > 0 {
         let sending = webhooks::send(world.clone(), stop.clone());
         background.spawn(vital.watch("sending to webhooks", sending));
+        let backups = backups::keep(world.db.clone(), stop.clone());
+        background.spawn(vital.watch("beginning backups", backups));
     }
     background.spawn(vital.watch("pruning", prune(world.db.clone(), stop.clone())));
 

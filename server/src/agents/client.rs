@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use berth_model::agent::function::{self, Kind, certificate, image, vm};
 use berth_model::agent::{
-    Certificate, CertificateRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmDelete,
-    VmShutdown, VmSpec,
+    CONSOLE_PROTOCOL, CONSOLE_TICKET_PROTOCOL, Certificate, CertificateRequest, ConsoleKind,
+    ConsoleTicketRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmDelete, VmShutdown,
+    VmSpec,
 };
 use berth_model::{ErrorBody, NodeId, Timestamp, VmId};
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use futures_util::{Stream, TryStreamExt as _};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::{AgentAddress, AgentError, Agents, Channel, agent_name};
+use super::{AgentAddress, AgentError, AgentSocket, Agents, Channel, agent_name, dial};
 use crate::nodes::ca::SignError;
 use crate::{clock, entropy, nodes};
 
@@ -26,6 +27,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 const IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long to wait for one of the node's places when all are taken.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest message of a console.
+const CONSOLE_MESSAGE_MAX_BYTES: usize = 256 * 1024;
 /// Largest answer that is read.
 const ANSWER_SIZE_MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -174,6 +177,19 @@ impl AgentClient {
         })?;
         self.put_certificate(certificate.pem).await?;
         Ok(certificate.expires)
+    }
+
+    /// Opens a console of a VM.
+    ///
+    /// # Errors
+    /// When the agent refuses, or is not reached.
+    pub async fn console(&self, vm: VmId, kind: ConsoleKind) -> Result<AgentSocket, AgentError> {
+        let request = ConsoleTicketRequest { kind, seconds: None };
+        let ticket = self.call::<function::console::Ticket>(&vm, &request).await?;
+        let protocols = format!("{CONSOLE_PROTOCOL}, {CONSOLE_TICKET_PROTOCOL}{}", ticket.ticket);
+        let (credentials, address) = (self.agents.credentials(), self.address().await?);
+        let opened = dial(credentials, &address, &ticket.path, Some(&protocols), CONSOLE_MESSAGE_MAX_BYTES);
+        opened.await.map_err(|error| AgentError::Unreachable(format!("{error:#}")))
     }
 
     /// Sends a request when the node has a place for it, and tells its circuit how it went.

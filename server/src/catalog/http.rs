@@ -1,9 +1,11 @@
-//! `/v1/locations`, `/v1/datacenters`, `/v1/server_types`.
+//! `/v1/locations`, `/v1/datacenters`, `/v1/server_types`, `/v1/pricing`, `/v1/load_balancer_types`.
 
 use axum::Json;
 use axum::extract::State;
 use berth_model::location::{Datacenter, Location, LocationList, LocationReply};
 use berth_model::page::Meta;
+use berth_model::pricing::PricingReply;
+use berth_model::server::NoSuchThing;
 use berth_model::server_type::{ServerTypeList, ServerTypeReply};
 use berth_model::{DatacenterId, LocationId, ServerTypeId};
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queries;
+use super::{pricing, queries};
 use crate::World;
 use crate::accounts::Reader;
 use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, part_of};
@@ -25,6 +27,8 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(datacenter_get))
         .routes(routes!(server_type_list))
         .routes(routes!(server_type_get))
+        .routes(routes!(pricing_get))
+        .routes(routes!(load_balancer_type_list))
 }
 
 /// Which entries are asked for.
@@ -147,4 +151,32 @@ async fn server_type_get(
 ) -> ApiResult<Json<ServerTypeReply>> {
     let server_type = queries::server_types(&mut *world.db.acquire().await?, Some(&[id])).await?.pop();
     Ok(Json(ServerTypeReply { server_type: server_type.ok_or_else(|| Problem::not_found("server type"))? }))
+}
+
+/// What everything costs. Prices are per location; no tax is charged.
+#[utoipa::path(get, path = "/pricing", tag = "catalog", responses((status = 200, body = PricingReply), Errors))]
+async fn pricing_get(State(world): State<World>, Reader(_): Reader) -> ApiResult<Json<PricingReply>> {
+    let mut conn = world.db.acquire().await?;
+    let catalogued = queries::catalogued(&mut conn).await?;
+    let locations = queries::locations(&mut conn).await?;
+    let server_types = queries::server_types(&mut conn, None).await?;
+    let pricing = pricing::pricing(&world.config.prices, catalogued, &locations, server_types);
+    Ok(Json(PricingReply { pricing }))
+}
+
+/// `GET /v1/load_balancer_types`.
+#[derive(Debug, Serialize, ToSchema)]
+struct LoadBalancerTypeList {
+    /// None.
+    #[schema(value_type = Vec<Object>)]
+    load_balancer_types: Vec<NoSuchThing>,
+    /// The page.
+    meta: Meta,
+}
+
+/// Types of load balancers: none, as long as load balancers are not offered.
+#[utoipa::path(get, path = "/load_balancer_types", tag = "catalog", params(Page),
+    responses((status = 200, body = LoadBalancerTypeList), Errors))]
+async fn load_balancer_type_list(Reader(_): Reader, page: Page) -> Json<LoadBalancerTypeList> {
+    Json(LoadBalancerTypeList { load_balancer_types: Vec::new(), meta: page.meta(0) })
 }

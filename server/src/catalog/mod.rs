@@ -2,7 +2,7 @@
 //!
 //! Words. A *location* is a place with nodes; it has one *datacenter*, which exists for older
 //! clients only. A *server type* is a shape; it is offered in a location when it has a *price*
-//! there. What is no longer in the operator's file stays, because servers may stand on it; a type
+//! there; what has no entry in it is priced in the settings ([`pricing`]). What is no longer in the operator's file stays, because servers may stand on it; a type
 //! that should not be ordered any more is marked `deprecated`.
 //!
 //! The operator writes one TOML file and applies it with `berth catalog apply FILE`, as often as
@@ -52,6 +52,7 @@
 
 pub mod cli;
 pub mod http;
+pub mod pricing;
 pub mod queries;
 
 pub use http::router;

@@ -24,6 +24,7 @@ mod list;
 mod origin;
 mod problem;
 pub mod rate;
+pub mod unsupported;
 
 pub use address::{ClientAddress, Household, Network};
 pub use around::{REQUEST_ID, around};

@@ -5,6 +5,7 @@ use axum::extract::State;
 use berth_model::action::{ActionReply, ResourceKind};
 use berth_model::error::ApiError;
 use berth_model::image::{ImageKind, ImageList, ImageProtectionChange, ImageReply, ImageStatus, ImageUpdate};
+use berth_model::quota::QuotaKind;
 use berth_model::{ErrorCode, ImageId};
 use http::StatusCode;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use super::{jobs, rules};
 use crate::accounts::{ProjectAccess, Reader, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
-use crate::{World, clock, labels};
+use crate::{World, clock, labels, quotas};
 
 /// The routes of images.
 pub fn router() -> OpenApiRouter<World> {
@@ -46,9 +47,9 @@ struct Asked {
     /// For these processors: `x86`.
     #[serde(default)]
     architecture: Vec<String>,
-    /// Belonging to these servers. Backups are not offered yet, so none does.
+    /// Belonging to these servers, by number.
     #[serde(default)]
-    bound_to: Vec<String>,
+    bound_to: Vec<i64>,
     /// Also those that should no longer be chosen.
     #[serde(default)]
     include_deprecated: bool,
@@ -72,13 +73,14 @@ async fn image_list(
         kinds: asked.kinds,
         statuses: asked.statuses,
         names: asked.names,
+        bound_to: asked.bound_to,
         selector: labels::selector(asked.label_selector.as_deref())?,
         include_deprecated: asked.include_deprecated,
         sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
     };
     let other_processor =
         !asked.architecture.is_empty() && !asked.architecture.iter().any(|a| a == ARCHITECTURE);
-    if other_processor || !asked.bound_to.is_empty() {
+    if other_processor {
         return Ok(Json(ImageList { images: Vec::new(), meta: page.meta(0) }));
     }
     let mut conn = world.db.acquire().await?;
@@ -100,7 +102,7 @@ async fn image_get(
     Ok(Json(ImageReply { image }))
 }
 
-/// Change a snapshot's description or labels.
+/// Change an image's description or labels, or make a backup a snapshot, which stays when its server goes.
 #[utoipa::path(put, path = "/images/{id}", tag = "images", params(("id" = ImageId, Path)),
     request_body = ImageUpdate, responses((status = 200, body = ImageReply), Errors))]
 async fn image_update(
@@ -117,6 +119,9 @@ async fn image_update(
     }
     let description = update.description.as_deref().map(str::trim);
     queries::update(&mut tx, id, description, update.kind, update.labels.as_ref()).await?;
+    if image.kind != ImageKind::Snapshot && update.kind == Some(ImageKind::Snapshot) {
+        quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
+    }
     let image = queries::get(&mut tx, access.project, id).await?;
     tx.commit().await?;
     Ok(Json(ImageReply { image: image.ok_or_else(|| Problem::not_found("image"))? }))
@@ -161,6 +166,10 @@ async fn image_change_protection(
 ) -> ApiResult<(StatusCode, Json<ActionReply>)> {
     let mut tx = world.db.begin().await?;
     let image = hold_own(&mut tx, access, id).await?;
+    if image.kind == ImageKind::Backup {
+        let message = "A backup goes with its server. Make it a snapshot, then protect it.";
+        return Err(Problem::new(ErrorCode::Conflict, message));
+    }
     queries::protect(&mut tx, id, asked.delete.unwrap_or(image.protect_delete)).await?;
     let action = NewAction {
         project: access.project,

@@ -2,7 +2,7 @@
 //!
 //! Words. A *system image* is offered by the hoster to everybody, under a *name* that stays while
 //! the file behind it is replaced. A *snapshot* is taken of a server's disk and belongs to its
-//! project. A *rescue system* is what servers are repaired with. An image's *file* is a qcow2 named
+//! project. A *backup* is one that belongs to a server, too, and goes with it ([`crate::backups`]). A *rescue system* is what servers are repaired with. An image's *file* is a qcow2 named
 //! by its SHA-256, under `images` in the data folder, from where it is sent to nodes that need it.
 //!
 //! ```text

@@ -23,6 +23,7 @@ struct Row {
     disk_bytes: i64,
     created_from: Option<i64>,
     created_from_name: Option<String>,
+    bound_to: Option<i64>,
     protect_delete: bool,
     os_flavor: String,
     os_version: Option<String>,
@@ -48,7 +49,7 @@ impl From<Row> for Image {
             created_from: row
                 .created_from
                 .map(|id| ImageSource { id, name: row.created_from_name.unwrap_or_default() }),
-            bound_to: None,
+            bound_to: row.bound_to,
             os_flavor: row.os_flavor,
             os_version: row.os_version,
             architecture: ARCHITECTURE.to_owned(),
@@ -70,6 +71,8 @@ pub struct Filter {
     pub statuses: Vec<ImageStatus>,
     /// With one of these names; empty for any.
     pub names: Vec<String>,
+    /// Belonging to one of these servers; empty for any.
+    pub bound_to: Vec<i64>,
     /// With labels that fit.
     pub selector: Selector,
     /// Also those that should no longer be chosen.
@@ -104,6 +107,7 @@ fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Fil
     push_in(sql, "kind", &filter.kinds);
     push_in(sql, "status", &filter.statuses);
     push_in(sql, "name", &filter.names);
+    push_in(sql, "bound_to", &filter.bound_to);
     if !filter.include_deprecated {
         sql.push(" and deprecated is null");
     }
@@ -135,7 +139,7 @@ pub async fn by_ids(conn: &mut PgConnection, ids: &[ImageId]) -> sqlx::Result<Ve
         Row,
         r#"select i.id as "id: ImageId", kind as "kind: ImageKind", status as "status: ImageStatus", name,
                   description, file_bytes, disk_bytes, os_flavor, os_version, labels, created_from,
-                  created_from_name, protect_delete, created as "created: Timestamp", deprecated as "deprecated: Timestamp",
+                  created_from_name, bound_to, protect_delete, created as "created: Timestamp", deprecated as "deprecated: Timestamp",
                   deleted as "deleted: Timestamp"
            from unnest($1::bigint[]) with ordinality as asked (id, place) join images i on i.id = asked.id
            order by asked.place"#,
@@ -218,9 +222,11 @@ pub struct Found {
 
 /// An image to be made from a server's disk.
 #[derive(Debug, Clone)]
-pub struct NewSnapshot<'a> {
+pub struct NewOwn<'a> {
     /// Whose.
     pub project: ProjectId,
+    /// A snapshot, or a backup, which belongs to the server.
+    pub kind: ImageKind,
     /// For people.
     pub description: &'a str,
     /// The server's number and name.
@@ -235,15 +241,17 @@ pub struct NewSnapshot<'a> {
     pub now: Timestamp,
 }
 
-/// Writes a snapshot, `creating`.
+/// Writes a snapshot or a backup, `creating`.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn insert_snapshot(conn: &mut PgConnection, new: &NewSnapshot<'_>) -> sqlx::Result<ImageId> {
+pub async fn insert_own(conn: &mut PgConnection, new: &NewOwn<'_>) -> sqlx::Result<ImageId> {
     sqlx::query_scalar!(
         r#"insert into images (kind, status, project_id, description, disk_bytes, os_flavor, os_version, labels,
-                               created, created_from, created_from_name)
-           select 'snapshot', 'creating', $1, $2, $3, os_flavor, os_version, $4, $5, $6, $7 from images where id = $8
+                               created, created_from, created_from_name, bound_to)
+           select $9, 'creating', $1, $2, $3, os_flavor, os_version, $4, $5, $6, $7,
+                  case $9 when 'backup' then $6::bigint end
+           from images where id = $8
            returning id as "id: ImageId""#,
         new.project.0,
         new.description,
@@ -252,7 +260,8 @@ pub async fn insert_snapshot(conn: &mut PgConnection, new: &NewSnapshot<'_>) -> 
         new.now as Timestamp,
         new.server.0.0,
         new.server.1,
-        new.made_from.0
+        new.made_from.0,
+        new.kind as ImageKind
     )
     .fetch_one(conn)
     .await
@@ -337,7 +346,8 @@ pub async fn update(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "update images set description = coalesce($2, description), kind = coalesce($3, kind),
-                labels = coalesce($4, labels) where id = $1",
+                labels = coalesce($4, labels), bound_to = case $3 when 'snapshot' then null else bound_to end
+         where id = $1",
         id.0,
         description,
         kind as Option<ImageKind>,
@@ -368,6 +378,30 @@ pub async fn delete(conn: &mut PgConnection, id: ImageId, now: Timestamp) -> sql
         .execute(conn)
         .await
         .map(drop)
+}
+
+/// Backups of a server are deleted, but the newest `kept`; says the checksums of their files.
+///
+/// # Errors
+/// When the database fails.
+pub async fn delete_backups_beyond(
+    conn: &mut PgConnection,
+    server: ServerId,
+    kept: i64,
+    now: Timestamp,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar!(
+        r#"update images set deleted = $3 where id in (
+               select id from images
+               where bound_to = $1 and deleted is null and status <> 'creating'
+               order by created desc, id desc offset $2)
+           returning sha256 as "sha256!""#,
+        server.0,
+        kept,
+        now as Timestamp
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// Until the transaction ends, nobody else begins or ends to count on the file with this checksum.

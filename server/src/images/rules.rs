@@ -31,16 +31,17 @@ pub fn update_faults(update: &ImageUpdate, kind: ImageKind) -> Vec<FieldError> {
 pub fn create_faults(create: &CreateImage) -> Vec<FieldError> {
     let mut faults = Vec::new();
     faults.extend(create.description.as_deref().and_then(description_fault));
-    if create.kind.is_some_and(|kind| kind != ImageKind::Snapshot) {
-        faults.push(fault("type", "Give “snapshot”, or nothing: backups are made by schedule."));
+    if !matches!(create.kind, None | Some(ImageKind::Snapshot | ImageKind::Backup)) {
+        faults.push(fault("type", "Give “snapshot” or “backup”."));
     }
     faults.extend(labels::faults("labels", &create.labels));
     faults
 }
 
-/// The description of a snapshot for which none was given.
-pub fn description_of(server: &str) -> String {
-    format!("Snapshot of {server}")
+/// The description of an image for which none was given.
+pub fn description_of(kind: ImageKind, server: &str) -> String {
+    let word = if kind == ImageKind::Backup { "Backup" } else { "Snapshot" };
+    format!("{word} of {server}")
 }
 
 #[cfg(test)]
@@ -56,7 +57,7 @@ mod tests {
         let labels = [("-".to_owned(), String::new())];
         let create = CreateImage {
             description: Some("x".repeat(DESCRIPTION_MAX + 1)),
-            kind: Some(ImageKind::Backup),
+            kind: Some(ImageKind::App),
             labels: labels.clone().into(),
         };
         assert_eq!(names(&create_faults(&create)), ["description", "type", "labels.-"]);

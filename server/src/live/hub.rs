@@ -152,7 +152,7 @@ impl Hub {
     }
 
     /// Done when the control plane stops.
-    pub(super) fn stop(&self) -> &CancellationToken {
+    pub(crate) fn stop(&self) -> &CancellationToken {
         &self.inner.stop
     }
 

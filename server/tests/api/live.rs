@@ -404,6 +404,8 @@ fn sample(level: u32) -> LoadSample {
         disk_write_ops_per_s: 5,
         net_in_bytes_per_s: 6,
         net_out_bytes_per_s: 7,
+        net_in_packets_per_s: 8,
+        net_out_packets_per_s: 9,
     }
 }
 

@@ -9,8 +9,10 @@
 mod accounts;
 mod actions;
 mod addresses;
+mod backups;
 mod catalog;
 mod certificates;
+mod consoles;
 mod firewalls;
 mod fleet;
 mod http;

@@ -154,6 +154,8 @@ fn table(has: &Things) -> Vec<Case> {
         shared("datacenter_get", format!("/v1/datacenters/{location}")),
         shared("server_type_list", "/v1/server_types"),
         shared("server_type_get", format!("/v1/server_types/{server_type}")),
+        shared("pricing_get", "/v1/pricing"),
+        shared("load_balancer_type_list", "/v1/load_balancer_types"),
         case("image_list", Project, "/v1/images?type=snapshot", None),
         shared("image_get", format!("/v1/images/{image}")),
         case("ssh_key_list", Project, "/v1/ssh_keys", None),
@@ -184,7 +186,19 @@ fn table(has: &Things) -> Vec<Case> {
         owned("server_attach_iso", Project, power("attach_iso"), Some(json!({"iso": "tools"}))),
         owned("server_detach_iso", Project, power("detach_iso"), None),
         owned("server_change_dns_ptr", Project, power("change_dns_ptr"), Some(dns_ptr.clone())),
+        owned("server_enable_backup", Project, power("enable_backup"), None),
+        owned("server_disable_backup", Project, power("disable_backup"), None),
+        owned("server_request_console", Project, power("request_console"), None),
+        case("server_console", Everybody, format!("/v1/servers/{server}/console?token=x"), None),
         owned("server_load", Project, format!("/v1/servers/{server}/load"), None),
+        owned(
+            "server_metrics",
+            Project,
+            format!(
+                "/v1/servers/{server}/metrics?type=cpu&start=2026-11-20T02:00:00Z&end=2026-11-20T03:00:00Z"
+            ),
+            None,
+        ),
         case("action_list", Project, "/v1/actions", None),
         owned("action_get", Project, format!("/v1/actions/{action}"), None),
         case("server_action_list", Project, "/v1/servers/actions", None),

@@ -387,7 +387,8 @@ async fn what_a_server_cannot_become_is_refused_with_the_reason() {
     for (verb, body, code, sentence) in [
         ("rebuild", json!({"image": "none"}), "invalid_input", "There is no image “none”"),
         ("rebuild", json!({"image": "tiny", "user_data": "\u{0}"}), "invalid_input", "NUL"),
-        ("create_image", json!({"type": "backup"}), "invalid_input", "by schedule"),
+        ("create_image", json!({"type": "app"}), "invalid_input", "“snapshot” or “backup”"),
+        ("create_image", json!({"type": "backup"}), "conflict", "Turn backups on first"),
         ("create_image", json!({"description": ""}), "invalid_input", "description"),
         ("enable_rescue", json!({"type": "freebsd64"}), "invalid_input", "linux64"),
         ("enable_rescue", json!({"ssh_keys": ["none"]}), "invalid_input", "There is no SSH key"),

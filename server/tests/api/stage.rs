@@ -10,6 +10,7 @@ use berth_model::{ProjectId, ServerId};
 use berth_server::accounts::passwords::Passwords;
 use berth_server::agents::Agents;
 use berth_server::config::Config;
+use berth_server::consoles::Consoles;
 use berth_server::live::{self, Hub, Signals};
 use berth_server::load::Load;
 use berth_server::secret::SecretKey;
@@ -118,6 +119,7 @@ impl Stage {
             passwords: Passwords::new().unwrap(),
             live: Hub::start(db.clone(), &signals, settings, &vital).await.unwrap(),
             load: Load::new(db.clone(), entropy::uuid()),
+            consoles: Consoles::default(),
             db,
         };
         let (v1, _) = actions::router().merge(live::router()).split_for_parts();

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 
 use crate::images::{file_path, queries, travel};
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
-use crate::{World, servers};
+use crate::{World, backups, servers};
 
 /// The job's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,7 @@ impl Saga for ImageCreate {
             return Err(StepError::NotYet(Duration::ZERO));
         };
         queries::set_made(conn, self.image, (self.sha256()?, *size)).await?;
+        backups::remove_beyond(conn, self.server, backups::KEPT, cx.now).await?;
         Ok(servers::let_go(conn, self.server, cx.now).await?)
     }
 

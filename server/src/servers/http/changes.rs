@@ -5,7 +5,7 @@ use axum::extract::State;
 use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::address::ChangeDnsPtr;
 use berth_model::error::ApiError;
-use berth_model::image::ImageStatus;
+use berth_model::image::{ImageKind, ImageStatus};
 use berth_model::network::{AttachToNetwork, ChangeAliasIps, DetachFromNetwork};
 use berth_model::placement_group::AddToPlacementGroup;
 use berth_model::quota::QuotaKind;
@@ -22,11 +22,11 @@ use super::{Told, begin, hold, new_root_password};
 use crate::accounts::{ProjectAccess, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Path, Problem};
-use crate::images::jobs::create::ImageCreate;
 use crate::servers::changes::{change_type, iso, rebuild, rescue};
+use crate::servers::imaging::{self, NewImage};
 use crate::servers::jobs::password::PasswordReset;
 use crate::servers::{change, order, queries};
-use crate::{World, addresses, clock, images, networks, placement_groups, quotas};
+use crate::{World, addresses, backups, clock, images, networks, placement_groups, quotas};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
@@ -95,7 +95,7 @@ async fn server_change_protection(
     Ok(told(action))
 }
 
-/// Make a snapshot of a server's disk. A running system is caught as after a power cut, unless its guest agent
+/// Make a snapshot or a backup of a server's disk. A running system is caught as after a power cut, unless its guest agent
 /// answers; power it off first to be sure.
 #[utoipa::path(post, path = "/servers/{id}/actions/create_image", tag = "servers", params(("id" = ServerId, Path)),
     request_body = CreateImage, responses((status = 201, body = ImageCreated), Errors))]
@@ -111,24 +111,15 @@ async fn server_create_image(
     if !faults.is_empty() {
         return Err(ApiError::fields(faults).into());
     }
-    let node = change::placed(&server)?;
-    let (system, machine) = (queries::system(&mut tx, id).await?, queries::machine(&mut tx, id).await?);
-    let (Some(system), Some(machine)) = (system, machine) else { return Err(Problem::not_found("server")) };
-    let described = images::rules::description_of(&machine.name);
-    let snapshot = images::queries::NewSnapshot {
-        project: access.project,
-        description: asked.description.as_deref().map_or(described.as_str(), str::trim),
-        server: (id, &machine.name),
-        made_from: system.image,
-        disk: machine.need.disk,
-        labels: &asked.labels,
-        now: clock::now(),
-    };
-    let image = images::queries::insert_snapshot(&mut tx, &snapshot).await?;
+    let kind = asked.kind.unwrap_or(ImageKind::Snapshot);
+    if kind == ImageKind::Backup && !backups::is_enabled(&mut tx, id).await? {
+        let message = "The server is not backed up. Turn backups on first, or make a snapshot.";
+        return Err(Problem::new(berth_model::ErrorCode::Conflict, message));
+    }
+    let description = asked.description.as_deref();
+    let new = NewImage { kind, description, labels: &asked.labels, now: clock::now() };
+    let (image, action) = imaging::begin(&mut tx, access.project, &server, &new).await?;
     quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
-    let beside = [(ResourceKind::Image, image.0)];
-    let saga = ImageCreate::new(id, node, image);
-    let action = begin(&mut tx, access, (id, server.status), &beside, &saga).await?.action;
     let image = images::queries::get(&mut tx, access.project, image).await?;
     tx.commit().await?;
     let image = image.filter(|image| image.status == ImageStatus::Creating);

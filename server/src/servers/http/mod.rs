@@ -20,9 +20,8 @@ use super::jobs::delete::ServerDelete;
 use super::queries::{self, Held};
 use super::{change, order, rules};
 use crate::accounts::{ProjectAccess, Reader, Writer};
-use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
-use crate::jobs::{self, Saga};
+use crate::jobs::Saga;
 use crate::{World, clock, entropy, firewalls, labels};
 
 /// Length of a root password: 119 bits.
@@ -186,19 +185,6 @@ async fn begin<S: Saga>(
     beside: &[(ResourceKind, i64)],
     saga: &S,
 ) -> ApiResult<ActionReply> {
-    let now = clock::now();
-    let mut resources = vec![(ResourceKind::Server, id.0)];
-    resources.extend(beside);
-    let action = NewAction {
-        project: access.project,
-        command: S::KIND,
-        resources: &resources,
-        steps: &jobs::titles::<S>(),
-        now,
-    };
-    let action = actions::queries::start(conn, &action).await?;
-    queries::lock(conn, id, action.id, status).await?;
-    jobs::enqueue(conn, saga, Some(action.id), now).await?;
-    queries::publish(conn, id, now).await?;
+    let action = super::start(conn, access.project, (id, status), beside, saga, clock::now()).await?;
     Ok(ActionReply { action })
 }

@@ -9,7 +9,9 @@ use berth_model::{
 };
 use sqlx::PgConnection;
 
-use crate::{addresses, catalog, firewalls, images, isos, labels, networks, placement_groups, volumes};
+use crate::{
+    addresses, backups, catalog, firewalls, images, isos, labels, networks, placement_groups, volumes,
+};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -63,6 +65,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     let mut volumes = volumes::queries::of_servers(conn, &numbers).await?;
     let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
 
+    let mut windows = backups::windows(conn, &numbers).await?;
+
     let marked: Vec<_> =
         rows.iter().map(|row| (row.project, row.id, labels::from_json(row.labels.clone()))).collect();
     let mut firewalls = firewalls::queries::of_servers(conn, &marked).await?;
@@ -95,7 +99,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             iso: row.iso.and_then(|id| isos.get(&id).cloned()),
             rescue_enabled: row.rescue,
             locked: row.locked,
-            backup_window: None,
+            backup_window: windows.remove(&row.id),
             outgoing_traffic: None,
             ingoing_traffic: None,
             included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
