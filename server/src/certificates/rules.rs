@@ -186,8 +186,6 @@ fn domain_names(certificate: &X509Certificate<'_>) -> Vec<String> {
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
-    use super::*;
-
     fn names(names: &[&str]) -> CertificateParams {
         CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
     }

@@ -49,7 +49,7 @@ pub fn read(
     }
     match (start, end) {
         (Some(start), Some(end)) if start >= end => {
-            faults.push(fault("end", "The end comes after the start."))
+            faults.push(fault("end", "The end comes after the start."));
         }
         (Some(from), Some(to)) if faults.is_empty() => {
             return Ok(Asked { kinds, steps: steps((from, to), step_s, now) });
@@ -96,7 +96,7 @@ pub fn of(asked: &Asked, samples: &[LoadSample]) -> Metrics {
     for kind in &asked.kinds {
         match kind {
             MetricsKind::Cpu => {
-                put("cpu", &|s| format!("{}.{}", s.cpu_millicores / 10, s.cpu_millicores % 10))
+                put("cpu", &|s| format!("{}.{}", s.cpu_millicores / 10, s.cpu_millicores % 10));
             }
             MetricsKind::Disk => {
                 put("disk.0.iops.read", &|s| s.disk_read_ops_per_s.to_string());
