@@ -40,6 +40,7 @@ pub fn specs() -> impl Strategy<Value = VmSpec> {
         ssh_keys,
         root_password_hash,
         user_data,
+        mounts: Vec::new(),
         name_servers,
     });
     let volumes = vec((1_i64..1000, any::<bool>()), 0..3).prop_map(|all| {

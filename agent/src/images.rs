@@ -105,6 +105,17 @@ impl Images {
         path.is_file().then_some(path)
     }
 
+    /// An image's file, opened, with its length in bytes. It is not deleted as long as it is held.
+    pub fn open_file(&self, sha256: &str) -> Result<(ImageHold, fs::File, u64), Refusal> {
+        check_name(sha256)?;
+        let held = self.hold(sha256)?;
+        let image = self.wanted(sha256)?;
+        let own = |e: std::io::Error| Refusal::own("The image could not be read", &e);
+        let file = fs::File::open(self.path(sha256, image.format)).map_err(own)?;
+        let length = file.metadata().map_err(own)?.len();
+        Ok((held, file, length))
+    }
+
     /// Keeps an image from being deleted while something is made from it.
     pub fn hold(&self, sha256: &str) -> Result<ImageHold, Refusal> {
         self.uses.hold(sha256)

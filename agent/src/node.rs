@@ -389,6 +389,7 @@ mod tests {
                 ssh_keys: vec![],
                 root_password_hash: None,
                 user_data: None,
+                mounts: Vec::new(),
                 name_servers: vec![],
             },
             power: berth_model::agent::WantedPower::Keep,

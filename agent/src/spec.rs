@@ -67,6 +67,7 @@ pub fn faults(spec: &VmSpec) -> Vec<FieldError> {
         faults.unless(is_sha256(&rescue.image), "rescue.image", SHA256_RULE);
         let hash = is_password_hash(&rescue.root_password_hash);
         faults.unless(hash, "rescue.root_password_hash", PASSWORD_HASH_RULE);
+        ssh_keys(&rescue.ssh_keys, "rescue.", &mut faults);
     }
     faults.unless(!(spec.failover && spec.autostart), "autostart", AUTOSTART_RULE);
     if let Some(place) = &spec.place {

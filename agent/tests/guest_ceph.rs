@@ -204,7 +204,7 @@ fn a_guest_lives_on_ceph_and_leaves_nothing_there() {
     let node = Node::tiny_with(GuestNetwork::User, vec![ceph.pool()]);
     let libvirt = &node.libvirt;
     let storage = libvirt.storage();
-    let in_ceph = |size| VolumeCreate { size, pool: Some(name("ceph")), format: None };
+    let in_ceph = |size| VolumeCreate { size, pool: Some(name("ceph")), format: None, file_system: None };
 
     // Made from an image, cut off on the way, and told again.
     let (small, large) = (ByteSize::mib(256), ByteSize::mib(384));
@@ -337,7 +337,8 @@ fn refuses_before_the_pool_is_full(ceph: &Ceph, node: &Node) {
             (pool.size == ByteSize::mib(mib)).then_some(pool)
         })
     };
-    let more = VolumeCreate { size: ByteSize::mib(256), pool: Some(name("ceph")), format: None };
+    let more =
+        VolumeCreate { size: ByteSize::mib(256), pool: Some(name("ceph")), format: None, file_system: None };
     let make = || strict.storage().create(VolumeId(9), &more);
     quota(320);
     let promised = make().unwrap_err();

@@ -55,7 +55,8 @@ fn a_guest_on_ceph_moves_with_its_volume_and_nothing_is_copied() {
     lab.more_config = pool(&ceph);
     let (a, mut b) = two(&lab);
     let spec = in_ceph();
-    let data = VolumeCreate { size: ByteSize::mib(64), pool: Name::new("ceph"), format: None };
+    let data =
+        VolumeCreate { size: ByteSize::mib(64), pool: Name::new("ceph"), format: None, file_system: None };
     a.ask::<Volume>("PUT", "/v1/volumes/5", &data).unwrap();
     let began = put(&a, &spec).unwrap().started;
     counts(&a);

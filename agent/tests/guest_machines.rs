@@ -240,7 +240,11 @@ fn a_guest_is_rescued_by_ssh_and_boots_its_own_disk_again() {
     inside(&node, ID, "echo broken >/root/state; sync");
 
     let password = entropy::password();
-    let rescue = Rescue { image: RESCUE.to_owned(), root_password_hash: entropy::crypt(&password) };
+    let rescue = Rescue {
+        image: RESCUE.to_owned(),
+        root_password_hash: entropy::crypt(&password),
+        ..Rescue::default()
+    };
     let cut = faults::with("rescue_on.after_power_off=error", || node.libvirt.rescue_on(ID, &rescue));
     assert!(cut.is_err());
     let rescued = node.libvirt.rescue_on(ID, &rescue).unwrap();

@@ -32,7 +32,7 @@ fn with_volumes(node: &TestNode, spec: VmSpec) -> VmSpec {
     let size = ByteSize::mib(64);
     let shared = Some(Name::new("shared").unwrap());
     for (id, pool, format) in [(5, None, VolumeFormat::Raw), (9, shared, VolumeFormat::Qcow2)] {
-        let wanted = VolumeCreate { size, pool, format: Some(format) };
+        let wanted = VolumeCreate { size, pool, format: Some(format), file_system: None };
         node.ask::<Volume>("PUT", &format!("/v1/volumes/{id}"), &wanted).unwrap();
     }
     let clone = VolumeClone {
@@ -263,11 +263,12 @@ fn a_move_that_is_cut_off_leaves_the_guest_where_it_was() {
 
 /// Nodes for faults during a move, with a guest on one of them.
 struct Ground {
-    lab: Lab,
     a: TestNode,
     b: TestNode,
     spec: VmSpec,
     stream: Stream,
+    /// Ends last: what the nodes logged lies in it.
+    lab: Lab,
 }
 
 impl Ground {
@@ -421,7 +422,12 @@ fn clock_jump(ground: &Ground, from: &TestNode, to: &TestNode) {
 
 /// A table of a volume leads nowhere, and QEMU meets it as it copies.
 fn disk_damaged(ground: &Ground, from: &TestNode, to: &TestNode) {
-    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: Some(VolumeFormat::Qcow2) };
+    let wanted = VolumeCreate {
+        size: ByteSize::mib(64),
+        pool: None,
+        format: Some(VolumeFormat::Qcow2),
+        file_system: None,
+    };
     from.ask::<Volume>("PUT", "/v1/volumes/5", &wanted).unwrap();
     let file = from.data_dir.join("volumes/5/volume.qcow2");
     let damaged = damage(&file);

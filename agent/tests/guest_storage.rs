@@ -17,8 +17,8 @@ use berth_agent::limits::Limits;
 use berth_agent::runs::Cx;
 use berth_agent::{faults, proof};
 use berth_model::agent::{
-    Checksum, CloneMode, ImageFetch, ImageFormat, Name, Nic, VmImage, VmSpec, VmState, VolumeAttachment,
-    VolumeClone, VolumeCreate, VolumeFormat,
+    Checksum, CloneMode, FileSystem, ImageFetch, ImageFormat, Name, Nic, VmImage, VmSpec, VmState,
+    VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat,
 };
 use berth_model::{ByteSize, VmId, VolumeId};
 use libvirt_common::guest::inside;
@@ -85,7 +85,12 @@ fn a_volume_goes_from_one_running_guest_to_another_with_its_data() {
     let libvirt = &node.libvirt;
     let storage = libvirt.storage();
     libvirt.put(ONE, &guest(1, &[])).unwrap();
-    let empty = VolumeCreate { size: ByteSize::mib(64), pool: None, format: Some(VolumeFormat::Raw) };
+    let empty = VolumeCreate {
+        size: ByteSize::mib(64),
+        pool: None,
+        format: Some(VolumeFormat::Raw),
+        file_system: None,
+    };
     storage.create(DATA, &empty).unwrap();
     let clone = |mode, format| VolumeClone {
         image: TINY.to_owned(),
@@ -132,6 +137,15 @@ fn a_volume_goes_from_one_running_guest_to_another_with_its_data() {
         &format!("{} dd if=$disk bs=512 skip=9 count=1 2>/dev/null | head -c 5", find(5)),
         "cargo",
     );
+
+    // A file system that a volume is made with is there to be mounted.
+    let formatted = VolumeCreate { size: ByteSize::gib(10), file_system: Some(FileSystem::Ext4), ..empty };
+    storage.create(VolumeId(7), &formatted).unwrap();
+    libvirt.put(ONE, &guest(1, &[7])).unwrap();
+    let mount = "mkdir -p /tmp/m && mount -t ext4 $disk /tmp/m && echo cargo > /tmp/m/hold && umount /tmp/m";
+    until(&node, ONE, &format!("{} {mount} && echo stowed", find(7)), "stowed");
+    libvirt.put(ONE, &guest(1, &[])).unwrap();
+    storage.delete(VolumeId(7)).unwrap();
 
     // Clones hold what their image holds.
     for volume in [6, 16] {

@@ -155,7 +155,11 @@ fn a_rescue_begins_and_ends_wherever_it_was_cut_off_before() {
     let _proof = proof::driver(&["vm.rescue_on", "vm.rescue_off"]);
     on_both(|ground, hypervisor| {
         let own = hypervisor.get(ID).unwrap().spec.unwrap();
-        let rescue = |image: &str| Rescue { image: image.into(), root_password_hash: "$6$salt$hash".into() };
+        let rescue = |image: &str| Rescue {
+            image: image.into(),
+            root_password_hash: "$6$salt$hash".into(),
+            ..Rescue::default()
+        };
         assert!(matches!(hypervisor.rescue_on(ID, &rescue(MISSING)), Err(HypervisorError::Lacking(_))));
         assert_eq!(hypervisor.get(ID).unwrap().spec.as_ref(), Some(&own));
         for point in ["rescue_on.after_power_off", "put.after_seed", "put.after_define", "put.after_power"] {

@@ -51,6 +51,7 @@ fn spec(last: u8, addresses: &[(&str, &str)]) -> VmSpec {
         seed: VmSeed {
             hostname: format!("quay-{last}"),
             user_data: Some(format!("#!/bin/sh\n# for {last}\n{}", "x".repeat(20_000))),
+            mounts: Vec::new(),
             name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
             ..VmSeed::default()
         },

@@ -37,6 +37,8 @@ pub fn sample(seconds: i64, cpu_millicores: u32) -> LoadSample {
         disk_write_ops_per_s: 0,
         net_in_bytes_per_s: 0,
         net_out_bytes_per_s: 0,
+        net_in_packets_per_s: 0,
+        net_out_packets_per_s: 0,
     }
 }
 
@@ -50,7 +52,7 @@ pub fn server(id: i64, name: &str) -> Server {
     serde_json::from_value(serde_json::json!({
         "id": id, "name": name, "status": "running", "created": at(0),
         "public_net": {
-            "ipv4": { "id": null, "ip": "203.0.113.24", "blocked": false, "dns_ptr": null },
+            "ipv4": { "id": 5, "ip": "203.0.113.24", "blocked": false, "dns_ptr": null },
             "ipv6": null, "floating_ips": [], "firewalls": [],
         },
         "private_net": [],

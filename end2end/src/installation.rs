@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
+use crate::own_machine::BRIDGE;
 use crate::process::{Process, binary, run};
 use crate::{Client, wait};
 
@@ -29,11 +30,13 @@ pub struct Options {
     pub planes: usize,
     /// Length of a job's lease in seconds: short, so that a test of a dead worker is short.
     pub lease_s: u32,
+    /// Does it stand on [a machine of the test's own](crate::own_machine)? Then guests are on its bridge.
+    pub on_own_machine: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { hypervisor: Hypervisor::Simulator, planes: 1, lease_s: 2 }
+        Self { hypervisor: Hypervisor::Simulator, planes: 1, lease_s: 2, on_own_machine: false }
     }
 }
 
@@ -98,6 +101,11 @@ impl Installation {
         let about =
             ["--name", "tiny", "--description", "Tiny Linux", "--os-flavor", "tiny", "--os-version", "1"];
         self.berth(&[&["image", "add"], &about[..], &[path(&image)?]].concat(), None)?;
+        if self.options.on_own_machine {
+            let rescue =
+                std::env::var("BERTH_TEST_RESCUE_IMAGE").context("BERTH_TEST_RESCUE_IMAGE is not set")?;
+            self.berth(&["image", "rescue", &rescue], None)?;
+        }
         let person =
             ["--email", CUSTOMER, "--name", "Mara Lindqvist", "--role", "customer", "--password-stdin"];
         self.berth(&[&["user", "add"], &person[..]].concat(), Some(PASSWORD))?;
@@ -121,12 +129,16 @@ impl Installation {
 
     fn write_agent_config(&self) -> anyhow::Result<()> {
         let folder = self.folder.path().display();
+        let network = match self.options.on_own_machine {
+            true => format!("mode = \"bridge\"\nbridge = \"{BRIDGE}\""),
+            false => "mode = \"user\"".to_owned(),
+        };
         let mut text =
             format!("name = \"{}\"\ndata_dir = \"{folder}/agent\"\nlisten = \"127.0.0.1:PORT\"\n", self.name);
         text += &match self.options.hypervisor {
             Hypervisor::Simulator => "hypervisor = \"simulator\"\n".to_owned(),
             Hypervisor::Libvirt => format!(
-                "hypervisor = \"libvirt\"\n[libvirt]\naccelerator = \"qemu\"\nprefix = \"{}-\"\n[network]\nmode = \"user\"\n",
+                "hypervisor = \"libvirt\"\n[libvirt]\naccelerator = \"qemu\"\nprefix = \"{}-\"\n[network]\n{network}\n",
                 self.name
             ),
         };

@@ -9,6 +9,7 @@ mod client;
 mod installation;
 pub mod live;
 mod lone_agent;
+pub mod own_machine;
 mod process;
 pub mod wait;
 

@@ -226,7 +226,7 @@ async fn is_gone(berth: &Installation, id: ServerId) -> anyhow::Result<()> {
     ensure!(berth.client(0).server(id).await?.is_none(), "the customer still sees it");
     let mut db = berth.database().await?;
     let rows = "select (select count(*) from servers where id = $1)
-                     + (select count(*) from addresses where server_id = $1)
+                     + (select count(*) from public_ips where server_id = $1)
                      + (select count(*) from jobs where finished is null and data ->> 'server' = $1::text)";
     let left: i64 = sqlx::query_scalar(rows).bind(id.0).fetch_one(&mut db).await?;
     ensure!(left == 0, "{left} rows are left");

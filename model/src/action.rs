@@ -53,6 +53,26 @@ pub enum ResourceKind {
     Server,
     /// An image.
     Image,
+    /// An ISO.
+    Iso,
+    /// A volume.
+    Volume,
+    /// A private network.
+    Network,
+    /// A firewall.
+    Firewall,
+    /// A floating IP.
+    FloatingIp,
+    /// A primary IP.
+    PrimaryIp,
+    /// A certificate.
+    Certificate,
+    /// A placement group.
+    PlacementGroup,
+    /// A load balancer.
+    LoadBalancer,
+    /// A DNS zone.
+    Zone,
 }
 
 impl ResourceKind {
@@ -61,6 +81,28 @@ impl ResourceKind {
         match self {
             Self::Server => "server",
             Self::Image => "image",
+            Self::Iso => "iso",
+            Self::Volume => "volume",
+            Self::Network => "network",
+            Self::Firewall => "firewall",
+            Self::FloatingIp => "floating_ip",
+            Self::PrimaryIp => "primary_ip",
+            Self::Certificate => "certificate",
+            Self::PlacementGroup => "placement_group",
+            Self::LoadBalancer => "load_balancer",
+            Self::Zone => "zone",
+        }
+    }
+
+    /// The word in a sentence: `floating IP`.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Iso => "ISO",
+            Self::FloatingIp => "floating IP",
+            Self::PrimaryIp => "primary IP",
+            Self::PlacementGroup => "placement group",
+            Self::LoadBalancer => "load balancer",
+            kind => kind.word(),
         }
     }
 }
@@ -92,8 +134,7 @@ pub struct ActionError {
 pub struct Action {
     /// Stable for life.
     pub id: ActionId,
-    /// `create_server`, `delete_server`, `start_server`, `stop_server`, `shutdown_server`,
-    /// `reboot_server`, `reset_server`.
+    /// What: `create_server`, `attach_volume`.
     pub command: String,
     /// How far.
     pub status: ActionStatus,

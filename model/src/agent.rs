@@ -5,6 +5,7 @@
 //!
 //! | request | answers |
 //! | --- | --- |
+//! | `GET /v1/images/{sha256}/file` | the file |
 //! | `PUT /v1/images/{sha256}` with the file | [`ImageFile`]; refused when the checksum differs. A qcow2 or ISO file; `?format=raw` (vmdk, vdi) for one to be converted |
 //! | `GET /v1/stream` | WebSocket: [`StreamMessage`] from the agent, [`StreamCommand`] to it |
 //! | `GET /v1/vms/{vm}/console/{kind}` | WebSocket: a console, with a [`ConsoleTicket`] |
@@ -40,7 +41,8 @@ pub use backup::{
     StoreSecret,
 };
 pub use console::{
-    ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket, ConsoleTicketRequest, Screenshot, SendKeys,
+    CONSOLE_PROTOCOL, CONSOLE_TICKET_PROTOCOL, ConsoleKind, ConsoleLog, ConsoleLogRequest, ConsoleTicket,
+    ConsoleTicketRequest, Screenshot, SendKeys,
 };
 pub use function::{Checksum, Function, Mac, Name, Nothing, Sha256};
 pub use guest::{
@@ -78,8 +80,8 @@ pub use sample::{DiskSample, MemorySample, NicSample, SampleList, SamplesRequest
 pub use services::{CardAsked, CardLeases, LeaseList};
 pub use size::{VmLimits, VmResize};
 pub use storage::{
-    CloneMode, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach, VolumeAttachment,
-    VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
+    CloneMode, FileSystem, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach,
+    VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{

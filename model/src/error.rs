@@ -29,6 +29,18 @@ pub enum ErrorCode {
     Protected,
     /// 403: a quota is used up.
     ResourceLimitExceeded,
+    /// 409: others still use the resource.
+    ResourceInUse,
+    /// 409: the firewall is applied to it already.
+    FirewallAlreadyApplied,
+    /// 409: the firewall is not applied to it.
+    FirewallAlreadyRemoved,
+    /// 409: the server is in this network already.
+    ServerAlreadyAttached,
+    /// 409: the address is taken, or all are.
+    IpNotAvailable,
+    /// 409: the network has no subnet for the server.
+    NoSubnetAvailable,
     /// 422: the resource cannot be used now, say sold out.
     ResourceUnavailable,
     /// 429: too many requests.
@@ -61,7 +73,14 @@ impl ErrorCode {
             Self::Unauthorized => 401,
             Self::Forbidden | Self::ResourceLimitExceeded | Self::TokenReadonly => 403,
             Self::NotFound => 404,
-            Self::UniquenessError | Self::Conflict => 409,
+            Self::UniquenessError
+            | Self::Conflict
+            | Self::ResourceInUse
+            | Self::FirewallAlreadyApplied
+            | Self::FirewallAlreadyRemoved
+            | Self::ServerAlreadyAttached
+            | Self::IpNotAvailable
+            | Self::NoSubnetAvailable => 409,
             Self::DeprecatedApiEndpoint => 410,
             Self::InvalidInput | Self::ResourceUnavailable | Self::UnsupportedError => 422,
             Self::Locked | Self::Protected => 423,

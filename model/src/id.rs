@@ -39,7 +39,7 @@ ids! {
     ServerId,
     /// What an API call started.
     ActionId,
-    /// A system image.
+    /// An image.
     ImageId,
     /// The shape of a server.
     ServerTypeId,
@@ -51,12 +51,32 @@ ids! {
     SshKeyId,
     /// A hardware machine that runs VMs.
     NodeId,
-    /// An address that can be handed to a server.
+    /// An address that can be handed out, to one holder after another.
     AddressId,
     /// A durable job.
     JobId,
     /// A volume.
     VolumeId,
+    /// An ISO.
+    IsoId,
+    /// A private network. On the nodes it has a number of its own, [`PrivateNetworkId`].
+    NetworkId,
+    /// A firewall.
+    FirewallId,
+    /// A floating IP: who holds an address, so never the number of another one's.
+    FloatingIpId,
+    /// A primary IP: who holds an address, so never the number of another one's.
+    PrimaryIpId,
+    /// A placement group.
+    PlacementGroupId,
+    /// A certificate.
+    CertificateId,
+    /// A webhook.
+    WebhookId,
+    /// One event on its way to one webhook.
+    WebhookDeliveryId,
+    /// A request for a higher limit.
+    LimitRequestId,
     /// The agent's number for a VM: the [`ServerId`] it stands behind. Unique in an installation.
     VmId,
     /// A private network of a project: the VXLAN network identifier, 1 to 16777215. Unique in an installation.

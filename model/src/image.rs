@@ -6,7 +6,7 @@ use crate::label::Labels;
 use crate::page::Meta;
 use crate::{ImageId, Timestamp};
 
-/// What made an image. This version has system images only.
+/// What made an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -114,4 +114,31 @@ pub struct ImageList {
 pub struct ImageReply {
     /// The image.
     pub image: Image,
+}
+
+/// `PUT /v1/images/{id}`: what is left out stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ImageUpdate {
+    /// For people, 1 to 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// `snapshot`: what was made by schedule is kept as if it had been taken by hand.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ImageKind>,
+    /// All labels anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<std::collections::BTreeMap<String, String>>))]
+    pub labels: Option<Labels>,
+}
+
+/// `POST /v1/images/{id}/actions/change_protection`: what is left out stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ImageProtectionChange {
+    /// It cannot be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<bool>,
 }

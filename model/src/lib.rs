@@ -2,8 +2,8 @@
 //!
 //! | module | crosses |
 //! | --- | --- |
-//! | [`server`], [`action`], [`image`], [`server_type`], [`location`], [`ssh_key`], [`load`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
-//! | [`people`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens |
+//! | [`server`], [`action`], [`address`], [`image`], [`iso`], [`server_type`], [`location`], [`ssh_key`], [`firewall`], [`network`], [`volume`], [`placement_group`], [`certificate`], [`load`], [`metrics`], [`pricing`] | the public API `/v1`, in the shape of the Hetzner Cloud API v1 |
+//! | [`people`], [`quota`], [`webhook`] | the parts of `/v1` that API does not have: users, accounts, projects, tokens, limits, webhooks |
 //! | [`node`] | nodes, as staff see them, on `/v1` |
 //! | [`event`] | the live WebSocket `/v1/live` between control plane and browser |
 //! | [`agent`] | control plane and agent |
@@ -13,24 +13,35 @@
 //! of both, found by the compiler.
 
 pub mod action;
+pub mod address;
 pub mod agent;
+pub mod certificate;
 pub mod error;
 pub mod event;
+pub mod firewall;
 pub mod id;
 pub mod image;
+pub mod iso;
 pub mod label;
 pub mod load;
 pub mod location;
+pub mod metrics;
 pub mod money;
 pub mod name;
+pub mod network;
 pub mod node;
 pub mod page;
 pub mod people;
+pub mod placement_group;
+pub mod pricing;
+pub mod quota;
 pub mod server;
 pub mod server_type;
 pub mod size;
 pub mod ssh_key;
 pub mod timestamp;
+pub mod volume;
+pub mod webhook;
 
 pub use error::{ErrorBody, ErrorCode, FieldError};
 pub use id::*;

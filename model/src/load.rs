@@ -27,6 +27,12 @@ pub struct LoadSample {
     pub net_in_bytes_per_s: u64,
     /// Bytes sent, per second.
     pub net_out_bytes_per_s: u64,
+    /// Packets received, per second.
+    #[serde(default)]
+    pub net_in_packets_per_s: u32,
+    /// Packets sent, per second.
+    #[serde(default)]
+    pub net_out_packets_per_s: u32,
 }
 
 /// `GET /v1/servers/{id}/load?span=live|1h|24h|7d|30d`: samples oldest first, at most

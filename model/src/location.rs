@@ -46,10 +46,15 @@ impl Datacenter {
     pub fn of(location: &Location) -> Self {
         Self {
             id: DatacenterId(location.id.0),
-            name: format!("{}-dc1", location.name),
+            name: Self::name_of(&location.name),
             description: format!("{} DC 1", location.description),
             location: location.clone(),
         }
+    }
+
+    /// The name of the one datacenter of the location with this name.
+    pub fn name_of(location: &str) -> String {
+        format!("{location}-dc1")
     }
 }
 

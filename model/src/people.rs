@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::page::Meta;
 use crate::{AccountId, ProjectId, Timestamp, TokenId, UserId};
 
 /// What a user is to the installation.
@@ -55,6 +56,46 @@ pub struct Account {
     pub id: AccountId,
     /// The company's or person's name.
     pub name: String,
+    /// While it is suspended, its people and tokens may only read.
+    #[serde(default)]
+    pub suspended: Option<Suspension>,
+}
+
+/// Why an account may only read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Suspension {
+    /// Since when.
+    pub since: Timestamp,
+    /// A sentence for the customer.
+    pub reason: String,
+}
+
+/// `POST /v1/staff/accounts/{id}/suspend`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct SuspendRequest {
+    /// A sentence for the customer, 1 to 500 characters.
+    pub reason: String,
+}
+
+/// One account, as staff see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccountReply {
+    /// The account.
+    pub account: Account,
+}
+
+/// `GET /v1/staff/accounts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccountList {
+    /// This page's accounts, by number.
+    pub accounts: Vec<Account>,
+    /// The page.
+    pub meta: Meta,
 }
 
 /// A folder of resources in an account.
@@ -148,6 +189,9 @@ pub struct Token {
     pub created: Timestamp,
     /// When it was last used, to the minute.
     pub last_used: Option<Timestamp>,
+    /// From then on it opens nothing; `null`: it never ends by itself.
+    #[serde(default)]
+    pub expires: Option<Timestamp>,
 }
 
 /// `POST /v1/tokens`.
@@ -159,6 +203,9 @@ pub struct TokenCreate {
     pub name: String,
     /// What it may do.
     pub access: TokenAccess,
+    /// When it ends, in the future; without it, never by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
 }
 
 /// The answer to `POST /v1/tokens`.

@@ -1,16 +1,22 @@
 //! Servers, in the shape of the Hetzner Cloud API v1 (`/servers`).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::image::Image;
+use crate::address::DnsPtr;
+use crate::image::{Image, ImageKind};
+use crate::iso::Iso;
 use crate::label::Labels;
 use crate::location::{Datacenter, Location};
+use crate::network::PrivateNet;
 use crate::page::Meta;
+use crate::placement_group::PlacementGroup;
 use crate::server_type::ServerType;
-use crate::{AddressId, ServerId, Timestamp};
+use crate::{
+    FirewallId, FloatingIpId, NetworkId, PlacementGroupId, PrimaryIpId, ServerId, Timestamp, VolumeId,
+};
 
 /// What a server does now. The words are the Hetzner Cloud API's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,8 +98,8 @@ pub struct ServerProtection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicIpv4 {
-    /// Its number, once addresses are resources of their own.
-    pub id: Option<AddressId>,
+    /// The number of the primary IP.
+    pub id: PrimaryIpId,
     /// The address.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = Ipv4))]
     pub ip: Ipv4Addr,
@@ -107,28 +113,17 @@ pub struct PublicIpv4 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicIpv6 {
-    /// Its number.
-    pub id: Option<AddressId>,
+    /// The number of the primary IP.
+    pub id: PrimaryIpId,
     /// The network, `2001:db8::/64`.
     pub ip: String,
     /// Blocked by staff.
     pub blocked: bool,
     /// Reverse names.
-    pub dns_ptr: Vec<Ipv6Name>,
+    pub dns_ptr: Vec<DnsPtr>,
 }
 
-/// A reverse name of one IPv6 address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Ipv6Name {
-    /// The address.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Ipv6))]
-    pub ip: Ipv6Addr,
-    /// Its name.
-    pub dns_ptr: String,
-}
-
-/// The public side of a server's network. What Berth does not offer yet is empty.
+/// The public side of a server's network. What it does not have is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PublicNet {
@@ -137,7 +132,7 @@ pub struct PublicNet {
     /// The IPv6 network.
     pub ipv6: Option<PublicIpv6>,
     /// Floating addresses, by number.
-    pub floating_ips: Vec<i64>,
+    pub floating_ips: Vec<FloatingIpId>,
     /// Firewalls that apply.
     pub firewalls: Vec<AppliedFirewall>,
 }
@@ -147,9 +142,20 @@ pub struct PublicNet {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AppliedFirewall {
     /// Its number.
-    pub id: i64,
-    /// `applied` or `pending`.
-    pub status: String,
+    pub id: FirewallId,
+    /// Does the node filter by it?
+    pub status: AppliedStatus,
+}
+
+/// How far a firewall on a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum AppliedStatus {
+    /// The server's node filters by it.
+    Applied,
+    /// The server's node has not heard of everything yet.
+    Pending,
 }
 
 /// What a customer rents: a virtual machine with a type, an image and addresses.
@@ -166,9 +172,8 @@ pub struct Server {
     pub created: Timestamp,
     /// Its public addresses.
     pub public_net: PublicNet,
-    /// Its private addresses; empty until private networks exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Object>))]
-    pub private_net: Vec<NoSuchThing>,
+    /// Its cards in private networks.
+    pub private_net: Vec<PrivateNet>,
     /// Its shape.
     pub server_type: ServerType,
     /// Where it stands.
@@ -177,14 +182,13 @@ pub struct Server {
     pub datacenter: Datacenter,
     /// What it was made from.
     pub image: Option<Image>,
-    /// The ISO in its drive; none until ISOs exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    pub iso: Option<NoSuchThing>,
+    /// The ISO in its drive.
+    pub iso: Option<Iso>,
     /// Will the next boot be the rescue system?
     pub rescue_enabled: bool,
     /// Does an action hold it?
     pub locked: bool,
-    /// Hours of the day in which backups are made.
+    /// Hours of the day in which backups are made, in UTC: `22-02`; `null` without backups.
     pub backup_window: Option<String>,
     /// Bytes sent this month.
     pub outgoing_traffic: Option<u64>,
@@ -198,14 +202,25 @@ pub struct Server {
     #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
     pub labels: Labels,
     /// Attached volumes, by number.
-    pub volumes: Vec<i64>,
+    pub volumes: Vec<VolumeId>,
     /// Load balancers that send to it, by number.
     pub load_balancers: Vec<i64>,
     /// Size of the disk in GB (GiB).
     pub primary_disk_size: u32,
-    /// Its placement group; none until they exist.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
-    pub placement_group: Option<NoSuchThing>,
+    /// Its placement group.
+    pub placement_group: Option<PlacementGroup>,
+}
+
+/// `POST /v1/servers/{id}/actions/request_console`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConsoleRequested {
+    /// Where the console opens, once, within a minute: a WebSocket with the subprotocol `binary` that speaks RFB.
+    pub wss_url: String,
+    /// What it asks for: RFB's password.
+    pub password: String,
+    /// The action, which has ended.
+    pub action: Action,
 }
 
 /// Stands where the Hetzner Cloud API has a resource that this version of Berth cannot have:
@@ -243,12 +258,36 @@ pub struct ServerCreate {
     /// Start it when it is made; `true` unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_after_create: Option<bool>,
-    /// Which public addresses it gets; IPv4 only in this version.
+    /// Numbers of volumes that no server has; at most 16, in the server's location.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeId>,
+    /// The number of a placement group, whose servers stand on different nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_group: Option<PlacementGroupId>,
+    /// Its system mounts them as `/mnt/volume-{id}`; `false` unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automount: Option<bool>,
+    /// Which public addresses it gets; of each kind one, unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_net: Option<PublicNetCreate>,
+    /// Firewalls of the project, which filter from the first packet on. At most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firewalls: Vec<FirewallNumber>,
+    /// Private networks of the project, by number; it gets the first free address of each. At most 3.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkId>,
 }
 
-/// Which public addresses a new server gets.
+/// A firewall that a new server gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FirewallNumber {
+    /// Its number.
+    pub firewall: FirewallId,
+}
+
+/// Which public addresses a new server gets; at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
@@ -256,9 +295,21 @@ pub struct PublicNetCreate {
     /// A public IPv4 address; `true` unless said otherwise.
     #[serde(default = "yes")]
     pub enable_ipv4: bool,
-    /// A public IPv6 network; not offered yet, so it is left out.
+    /// A public IPv6 network; `true` unless said otherwise. Left out where the location has no IPv6.
     #[serde(default = "yes")]
     pub enable_ipv6: bool,
+    /// The number of a primary IP without a server. Without one, a new one is made, which goes with the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<PrimaryIpId>,
+    /// The same for IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<PrimaryIpId>,
+}
+
+impl Default for PublicNetCreate {
+    fn default() -> Self {
+        Self { enable_ipv4: true, enable_ipv6: true, ipv4: None, ipv6: None }
+    }
 }
 
 fn yes() -> bool {
@@ -321,6 +372,101 @@ pub struct ServerUpdate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<std::collections::BTreeMap<String, String>>))]
     pub labels: Option<Labels>,
+}
+
+/// `POST /v1/servers/{id}/actions/change_type`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeTypeRequest {
+    /// Name or number of the new type.
+    pub server_type: NameOrId,
+    /// Does the disk grow to the new type's?
+    pub upgrade_disk: bool,
+}
+
+/// `POST /v1/servers/{id}/actions/create_image`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateImage {
+    /// For people, 1 to 200 characters; made from the server's name if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// `snapshot`, unless said otherwise, or `backup`, of a server that is backed up: the oldest beyond seven goes.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ImageKind>,
+    /// The customer's own marks.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+}
+
+/// The answer to `create_image`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageCreated {
+    /// The image, `creating`.
+    pub image: Image,
+    /// The action that makes it.
+    pub action: Action,
+}
+
+/// `POST /v1/servers/{id}/actions/rebuild`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RebuildRequest {
+    /// Name or number of an image.
+    pub image: NameOrId,
+    /// cloud-init user data from now on, at most 32 KiB; as before if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+}
+
+/// `POST /v1/servers/{id}/actions/enable_rescue`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RescueRequest {
+    /// `linux64`, also if it is not given.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Names or numbers of SSH keys. The rescue system lets root in by its password, so they must be empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<NameOrId>,
+}
+
+/// `POST /v1/servers/{id}/actions/attach_iso`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AttachIso {
+    /// Name or number of an ISO.
+    pub iso: NameOrId,
+}
+
+/// The answer to an action with a password that is told once: `rebuild`, `reset_password`, `enable_rescue`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PasswordReply {
+    /// The action.
+    pub action: Action,
+    /// Root's new password; none where an SSH key lets root in.
+    pub root_password: Option<String>,
+}
+
+/// `POST /v1/servers/{id}/actions/change_protection`: what is left out stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ChangeProtection {
+    /// It cannot be deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<bool>,
+    /// It cannot be rebuilt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<bool>,
 }
 
 /// `GET /v1/servers`.

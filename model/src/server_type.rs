@@ -62,6 +62,10 @@ pub struct ServerTypeLocation {
     /// Until when it can be ordered there; `null` means no end is planned.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub deprecation: Option<crate::server::NoSuchThing>,
+    /// Can it be ordered there? Whether a node has room for it is known when it is ordered.
+    pub available: bool,
+    /// Is it one that new customers should look at first?
+    pub recommended: bool,
 }
 
 /// The shape of a server.

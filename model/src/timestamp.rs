@@ -28,6 +28,14 @@ impl Timestamp {
     }
 }
 
+impl core::str::FromStr for Timestamp {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let time = OffsetDateTime::parse(s, &time::format_description::well_known::Rfc3339);
+        time.map(Self).map_err(|_| format!("“{s}” is not a time like 2026-11-20T02:14:00Z."))
+    }
+}
+
 impl core::fmt::Display for Timestamp {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let text = self.0.format(&time::format_description::well_known::Rfc3339);

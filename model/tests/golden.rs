@@ -7,17 +7,24 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use berth_model::action::*;
+use berth_model::address::*;
 use berth_model::agent::*;
 use berth_model::error::{ApiError, ErrorBody};
 use berth_model::event::*;
 use berth_model::image::*;
 use berth_model::load::*;
 use berth_model::location::*;
+use berth_model::metrics::*;
+use berth_model::network::{Network, Subnet, *};
 use berth_model::page::{Meta, Pagination};
 use berth_model::people::*;
+use berth_model::placement_group::*;
+use berth_model::pricing::*;
+use berth_model::quota::*;
 use berth_model::server::*;
 use berth_model::server_type::*;
 use berth_model::ssh_key::*;
+use berth_model::webhook::*;
 use berth_model::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -79,7 +86,13 @@ fn server_type() -> ServerType {
             included_traffic: 20_000_000_000_000,
             price_per_tb_traffic: eur(1_000_000),
         }],
-        locations: vec![ServerTypeLocation { id: LocationId(1), name: "rtm1".into(), deprecation: None }],
+        locations: vec![ServerTypeLocation {
+            id: LocationId(1),
+            name: "rtm1".into(),
+            deprecation: None,
+            available: true,
+            recommended: true,
+        }],
         deprecated: false,
         deprecation: None,
         included_traffic: 20_000_000_000_000,
@@ -137,14 +150,19 @@ fn server() -> Server {
         created: at("2026-11-20T02:14:00Z"),
         public_net: PublicNet {
             ipv4: Some(PublicIpv4 {
-                id: Some(AddressId(5)),
+                id: PrimaryIpId(5),
                 ip: "203.0.113.24".parse().unwrap(),
                 blocked: false,
                 dns_ptr: None,
             }),
             ..PublicNet::default()
         },
-        private_net: vec![],
+        private_net: vec![PrivateNet {
+            network: NetworkId(4),
+            ip: "10.0.1.2".parse().unwrap(),
+            alias_ips: vec!["10.0.1.3".parse().unwrap()],
+            mac_address: "86:00:00:aa:bb:cc".into(),
+        }],
         server_type: server_type(),
         datacenter: Datacenter::of(&location()),
         location: location(),
@@ -176,6 +194,8 @@ fn sample() -> LoadSample {
         disk_write_ops_per_s: 212,
         net_in_bytes_per_s: 525_000,
         net_out_bytes_per_s: 2_325_000,
+        net_in_packets_per_s: 310,
+        net_out_packets_per_s: 1_650,
     }
 }
 
@@ -210,6 +230,53 @@ fn resources_keep_their_wire_form() {
     };
     golden("ssh_key", &SshKeyReply { ssh_key: key.clone() });
     golden("ssh_key_list", &SshKeyList { ssh_keys: vec![key], meta: meta() });
+    let volume = berth_model::volume::Volume {
+        id: VolumeId(5),
+        name: "data".into(),
+        size: 42,
+        server: Some(ServerId(7)),
+        status: berth_model::volume::VolumeStatus::Available,
+        location: location(),
+        linux_device: berth_model::volume::Volume::linux_device_of(VolumeId(5)),
+        format: Some(FileSystem::Ext4),
+        protection: berth_model::volume::VolumeProtection { delete: true },
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    let group = PlacementGroup {
+        id: PlacementGroupId(3),
+        name: "web".into(),
+        kind: PlacementGroupType::Spread,
+        servers: vec![ServerId(7)],
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("placement_group", &PlacementGroupCreated { placement_group: group.clone(), action: None });
+    golden("placement_group_list", &PlacementGroupList { placement_groups: vec![group], meta: meta() });
+    let certificate = berth_model::certificate::Certificate {
+        id: CertificateId(2),
+        name: "web".into(),
+        kind: berth_model::certificate::CertificateType::Uploaded,
+        certificate: "-----BEGIN CERTIFICATE-----\n…".into(),
+        fingerprint: "03:c7:55:9b".into(),
+        not_valid_before: at("2026-11-20T02:14:00Z"),
+        not_valid_after: at("2027-02-18T02:14:00Z"),
+        domain_names: vec!["example.org".into()],
+        status: None,
+        used_by: Vec::new(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden(
+        "uploaded_certificate",
+        &berth_model::certificate::CertificateCreated { certificate: certificate.clone(), action: None },
+    );
+    golden(
+        "uploaded_certificate_list",
+        &berth_model::certificate::CertificateList { certificates: vec![certificate], meta: meta() },
+    );
+    golden("volume", &berth_model::volume::VolumeReply { volume: volume.clone() });
+    golden("volume_list", &berth_model::volume::VolumeList { volumes: vec![volume], meta: meta() });
     golden(
         "load",
         &LoadReply {
@@ -220,6 +287,43 @@ fn resources_keep_their_wire_form() {
             samples: vec![sample()],
         },
     );
+}
+
+#[test]
+fn addresses_keep_their_wire_form() {
+    let name = |ip: &str| DnsPtr { ip: ip.parse().unwrap(), dns_ptr: "mail.example.org".into() };
+    let primary_ip = PrimaryIp {
+        id: PrimaryIpId(5),
+        name: "web".into(),
+        ip: "203.0.113.24".into(),
+        family: IpFamily::Ipv4,
+        assignee_id: Some(ServerId(7)),
+        assignee_type: AssigneeType::Server,
+        auto_delete: true,
+        blocked: false,
+        created: at("2026-11-20T02:14:00Z"),
+        location: location(),
+        datacenter: Datacenter::of(&location()),
+        dns_ptr: vec![name("203.0.113.24")],
+        labels: labels(),
+        protection: IpProtection { delete: true },
+    };
+    golden("primary_ip", &PrimaryIpReply { primary_ip });
+    let floating_ip = FloatingIp {
+        id: FloatingIpId(6),
+        name: "vip".into(),
+        description: "Web".into(),
+        ip: "2001:db8:7:1::/64".into(),
+        family: IpFamily::Ipv6,
+        server: None,
+        dns_ptr: vec![name("2001:db8:7:1::9")],
+        home_location: location(),
+        blocked: false,
+        protection: IpProtection::default(),
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("floating_ip", &FloatingIpCreated { floating_ip, action: None });
 }
 
 #[test]
@@ -236,9 +340,90 @@ fn requests_keep_their_wire_form() {
             user_data: Some("#cloud-config\n".into()),
             labels: labels(),
             start_after_create: Some(true),
-            public_net: Some(PublicNetCreate { enable_ipv4: true, enable_ipv6: false }),
+            volumes: vec![VolumeId(5)],
+            placement_group: Some(PlacementGroupId(3)),
+            automount: Some(true),
+            public_net: Some(PublicNetCreate {
+                enable_ipv6: false,
+                ipv4: Some(PrimaryIpId(5)),
+                ..PublicNetCreate::default()
+            }),
+            firewalls: vec![FirewallNumber { firewall: FirewallId(6) }],
+            networks: vec![NetworkId(7)],
         },
     );
+    golden(
+        "primary_ip_create",
+        &PrimaryIpCreate {
+            name: "web".into(),
+            family: IpFamily::Ipv4,
+            assignee_id: None,
+            assignee_type: Some(AssigneeType::Server),
+            location: None,
+            datacenter: Some("rtm1-dc1".into()),
+            auto_delete: Some(false),
+            labels: Some(labels()),
+        },
+    );
+    golden(
+        "primary_ip_assign",
+        &PrimaryIpAssign { assignee_id: ServerId(7), assignee_type: AssigneeType::Server },
+    );
+    golden("primary_ip_update", &PrimaryIpUpdate { auto_delete: Some(true), ..PrimaryIpUpdate::default() });
+    golden(
+        "floating_ip_create",
+        &FloatingIpCreate {
+            family: IpFamily::Ipv6,
+            name: Some("vip".into()),
+            description: Some("Web".into()),
+            home_location: Some("rtm1".into()),
+            server: None,
+            labels: None,
+        },
+    );
+    golden("floating_ip_assign", &FloatingIpAssign { server: ServerId(7) });
+    golden(
+        "floating_ip_update",
+        &FloatingIpUpdate { description: Some("".into()), ..FloatingIpUpdate::default() },
+    );
+    golden("change_dns_ptr", &ChangeDnsPtr { ip: "203.0.113.24".parse().unwrap(), dns_ptr: None });
+    golden("change_ip_protection", &ChangeIpProtection { delete: Some(true) });
+    golden(
+        "volume_create",
+        &berth_model::volume::VolumeCreate {
+            name: "data".into(),
+            size: 42,
+            location: Some("rtm1".into()),
+            server: None,
+            format: Some(FileSystem::Xfs),
+            automount: Some(false),
+            labels: Some(labels()),
+        },
+    );
+    let attach = berth_model::volume::VolumeAttach { server: ServerId(7), automount: Some(true) };
+    golden("volume_attach", &attach);
+    golden(
+        "placement_group_create",
+        &PlacementGroupCreate {
+            name: "web".into(),
+            kind: PlacementGroupType::Spread,
+            labels: Some(labels()),
+        },
+    );
+    golden("add_to_placement_group", &AddToPlacementGroup { placement_group: PlacementGroupId(3) });
+    golden(
+        "uploaded_certificate_create",
+        &berth_model::certificate::CertificateCreate {
+            name: "web".into(),
+            kind: Some(berth_model::certificate::CertificateType::Uploaded),
+            certificate: Some("-----BEGIN CERTIFICATE-----\n…".into()),
+            private_key: Some("-----BEGIN PRIVATE KEY-----\n…".into()),
+            domain_names: None,
+            labels: Some(labels()),
+        },
+    );
+    golden("volume_resize", &berth_model::volume::VolumeResize { size: 50 });
+    golden("change_volume_protection", &berth_model::volume::ChangeVolumeProtection { delete: Some(true) });
     golden("server_update", &ServerUpdate { name: Some("web-2".into()), labels: None });
     golden(
         "ssh_key_create",
@@ -255,7 +440,7 @@ fn requests_keep_their_wire_form() {
         },
     );
     golden("password_change", &PasswordChange { current_password: "a".into(), new_password: "b".into() });
-    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite });
+    golden("token_create", &TokenCreate { name: "ci".into(), access: TokenAccess::ReadWrite, expires: None });
 }
 
 #[test]
@@ -267,7 +452,7 @@ fn people_keep_their_wire_form() {
         role: Role::Customer,
         created: at("2026-11-20T02:14:00Z"),
     };
-    let account = Account { id: AccountId(8), name: "Larkspur Labs".into() };
+    let account = Account { id: AccountId(8), name: "Larkspur Labs".into(), suspended: None };
     let project = Project { id: ProjectId(6), name: "production".into(), account };
     golden("session", &Session { user, projects: vec![project], expires: at("2026-12-20T02:14:00Z") });
     let token = Token {
@@ -276,6 +461,7 @@ fn people_keep_their_wire_form() {
         access: TokenAccess::Read,
         created: at("2026-11-20T02:14:00Z"),
         last_used: None,
+        expires: Some(at("2027-11-20T02:14:00Z")),
     };
     golden("token_list", &TokenList { tokens: vec![token.clone()] });
     golden("token_created", &TokenCreated { token, secret: "x".repeat(64) });
@@ -329,6 +515,7 @@ fn the_agent_protocol_keeps_its_wire_form() {
             ssh_keys: vec!["ssh-ed25519 AAAA… mara@laptop".into()],
             root_password_hash: Some("$6$…".into()),
             user_data: None,
+            mounts: vec![VolumeId(5)],
             name_servers: vec!["203.0.113.1".parse().unwrap()],
         },
         power: WantedPower::On,
@@ -491,4 +678,214 @@ fn fields_that_nobody_knows_are_refused() {
     let unknown = r#"{"name":"a","server_type":"s1","image":"tiny","color":"red"}"#;
     let error = serde_json::from_str::<ServerCreate>(unknown).unwrap_err().to_string();
     assert!(error.contains("color"), "{error}");
+}
+
+#[test]
+fn limits_keep_their_wire_form() {
+    let limit =
+        Limit { kind: QuotaKind::MemoryMib, used: 512, limit: 1024, account_used: 1024, account_limit: 4096 };
+    golden("limit_list", &LimitList { limits: vec![limit] });
+    golden(
+        "limit_request_create",
+        &LimitRequestCreate { kind: QuotaKind::Servers, limit: 200, reason: "A cluster.".into() },
+    );
+    let request = LimitRequest {
+        id: LimitRequestId(3),
+        project: ProjectId(6),
+        account: AccountId(8),
+        kind: QuotaKind::Servers,
+        limit: 200,
+        reason: "A cluster.".into(),
+        status: LimitRequestStatus::Granted,
+        note: Some("Enjoy.".into()),
+        created: at("2026-11-20T02:14:00Z"),
+        answered: Some(at("2026-11-20T03:14:00Z")),
+    };
+    golden("limit_request", &LimitRequestReply { limit_request: request });
+}
+
+#[test]
+fn webhooks_keep_their_wire_form() {
+    let webhook = Webhook {
+        id: WebhookId(4),
+        name: "pager".into(),
+        url: "https://example.org/hook".into(),
+        kinds: vec!["action.error".into()],
+        enabled: true,
+        note: None,
+        failing_since: None,
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("webhook_created", &WebhookCreated { webhook, secret: "x".repeat(40) });
+    let delivery = WebhookDelivery {
+        id: WebhookDeliveryId(5),
+        event: 41,
+        kind: "server.deleted".into(),
+        body: "{}".into(),
+        status: DeliveryStatus::Pending,
+        attempts: 1,
+        next_attempt: Some(at("2026-11-20T02:14:05Z")),
+        http_status: Some(502),
+        error: Some("It answered 502; 2xx is expected.".into()),
+        created: at("2026-11-20T02:14:00Z"),
+        finished: None,
+    };
+    golden("webhook_delivery", &WebhookDeliveryReply { delivery });
+}
+
+#[test]
+fn metrics_keep_their_wire_form() {
+    let values = vec![(1_763_604_840.5, "150.5".to_owned())];
+    let metrics = Metrics {
+        start: at("2026-11-20T02:14:00Z"),
+        end: at("2026-11-20T02:15:00Z"),
+        step: 30.0,
+        time_series: [("cpu".to_owned(), TimeSeries { values })].into(),
+    };
+    golden("metrics", &MetricsReply { metrics });
+}
+
+#[test]
+fn prices_keep_their_wire_form() {
+    let price = || Price::untaxed(Money::micros(11_900, Currency::EUR));
+    let prices = vec![LocationPrice {
+        location: "rtm1".into(),
+        price_hourly: price(),
+        price_monthly: price(),
+        included_traffic: 20_000_000_000_000,
+        price_per_tb_traffic: price(),
+    }];
+    let floating_ip = FloatingIpPrice { location: "rtm1".into(), price_monthly: price() };
+    let primary_ip = PrimaryIpPrice {
+        location: "rtm1".into(),
+        datacenter: "rtm1-dc1".into(),
+        price_hourly: price(),
+        price_monthly: price(),
+    };
+    let pricing = Pricing {
+        currency: "EUR".into(),
+        vat_rate: "0.0000000000".into(),
+        image: GbPrice { price_per_gb_month: price() },
+        volume: GbPrice { price_per_gb_month: price() },
+        floating_ip: MonthlyPrice { price_monthly: price() },
+        floating_ips: vec![FloatingIpPrices { family: IpFamily::Ipv4, prices: vec![floating_ip] }],
+        primary_ips: vec![PrimaryIpPrices { family: IpFamily::Ipv4, prices: vec![primary_ip] }],
+        traffic: TrafficPrice { price_per_tb: price() },
+        server_backup: BackupPrice { percentage: "20.0000000000".into() },
+        server_types: vec![ServerTypePrices { id: ServerTypeId(1), name: "s1".into(), prices }],
+        load_balancer_types: Vec::new(),
+    };
+    golden("pricing", &PricingReply { pricing });
+}
+
+#[test]
+fn firewalls_keep_their_wire_form() {
+    use berth_model::firewall::{Firewall, FirewallRule, *};
+    let rule = FirewallRule {
+        direction: FirewallDirection::In,
+        source_ips: vec!["0.0.0.0/0".into(), "::/0".into()],
+        destination_ips: vec![],
+        protocol: FirewallProtocol::Tcp,
+        port: Some("80-443".into()),
+        description: None,
+    };
+    let server = FirewallTarget::from(ServerId(7));
+    let fitting = FirewallTarget {
+        kind: FirewallTargetKind::LabelSelector,
+        server: None,
+        label_selector: Some(SelectorText { selector: "env=prod".into() }),
+    };
+    let firewall = Firewall {
+        id: FirewallId(3),
+        name: "web".into(),
+        labels: labels(),
+        rules: vec![rule.clone()],
+        applied_to: vec![
+            FirewallResource {
+                kind: server.kind,
+                server: server.server,
+                label_selector: None,
+                applied_to_resources: None,
+            },
+            FirewallResource {
+                kind: fitting.kind,
+                server: None,
+                label_selector: fitting.label_selector.clone(),
+                applied_to_resources: Some(vec![server.clone()]),
+            },
+        ],
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("firewall", &FirewallReply { firewall });
+    golden(
+        "firewall_create",
+        &FirewallCreate {
+            name: "web".into(),
+            labels: Some(labels()),
+            rules: vec![rule.clone()],
+            apply_to: vec![server.clone()],
+        },
+    );
+    golden("firewall_update", &FirewallUpdate { name: Some("front".into()), labels: None });
+    golden("firewall_set_rules", &FirewallSetRules { rules: vec![rule] });
+    golden("firewall_apply", &FirewallApply { apply_to: vec![fitting] });
+    golden("firewall_remove", &FirewallRemove { remove_from: vec![server] });
+}
+
+#[test]
+fn networks_keep_their_wire_form() {
+    let route = Route { destination: "10.100.1.0/24".into(), gateway: "10.0.1.2".into() };
+    let network = Network {
+        id: NetworkId(4),
+        name: "inner".into(),
+        ip_range: "10.0.0.0/16".into(),
+        subnets: vec![Subnet {
+            kind: SubnetKind::Cloud,
+            ip_range: "10.0.1.0/24".into(),
+            network_zone: "eu-west".into(),
+            gateway: "10.0.0.1".parse().unwrap(),
+            vswitch_id: None,
+        }],
+        routes: vec![route.clone()],
+        servers: vec![ServerId(7)],
+        load_balancers: vec![],
+        expose_routes_to_vswitch: false,
+        protection: NetworkProtection { delete: true },
+        labels: labels(),
+        created: at("2026-11-20T02:14:00Z"),
+    };
+    golden("network", &NetworkReply { network });
+    let subnet = SubnetCreate {
+        kind: SubnetKind::Cloud,
+        ip_range: Some("10.0.1.0/24".into()),
+        network_zone: "eu-west".into(),
+        ..SubnetCreate::default()
+    };
+    golden(
+        "network_create",
+        &NetworkCreate {
+            name: "inner".into(),
+            ip_range: "10.0.0.0/16".into(),
+            subnets: vec![subnet.clone()],
+            routes: vec![route.clone()],
+            labels: Some(labels()),
+            expose_routes_to_vswitch: Some(false),
+        },
+    );
+    golden("network_add_subnet", &subnet);
+    golden("network_add_route", &route);
+    golden("network_change_ip_range", &IpRange { ip_range: "10.0.0.0/8".into() });
+    golden("network_change_protection", &ChangeNetworkProtection { delete: Some(true) });
+    let attach = AttachToNetwork {
+        network: NetworkId(4),
+        ip: Some("10.0.1.2".parse().unwrap()),
+        alias_ips: vec!["10.0.1.3".parse().unwrap()],
+        ip_range: None,
+    };
+    golden("attach_to_network", &attach);
+    golden("detach_from_network", &DetachFromNetwork { network: NetworkId(4) });
+    golden(
+        "change_alias_ips",
+        &ChangeAliasIps { network: NetworkId(4), alias_ips: vec!["10.0.1.3".parse().unwrap()] },
+    );
 }

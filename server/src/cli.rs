@@ -9,15 +9,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use berth_model::people::{Role, TokenAccess};
+use berth_model::quota::{LimitRequestStatus, QuotaKind};
+use berth_model::{LimitRequestId, Timestamp};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sqlx::PgPool;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::addresses::pool::Written;
 use crate::config::Config;
 use crate::postgres::{Guest, PrivatePostgres};
 use crate::secret::SecretKey;
 use crate::serve::{self, Options};
-use crate::{accounts, catalog, clock, db, images, nodes, openapi, telemetry};
+use crate::staff::{self, Staff};
+use crate::{accounts, addresses, catalog, clock, db, images, isos, nodes, openapi, quotas, telemetry};
 
 /// Connections of a command to the database.
 const CONNECTIONS: u32 = 2;
@@ -52,18 +56,32 @@ enum Command {
     /// People.
     #[command(subcommand)]
     User(User),
+    /// Who pays.
+    #[command(subcommand)]
+    Account(Account),
     /// API tokens.
     #[command(subcommand)]
     Token(Token),
+    /// How much a project and its account may have.
+    #[command(subcommand)]
+    Limits(Limits),
     /// What is offered where, and for how much.
     #[command(subcommand)]
     Catalog(Catalog),
+    /// Public addresses that are handed out.
+    #[command(subcommand)]
+    Addresses(Addresses),
     /// System images.
     #[command(subcommand)]
     Image(Image),
+    /// ISOs that servers can boot from.
+    #[command(subcommand)]
+    Iso(Iso),
     /// Machines that run servers.
     #[command(subcommand)]
     Node(Node),
+    /// What staff do, from any machine, by the API.
+    Staff(Staff),
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +114,25 @@ enum User {
 }
 
 #[derive(Debug, Subcommand)]
+enum Account {
+    /// Let the people and tokens of an account only read, until it is resumed. Its servers run on.
+    Suspend {
+        /// The mail address of one of its people.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+        /// A sentence for the customer: why.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let a suspended account write again.
+    Resume {
+        /// The mail address of one of its people.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum Token {
     /// Make a token and print its 64 characters. They are not shown again.
     Create {
@@ -108,6 +145,50 @@ enum Token {
         /// What it may do.
         #[arg(long, value_enum, default_value_t = Access::ReadWrite)]
         access: Access,
+        /// When it ends, like 2027-01-31T00:00:00Z; without it, never by itself.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<Timestamp>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Limits {
+    /// Print what the first project of a customer has of each kind, and may have.
+    Show {
+        /// The customer's mail address.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+    },
+    /// Set a limit of the first project of a customer.
+    Set {
+        /// The customer's mail address.
+        #[arg(long, value_name = "EMAIL")]
+        of: String,
+        /// Of all projects of their account together, instead.
+        #[arg(long)]
+        account: bool,
+        /// Of what: `berth limits show` prints the words.
+        kind: QuotaKind,
+        /// The limit; without it, the installation's again.
+        limit: Option<u32>,
+    },
+    /// Print the open requests for more.
+    Requests,
+    /// Give what a request asks for.
+    Grant {
+        /// The request's number.
+        id: LimitRequestId,
+        /// For the customer.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Decline a request.
+    Decline {
+        /// The request's number.
+        id: LimitRequestId,
+        /// For the customer.
+        #[arg(long)]
+        note: Option<String>,
     },
 }
 
@@ -130,6 +211,36 @@ enum Catalog {
 }
 
 #[derive(Debug, Subcommand)]
+enum Addresses {
+    /// Show all networks: how many of their addresses are held and how many are free.
+    List,
+    /// Say what of a network is handed out. May be repeated; the last word counts, also that of a catalog.
+    Put {
+        /// The name of the location where they can be used.
+        #[arg(long)]
+        location: String,
+        /// The network, `10.77.0.0/24`; or for IPv6 the prefix from which a /64 is cut for each server.
+        #[arg(long)]
+        cidr: String,
+        /// Its router. For IPv6 `fe80::1` if not said.
+        #[arg(long)]
+        gateway: Option<std::net::IpAddr>,
+        /// What is handed out: `10.77.0.10-10.77.0.99`, `10.77.0.64/26` or one address. May be repeated; without
+        /// any, all that can be used.
+        #[arg(long = "range")]
+        ranges: Vec<String>,
+        /// What of that is not handed out. May be repeated.
+        #[arg(long = "reserve")]
+        reserved: Vec<String>,
+    },
+    /// Hand out nothing of a network any more. Who has an address of it keeps it.
+    Withdraw {
+        /// The network.
+        cidr: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum Image {
     /// Offer a system image, or a new version of one. May be repeated.
     Add {
@@ -146,6 +257,26 @@ enum Image {
         #[arg(long)]
         os_version: Option<String>,
         /// A qcow2 file that stands on no other.
+        file: PathBuf,
+    },
+    /// Offer the system that servers are repaired with, or a new version of it. May be repeated.
+    Rescue {
+        /// A qcow2 file that stands on no other.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Iso {
+    /// Offer an ISO, or a new version of one. May be repeated.
+    Add {
+        /// By it customers name it: `debian-12-netinst`.
+        #[arg(long)]
+        name: String,
+        /// For customers: `Debian 12 (network installation)`.
+        #[arg(long)]
+        description: String,
+        /// The file.
         file: PathBuf,
     },
 }
@@ -183,9 +314,13 @@ pub fn main() -> ExitCode {
 
 fn run(berth: Berth) -> anyhow::Result<()> {
     match berth.command {
-        // These two need no settings, and so say nothing of wrong ones.
+        // These need no settings, and so say nothing of wrong ones.
         Command::Config => return print(&Config::reference()),
         Command::Openapi => return print(&openapi::text()?),
+        Command::Staff(staff) => {
+            let runtime = tokio::runtime::Runtime::new().context("the async runtime")?;
+            return print(&runtime.block_on(staff::run(staff, &staff::file()?, password_from_stdin))?);
+        }
         _ => {}
     }
     let config = Config::load(berth.config.as_deref(), environment())?;
@@ -273,21 +408,32 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
             let user = accounts::cli::user_add(&pool, &email, &name, role, &password, clock::now()).await?;
             print(&format!("user={user}\n"))
         }
-        Command::Token(Token::Create { project_of, name, access }) => {
+        Command::Account(account) => {
+            let (of, reason) = match &account {
+                Account::Suspend { of, reason } => (of, Some(reason.as_str())),
+                Account::Resume { of } => (of, None),
+            };
+            let accounts = accounts::cli::account_suspend(&pool, of, reason, clock::now()).await?;
+            print(&accounts.iter().map(|id| format!("account={id}\n")).collect::<String>())
+        }
+        Command::Token(Token::Create { project_of, name, access, expires }) => {
             let access = match access {
                 Access::Read => TokenAccess::Read,
                 Access::ReadWrite => TokenAccess::ReadWrite,
             };
-            let secret = accounts::cli::token_create(&pool, &project_of, &name, access, clock::now()).await?;
+            let secret =
+                accounts::cli::token_create(&pool, &project_of, &name, access, expires, clock::now()).await?;
             print(&format!("{}\n", secret.expose()))
         }
+        Command::Limits(limits) => print(&limits_done(&pool, config, limits).await?),
         Command::Catalog(Catalog::Apply { file }) => {
-            let applied = catalog::cli::apply(&pool, &file, clock::now()).await?;
+            let applied = catalog::cli::apply(&pool, &file).await?;
             print(&format!(
                 "locations={}\nserver_types={}\naddresses_new={}\n",
                 applied.locations, applied.server_types, applied.addresses_new
             ))
         }
+        Command::Addresses(addresses) => print(&change_addresses(&pool, addresses).await?),
         Command::Image(Image::Add { name, description, os_flavor, os_version, file }) => {
             let image = images::cli::Add {
                 name: &name,
@@ -299,9 +445,18 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
             let id = images::cli::add(&pool, &config.data_dir, &image, clock::now()).await?;
             print(&format!("image={id}\n"))
         }
+        Command::Image(Image::Rescue { file }) => {
+            images::cli::add_rescue(&pool, &config.data_dir, &file).await?;
+            print("rescue=linux64\n")
+        }
+        Command::Iso(Iso::Add { name, description, file }) => {
+            let words = (name.as_str(), description.as_str());
+            let id = isos::cli::add(&pool, &config.data_dir, words, &file, clock::now()).await?;
+            print(&format!("iso={id}\n"))
+        }
         Command::Node(node) => print(&format!("{}\n", node_token(&pool, config, node).await?)),
         Command::Migrate => Ok(()),
-        Command::Serve | Command::Config | Command::Openapi | Command::Postgres(_) => {
+        Command::Serve | Command::Config | Command::Openapi | Command::Postgres(_) | Command::Staff(_) => {
             unreachable!("these are run without a database")
         }
     };
@@ -309,11 +464,46 @@ async fn with_database(config: &Config, guest: &Guest, command: Command) -> anyh
     done
 }
 
+async fn change_addresses(pool: &PgPool, addresses: Addresses) -> anyhow::Result<String> {
+    match addresses {
+        Addresses::List => addresses::cli::list(pool).await,
+        Addresses::Put { location, cidr, gateway, ranges, reserved } => {
+            let written = Written { cidr: &cidr, gateway, ranges: &ranges, reserved: &reserved };
+            let new = addresses::cli::put(pool, &location, &written).await?;
+            Ok(format!("addresses_new={new}\n"))
+        }
+        Addresses::Withdraw { cidr } => {
+            let withdrawn = addresses::cli::withdraw(pool, &cidr).await?;
+            Ok(format!("addresses_withdrawn={withdrawn}\n"))
+        }
+    }
+}
+
 async fn node_token(pool: &PgPool, config: &Config, node: Node) -> anyhow::Result<String> {
     let key = SecretKey::load_or_create(&config.secret_key_path())?;
     match node {
         Node::Add { name, location } => nodes::cli::add(pool, &key, &name, &location, clock::now()).await,
         Node::Token { name } => nodes::cli::token(pool, &key, &name, clock::now()).await,
+    }
+}
+
+/// Does it; what is to be printed.
+async fn limits_done(pool: &PgPool, config: &Config, limits: Limits) -> anyhow::Result<String> {
+    let done = |()| String::new();
+    match limits {
+        Limits::Show { of } => quotas::cli::show(pool, config, &of).await,
+        Limits::Set { of, account, kind, limit } => {
+            quotas::cli::set(pool, &of, account, kind, limit).await.map(done)
+        }
+        Limits::Requests => quotas::cli::requests(pool).await,
+        Limits::Grant { id, note } => {
+            let answer = quotas::cli::answer(pool, config, id, LimitRequestStatus::Granted, note.as_deref());
+            answer.await.map(done)
+        }
+        Limits::Decline { id, note } => {
+            let answer = quotas::cli::answer(pool, config, id, LimitRequestStatus::Declined, note.as_deref());
+            answer.await.map(done)
+        }
     }
 }
 

@@ -9,12 +9,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use berth_model::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Value;
 
+use crate::catalog::pricing::OtherPrices;
 use crate::http::{Network, Origin};
 use crate::nodes::Grants;
+use crate::quotas::Limits;
 use crate::secret::Secret;
 
 /// `BERTH_…` names in the environment that are no settings of the control plane: the settings file
@@ -103,7 +106,8 @@ settings! {
     /// Jobs that a customer waits for, worked on at once; 0 to 64. 0 leaves them to another control plane.
     /// At most a quarter of them, but one in any case, sends an image to a node.
     workers_interactive: u16 = "16",
-    /// Jobs in the background, worked on at once; 0 to 64.
+    /// Jobs in the background, worked on at once; 0 to 64. 0 leaves sending to webhooks to another control
+    /// plane, too.
     workers_background: u16 = "4",
     /// Seconds until a job of a worker that died goes on elsewhere; 2 to 30.
     job_lease_seconds: u64 = "15",
@@ -121,10 +125,26 @@ settings! {
     request_timeout_seconds: u64 = "30",
     /// Requests that one token or session may send in an hour; they come back evenly. 0: no limit.
     rate_limit_per_hour: u32 = "3600",
-    /// Most servers in one project.
-    project_servers_max: u32 = "100",
+    /// Most of each kind in one project, unless staff set another limit: `{ servers = 5, cores = 20 }`. The
+    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, primary_ips, snapshots,
+    /// networks, firewalls, placement_groups and certificates 100, cores 400, memory_mib 1048576, volume_gib
+    /// 102400, floating_ips 20, ssh_keys 200, webhooks 10.
+    project_limits: Limits = "{}",
+    /// Most of each kind in all projects of one account, in the same form. One that is not named: four times
+    /// what one project may have.
+    account_limits: Limits = "{}",
+    /// Prices of what stands in no catalog, without tax, as decimal text in the catalog's currency:
+    /// `{ image_gb_month = "0.0119", server_backup_percent = "20" }`. Also: volume_gb_month,
+    /// floating_ipv4_month, floating_ipv6_month, primary_ipv4_hour, primary_ipv4_month,
+    /// primary_ipv6_hour, primary_ipv6_month. What is not named is free.
+    prices: OtherPrices = "{}",
     /// Name servers that new servers are told to ask.
-    name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\"]",
+    name_servers: Vec<IpAddr> = "[\"9.9.9.9\", \"149.112.112.112\", \"2620:fe::fe\"]",
+    /// Seconds until a public address that was given back is handed to another; 0 to 2592000 (30
+    /// days).
+    address_cool_down_seconds: u32 = "300",
+    /// Networks that webhooks may reach although they are not public: `["10.20.0.0/16"]`.
+    webhook_networks: Vec<Network> = "[]",
     /// Address and port for `/metrics` alone. Without it, `/metrics` is on `listen`, for this machine
     /// only.
     metrics_listen: Option<SocketAddr> = "",
@@ -189,6 +209,7 @@ impl Config {
             ("job_lease_seconds", self.job_lease_seconds, 2, 30),
             ("node_lease_seconds", u64::from(self.node_lease_seconds), 0, 3600),
             ("node_fence_seconds", u64::from(self.node_fence_seconds), 0, 3600),
+            ("address_cool_down_seconds", u64::from(self.address_cool_down_seconds), 0, 2_592_000),
             ("session_lifetime_seconds", u64::from(self.session_lifetime_seconds), 60, 31_536_000),
             ("request_timeout_seconds", self.request_timeout_seconds, 1, 600),
         ];
@@ -225,6 +246,11 @@ impl Config {
     /// The file with the key that seals secrets.
     pub fn secret_key_path(&self) -> PathBuf {
         self.secret_key_file.clone().unwrap_or_else(|| self.data_dir.join("secret.key"))
+    }
+
+    /// An address that was given back after this is not handed out now.
+    pub fn addresses_cooled_by(&self, now: Timestamp) -> Timestamp {
+        now.plus_seconds(-i64::from(self.address_cool_down_seconds))
     }
 
     /// How long a session lives without being used.

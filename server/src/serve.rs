@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
@@ -27,19 +27,22 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::passwords::Passwords;
 use crate::agents::Agents;
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::http::app::{self, App};
 use crate::http::idempotency::{self, Unattended};
 use crate::http::rate::{self, RateLimit};
-use crate::http::{BODY_MAX_BYTES, around, health};
+use crate::http::{BODY_MAX_BYTES, around, etag, health};
 use crate::jobs::faults::Faults;
 use crate::jobs::{self, Registry, Worker};
-use crate::live::{self, Hub, Signals};
+use crate::live::{self, Channel, Hub, Signals};
 use crate::load::Load;
 use crate::nodes::{self, Links, Pace};
 use crate::postgres::PrivatePostgres;
 use crate::secret::SecretKey;
 use crate::vital::Vital;
-use crate::{World, accounts, clock, db, entropy, openapi, servers, telemetry};
+use crate::{
+    World, accounts, backups, clock, db, entropy, images, openapi, reference, servers, telemetry, webhooks,
+};
 
 /// How long requests under way, and steps of jobs, may go on once the end has begun.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -141,7 +144,9 @@ pub async fn start(config: Config, options: Options) -> anyhow::Result<Running> 
             .with_state((world.clone(), metrics.clone()));
         serving.spawn(vital.watch("serving metrics", serve(listener, routes, stop.clone())));
     }
-    let routes = routes(&world, metrics, unattended.clone());
+    let rate = RateLimit::new(world.config.rate_limit_per_hour, world.db.clone());
+    background.spawn(vital.watch("rate limits", rate.clone().settle_until(stop.clone())));
+    let routes = routes(&world, metrics, unattended.clone(), rate)?;
     serving.spawn(vital.watch("serving", serve(listener, routes, stop.clone())));
     tracing::info!(%address, public_url = %world.config.origin(), "Berth is up");
     let guard = stop.drop_guard();
@@ -187,13 +192,23 @@ async fn build(
     let live = Hub::start(db.clone(), &signals, options.live, vital).await?;
     let load = Load::new(db.clone(), owner);
     let passwords = Passwords::new()?;
-    let world = World { db, agents, config, secret_key, passwords, live, load };
+    let world =
+        World { db, agents, config, secret_key, passwords, live, load, consoles: Consoles::default() };
 
     let (background, stop) = (TaskTracker::new(), vital.stop());
     background.spawn(vital.watch("load", world.load.clone().run(signals.clone(), stop.clone())));
     let pace = Pace { grants: world.config.grants(), ..options.pace };
     let links = Links::new(world.db.clone(), world.agents.clone(), world.load.clone(), owner, pace);
     background.spawn(vital.watch("streams of nodes", links.run(signals.clone(), stop.clone())));
+    let published = signals.on(Channel::Published);
+    let fan_out = webhooks::fan_out(world.db.clone(), published, stop.clone());
+    background.spawn(vital.watch("events for webhooks", fan_out));
+    if world.config.workers_background > 0 {
+        let sending = webhooks::send(world.clone(), stop.clone());
+        background.spawn(vital.watch("sending to webhooks", sending));
+        let backups = backups::keep(world.db.clone(), stop.clone());
+        background.spawn(vital.watch("beginning backups", backups));
+    }
     background.spawn(vital.watch("pruning", prune(world.db.clone(), stop.clone())));
 
     let settings = jobs::Settings {
@@ -209,18 +224,22 @@ async fn build(
 
 /// Every kind of job.
 fn registry() -> Registry {
-    servers::jobs::register(Registry::new())
+    images::jobs::register(servers::jobs::register(Registry::new()))
 }
 
 /// All that is served on the public listener.
-fn routes(world: &World, metrics: PrometheusHandle, unattended: Unattended) -> Router {
+fn routes(
+    world: &World,
+    metrics: PrometheusHandle,
+    unattended: Unattended,
+    rate: RateLimit,
+) -> anyhow::Result<Router> {
     let app = App::new(world.config.app_dir.clone(), world.config.origin());
     if !app.exists() {
         tracing::warn!("{}", app::describe(&world.config.app_dir));
     }
     let (api, _) = openapi::router().split_for_parts();
-    let rate = RateLimit::new(world.config.rate_limit_per_hour);
-    Router::new()
+    Ok(Router::new()
         .merge(api)
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
@@ -229,11 +248,13 @@ fn routes(world: &World, metrics: PrometheusHandle, unattended: Unattended) -> R
         .merge(
             Router::new().route("/metrics", get(health::local_metrics)).with_state((world.clone(), metrics)),
         )
+        .merge(reference::router(&world.config.origin())?)
         .fallback_service(axum::handler::Handler::with_state(app::app, app))
+        .layer(from_fn(etag::tagged))
         .layer(from_fn_with_state((world.clone(), unattended), idempotency::once))
         .layer(from_fn_with_state((world.clone(), rate), rate::limit))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .layer(from_fn_with_state(world.clone(), around))
+        .layer(from_fn_with_state(world.clone(), around)))
 }
 
 /// Deletes what is no longer needed, until `stop`.
@@ -248,6 +269,8 @@ async fn prune(db: PgPool, stop: CancellationToken) {
         let round = async {
             let (mut conn, now) = (db.acquire().await?, clock::now());
             accounts::queries::prune(&mut conn, now).await?;
+            rate::prune(&mut conn).await?;
+            webhooks::queries::prune(&mut conn, now).await?;
             idempotency::prune(&mut conn, now).await
         };
         if let Err(error) = round.await {

@@ -7,6 +7,7 @@ use sqlx::PgPool;
 use crate::accounts::passwords::Passwords;
 use crate::agents::Agents;
 use crate::config::Config;
+use crate::consoles::Consoles;
 use crate::live::Hub;
 use crate::load::Load;
 use crate::secret::SecretKey;
@@ -28,4 +29,6 @@ pub struct World {
     pub live: Hub,
     /// The load of all servers.
     pub load: Load,
+    /// The consoles that are open here.
+    pub consoles: Consoles,
 }

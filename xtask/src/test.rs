@@ -67,8 +67,10 @@ impl Part {
 
     fn needs(self) -> &'static [Need] {
         match self {
-            Self::All => &[Need::Packages, Need::Tools, Need::S3Server, Need::Images, Need::App],
-            Self::End2end => &[Need::Packages, Need::Tools, Need::Images, Need::App],
+            Self::All => {
+                &[Need::Packages, Need::Tools, Need::S3Server, Need::Clients, Need::Images, Need::App]
+            }
+            Self::End2end => &[Need::Packages, Need::Tools, Need::Clients, Need::Images, Need::App],
             Self::Agent => &[Need::Packages, Need::S3Server, Need::Images],
             // clippy looks at the app as browsers get it.
             Self::Lint => &[Need::Packages, Need::Tools],
@@ -99,7 +101,7 @@ struct Run<'a> {
 pub fn run(place: &Place, parts: &[Part]) -> Result<ExitCode> {
     let all = parts.is_empty() || parts.contains(&Part::All);
     let wanted = |part: Part| all || parts.contains(&part);
-    let mut needs = [&Need::ALL[..], &[Need::S3Server]].concat();
+    let mut needs = [&Need::ALL[..], &[Need::S3Server, Need::Clients]].concat();
     needs.retain(|need| {
         if all { Part::All.needs().contains(need) } else { parts.iter().any(|p| p.needs().contains(need)) }
     });
@@ -405,6 +407,7 @@ fn environment<'a>(place: &Place, postgres: &Postgres, command: &'a mut Command)
     command.env("BERTH_TEST_RESCUE_IMAGE", images::disk(place, images::RESCUE.name));
     command.env("BERTH_DEBIAN_IMAGE", images::disk(place, "debian-12"));
     command.env("BERTH_TEST_MOTO_SERVER", tools::s3_server(place));
+    command.env("BERTH_TEST_CLIENTS", tools::clients(place));
     command.env("BERTH_NODE_MODULES", tools::node_modules(place));
     command.env("PATH", tools::path(place)?);
     Ok(command)

@@ -41,9 +41,14 @@ const WASM_BINDGEN: Tool = Tool {
 const NODE_PACKAGES: &[(&str, &str)] =
     &[("binaryen", "132.0.0"), ("esbuild", "0.28.2"), ("playwright-core", "1.65.1")];
 
+/// Packages of Python, in an environment that nothing else uses.
+type PythonPackages = &'static [(&'static str, &'static str)];
+
 /// An S3 server for the agent's tests, with what it needs to be a server.
-const PYTHON_PACKAGES: &[(&str, &str)] =
-    &[("moto[s3]", "5.2.5"), ("flask", "3.1.3"), ("flask-cors", "6.0.5")];
+const S3_SERVER: PythonPackages = &[("moto[s3]", "5.2.5"), ("flask", "3.1.3"), ("flask-cors", "6.0.5")];
+
+/// Programs that others wrote for the public API, for the end-to-end tests.
+const CLIENTS: PythonPackages = &[("hcloud", "2.27.0"), ("schemathesis", "4.32.5")];
 
 /// Installs what is missing. Quick when nothing is.
 pub fn install(place: &Place, step: &Step) -> Result<String> {
@@ -78,33 +83,44 @@ pub fn node_modules(place: &Place) -> PathBuf {
 
 /// The S3 server of the agent's tests.
 pub fn s3_server(place: &Place) -> PathBuf {
-    python(place).join("bin/moto_server")
+    python(place, S3_SERVER).join("bin/moto_server")
 }
 
-/// An environment of Python's that nothing else uses.
-fn python(place: &Place) -> PathBuf {
-    let versions: Vec<_> =
-        PYTHON_PACKAGES.iter().map(|(name, version)| format!("{name}-{version}")).collect();
+/// Where the public API's clients are, with their `bin`.
+pub fn clients(place: &Place) -> PathBuf {
+    python(place, CLIENTS)
+}
+
+fn python(place: &Place, packages: PythonPackages) -> PathBuf {
+    let versions: Vec<_> = packages.iter().map(|(name, version)| format!("{name}-{version}")).collect();
     place.tools().join("python").join(versions.join("_").replace(['[', ']'], "-"))
 }
 
 /// Installs the S3 server, unless it is there; only the agent's tests need it.
 pub fn install_s3_server(place: &Place, step: &Step) -> Result<bool> {
-    if s3_server(place).is_file() {
+    install_python(place, step, S3_SERVER)
+}
+
+/// Installs the public API's clients, unless they are there; only the end-to-end tests need them.
+pub fn install_clients(place: &Place, step: &Step) -> Result<bool> {
+    install_python(place, step, CLIENTS)
+}
+
+fn install_python(place: &Place, step: &Step, packages: PythonPackages) -> Result<bool> {
+    let environment = python(place, packages);
+    // Written last: what was cut off is made anew.
+    let whole = environment.join("whole");
+    if whole.is_file() {
         return Ok(false);
     }
-    let environment = python(place);
-    // What was cut off is made anew.
     drop(std::fs::remove_dir_all(&environment));
     step.run(shell::command("python3").args(["-m", "venv"]).arg(&environment))?;
     let mut pip = shell::command(environment.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(PYTHON_PACKAGES.iter().map(|(name, version)| format!("{name}=={version}")));
-    let installed = step.run(&mut pip);
-    if installed.is_err() {
-        drop(std::fs::remove_dir_all(&environment));
-    }
-    installed.map(|()| true)
+    pip.args(packages.iter().map(|(name, version)| format!("{name}=={version}")));
+    step.run(&mut pip)?;
+    std::fs::write(whole, "")?;
+    Ok(true)
 }
 
 fn install_wasm_target(step: &Step) -> Result<bool> {

@@ -43,6 +43,8 @@ pub enum Need {
     Tools,
     /// The S3 server of the agent's tests.
     S3Server,
+    /// The public API's clients, of the end-to-end tests.
+    Clients,
     /// Guest images.
     Images,
     /// `berth` and `berth-agent`.
@@ -61,6 +63,10 @@ impl Need {
             Self::S3Server => progress.step("Install an S3 server", |step| {
                 let is_new = tools::install_s3_server(place, step)?;
                 Ok(if is_new { "for the agent's tests" } else { "nothing is missing" }.to_owned())
+            }),
+            Self::Clients => progress.step("Install the public API's clients", |step| {
+                let is_new = tools::install_clients(place, step)?;
+                Ok(if is_new { "for the end-to-end tests" } else { "nothing is missing" }.to_owned())
             }),
             Self::Tools => progress.step("Install build tools", |step| tools::install(place, step)),
             Self::Images => progress.step("Build the guest images", |step| images::build(place, step)),

@@ -17,8 +17,10 @@ use axum::routing::{get, put};
 use berth_model::agent::function::TargetValue;
 use berth_model::agent::{ConsoleKind, ImageFile, ImageFormat, StreamMessage};
 use berth_model::{ErrorCode, VmId};
-use http::{HeaderMap, header};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::Semaphore;
+use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -43,6 +45,9 @@ use crate::stream::Stream;
 use crate::tls::Tls;
 use crate::update::Updates;
 use crate::work::Work;
+
+/// Bytes of an image that are read at once to be sent.
+const EXPORT_CHUNK_BYTES: usize = 256 * 1024;
 
 /// What the routes work with.
 #[derive(Clone)]
@@ -84,6 +89,7 @@ pub fn router(api: Api, listener: Listener) -> Router {
     Router::new()
         .merge(functions::all().router())
         .route("/v1/images/{sha256}", put(image_import))
+        .route("/v1/images/{sha256}/file", get(image_export))
         .route("/v1/stream", get(stream))
         .route("/v1/vms/{vm}/console/{kind}", get(console))
         .route("/metrics", get(metrics_page))
@@ -110,6 +116,20 @@ async fn image_import(
 ) -> Result<Json<ImageFile>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     Ok(Json(api.images.import(&sha256, form.format, length, body.into_data_stream()).await?))
+}
+
+/// The file itself. It is held while it travels, so that it is not deleted meanwhile.
+async fn image_export(
+    State(api): State<Api>,
+    Sha256Path(sha256): Sha256Path,
+) -> Result<impl IntoResponse, Refusal> {
+    let (held, file, length) = api.images.open_file(&sha256)?;
+    let file = ReaderStream::with_capacity(tokio::fs::File::from_std(file), EXPORT_CHUNK_BYTES);
+    let body = Body::from_stream(file.inspect(move |_| {
+        let _held = &held;
+    }));
+    let kind = HeaderValue::from_static("application/octet-stream");
+    Ok(([(header::CONTENT_LENGTH, HeaderValue::from(length)), (header::CONTENT_TYPE, kind)], body))
 }
 
 async fn stream(

@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
 use berth_model::VmId;
-use berth_model::agent::{ConsoleKind, ConsoleTicket};
+use berth_model::agent::{CONSOLE_PROTOCOL, CONSOLE_TICKET_PROTOCOL, ConsoleKind, ConsoleTicket};
 use berth_model::{ErrorCode, Timestamp};
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -36,10 +36,6 @@ use crate::error::Refusal;
 use crate::limits::Limits;
 use crate::work::Work;
 
-/// The subprotocol that is answered.
-pub const PROTOCOL: &str = "berth.console";
-/// What the subprotocol begins with that carries the ticket.
-pub const TICKET_PROTOCOL: &str = "berth.ticket.";
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Longest message of whoever looks: what is pasted at once.
@@ -113,7 +109,7 @@ impl Consoles {
         };
         let limits = self.limits.clone();
         let upgrade = upgrade
-            .protocols([PROTOCOL])
+            .protocols([CONSOLE_PROTOCOL])
             .max_message_size(MESSAGE_MAX_BYTES)
             .max_frame_size(MESSAGE_MAX_BYTES);
         Ok(upgrade.on_upgrade(move |socket| open.track_future(serve(socket, source, limits, stop, seat))))
@@ -124,7 +120,9 @@ impl Consoles {
 fn ticket_of(headers: &HeaderMap) -> Option<&str> {
     let offered =
         headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    offered.flat_map(|value| value.split(',')).find_map(|one| one.trim().strip_prefix(TICKET_PROTOCOL))
+    offered
+        .flat_map(|value| value.split(','))
+        .find_map(|one| one.trim().strip_prefix(CONSOLE_TICKET_PROTOCOL))
 }
 
 async fn connect(work: &Work, vm: VmId, kind: ConsoleKind) -> Result<UnixStream, Refusal> {

@@ -66,7 +66,7 @@ fn systems(functions: &mut Functions) {
             let _image = api.images.hold(&request.image)?;
             let root_password = entropy::password();
             let root_password_hash = entropy::crypt(&root_password);
-            let rescue = Rescue { image: request.image, root_password_hash };
+            let rescue = Rescue { image: request.image, root_password_hash, ssh_keys: Vec::new() };
             let vm = api.work.hypervisor().rescue_on(*id, &rescue)?;
             Ok(Rescued { vm, root_password })
         },

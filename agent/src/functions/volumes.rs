@@ -7,7 +7,7 @@ use berth_model::{VmId, VolumeId};
 use super::{Functions, no_faults};
 use crate::api::Api;
 use crate::error::Refusal;
-use crate::storage::{clone_faults, volume_faults};
+use crate::storage::{clone_faults, create_faults, volume_faults};
 
 pub(super) fn tie(functions: &mut Functions) {
     functions
@@ -17,10 +17,9 @@ pub(super) fn tie(functions: &mut Functions) {
         Ok(VolumeList { volumes: api.work.hypervisor().storage().volumes()? })
     });
     functions.read::<volume::Get>(|api, id, _| Ok(api.work.hypervisor().storage().volume(*id)?));
-    functions.change::<volume::Create>(
-        |wanted| volume_faults(wanted.size),
-        |api, _, id, wanted| Ok(api.work.hypervisor().storage().create(*id, &wanted)?),
-    );
+    functions.change::<volume::Create>(create_faults, |api, _, id, wanted| {
+        Ok(api.work.hypervisor().storage().create(*id, &wanted)?)
+    });
     functions.change::<volume::CloneFromImage>(clone_faults, |api, cx, id, wanted| {
         let _image = api.images.hold(&wanted.image)?;
         Ok(api.work.hypervisor().storage().clone_from_image(cx, *id, &wanted)?)

@@ -15,6 +15,7 @@ use super::names::Names;
 use super::nft::{Card, GATEWAY_V6, VXLAN_PORT};
 use super::program::{ask, run, tell};
 use crate::hypervisor::HypervisorError;
+use crate::services;
 
 /// The node's address on every routed card: the gateway of its guest.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -30,6 +31,16 @@ const BURST_BYTES: (u64, u64) = (64 * 1024, 4 * 1024 * 1024);
 const ALL: &str = "00:00:00:00:00:00";
 
 type Done = Result<(), HypervisorError>;
+
+/// Tells this node and its neighbours that addresses are a card's now; what is more than one address, this node alone.
+pub fn announce(bridge: &str, mac: [u8; 6], fresh: &[IpNet]) -> Done {
+    for net in fresh {
+        // What is sent from here next asks anew.
+        tell(&["ip", "neigh", "flush", "to", &net.to_string(), "dev", bridge])?;
+    }
+    let single = fresh.iter().filter(|net| net.prefix_len() == net.max_prefix_len());
+    Ok(services::announce(bridge, mac, single.map(IpNet::addr))?)
+}
 
 /// Lets connection tracking see what passes a bridge.
 pub fn track_on_bridge(bridge: &str) -> Done {

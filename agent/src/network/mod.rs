@@ -40,7 +40,7 @@ use crate::hypervisor::HypervisorError;
 use crate::services::Services;
 
 /// Most rules of a firewall, in each direction.
-pub const RULES_MAX: usize = 200;
+pub const RULES_MAX: usize = 250;
 /// Most peers of a rule.
 pub const RULE_PEERS_MAX: usize = 100;
 /// Most networks that are routed to a card.
@@ -255,6 +255,23 @@ impl Plane {
             links::limit(&card.tap, &self.names.shaper(vm, &nic.mac), limits, &self.names)?;
         }
         Ok(())
+    }
+
+    /// Tells the neighbours which addresses a VM's public cards have that it had not before. Otherwise they would send
+    /// to whoever had them, until they ask anew by themselves. A VM runs without that, too.
+    pub fn announce(&self, vm: VmId, before: &[Nic], nics: &[Nic]) {
+        let Mode::Bridged { bridge } = &self.mode else { return };
+        let cards = |nics: &[Nic]| -> Vec<Card> {
+            let public = nics.iter().filter(|nic| nic.private.is_none());
+            public.filter_map(|nic| Card::new(&self.names, vm, nic)).collect()
+        };
+        let had: BTreeSet<IpNet> = cards(before).iter().flat_map(|card| card.own().to_vec()).collect();
+        for card in cards(nics) {
+            let fresh: Vec<IpNet> = card.own().iter().copied().filter(|net| !had.contains(net)).collect();
+            if let Err(e) = links::announce(bridge, card.hardware(), &fresh) {
+                tracing::warn!(vm = vm.0, error = %e, "a VM's new addresses could not be announced");
+            }
+        }
     }
 
     /// Brings what a VM's cards are told to its spec, and listens at those that are there. A VM runs without
@@ -484,7 +501,7 @@ pub fn firewall_faults(firewall: &Firewall, before: &str) -> Vec<FieldError> {
     let directions = [("inbound", Some(&firewall.inbound)), ("outbound", firewall.outbound.as_ref())];
     for (direction, rules) in directions.into_iter().filter_map(|(name, rules)| Some((name, rules?))) {
         if rules.len() > RULES_MAX {
-            faults.push(fault(&format!("{before}{direction}"), "A firewall has at most 200 rules each way."));
+            faults.push(fault(&format!("{before}{direction}"), "A firewall has at most 250 rules each way."));
         }
         for (n, rule) in rules.iter().enumerate().take(RULES_MAX) {
             if rule.ports.is_some() && !matches!(rule.protocol, Tcp | Udp) {

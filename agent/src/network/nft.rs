@@ -70,6 +70,11 @@ impl Card {
         &self.own
     }
 
+    /// Its MAC address.
+    pub fn hardware(&self) -> [u8; 6] {
+        self.mac
+    }
+
     fn mac(&self) -> String {
         self.mac.map(|byte| format!("{byte:02x}")).join(":")
     }

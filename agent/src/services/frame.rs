@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
+    Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr,
+    NdiscNeighborFlags, NdiscRepr, UdpPacket, UdpRepr,
 };
 
 use super::{SERVICE_MAC, SERVICE_V4};
@@ -20,6 +21,9 @@ pub const DHCPV6: (u16, u16) = (547, 546);
 pub const HOP_LIMIT_ON_LINK: u8 = 255;
 /// What others have.
 const HOP_LIMIT: u8 = 64;
+/// Whoever is on a link.
+pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: EthernetAddress = EthernetAddress([0x33, 0x33, 0, 0, 0, 1]);
 
 /// What a guest asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -189,13 +193,61 @@ pub fn v6(
     })
 }
 
+/// “I have this address now”: to all neighbours, as if the card said it (RFC 5227, 3; RFC 4861, 7.2.6).
+pub fn announcement(mac: EthernetAddress, ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => {
+            let request = ArpRepr::EthernetIpv4 {
+                operation: ArpOperation::Request,
+                source_hardware_addr: mac,
+                source_protocol_addr: ip,
+                target_hardware_addr: EthernetAddress([0; 6]),
+                target_protocol_addr: ip,
+            };
+            framed(mac, EthernetAddress::BROADCAST, EthernetProtocol::Arp, request.buffer_len(), |payload| {
+                request.emit(&mut ArpPacket::new_unchecked(payload));
+            })
+        }
+        IpAddr::V6(ip) => {
+            let advert = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+                flags: NdiscNeighborFlags::OVERRIDE,
+                target_addr: ip,
+                lladdr: Some(mac.into()),
+            });
+            let packet = Ipv6Repr {
+                src_addr: ip,
+                dst_addr: ALL_NODES,
+                next_header: IpProtocol::Icmpv6,
+                payload_len: advert.buffer_len(),
+                hop_limit: HOP_LIMIT_ON_LINK,
+            };
+            let length = packet.buffer_len() + advert.buffer_len();
+            framed(mac, ALL_NODES_MAC, EthernetProtocol::Ipv6, length, |payload| {
+                packet.emit(&mut Ipv6Packet::new_unchecked(&mut *payload));
+                let payload = &mut Icmpv6Packet::new_unchecked(&mut payload[packet.buffer_len()..]);
+                advert.emit(&ip, &ALL_NODES, payload, &ChecksumCapabilities::default());
+            })
+        }
+    }
+}
+
 fn ethernet(
     to: EthernetAddress,
     ethertype: EthernetProtocol,
     length: usize,
     emit: impl FnOnce(&mut [u8]),
 ) -> Vec<u8> {
-    let header = EthernetRepr { src_addr: SERVICE_MAC, dst_addr: to, ethertype };
+    framed(SERVICE_MAC, to, ethertype, length, emit)
+}
+
+fn framed(
+    from: EthernetAddress,
+    to: EthernetAddress,
+    ethertype: EthernetProtocol,
+    length: usize,
+    emit: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
+    let header = EthernetRepr { src_addr: from, dst_addr: to, ethertype };
     let mut bytes = vec![0; header.buffer_len() + length];
     header.emit(&mut EthernetFrame::new_unchecked(&mut bytes));
     emit(&mut bytes[header.buffer_len()..]);

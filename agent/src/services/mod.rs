@@ -28,7 +28,7 @@ mod web;
 use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +51,18 @@ pub const SERVICE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 pub const SERVICE_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe);
 /// The MAC address of all of them. It is nobody's, and seen by the guest alone.
 pub const SERVICE_MAC: EthernetAddress = EthernetAddress([0x02, 0xbe, 0xa9, 0xfe, 0xa9, 0xfe]);
+
+/// Says to all neighbours on a bridge that a card has these addresses now.
+///
+/// # Errors
+/// When the bridge is not there, or cannot be used.
+pub fn announce(bridge: &str, mac: [u8; 6], addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
+    let ear = socket::Ear::open(bridge)?.ok_or(io::ErrorKind::NotFound)?;
+    for ip in addresses {
+        ear.say(&frame::announcement(EthernetAddress(mac), ip));
+    }
+    Ok(())
+}
 
 /// How long a lease holds: 30 days. A VM runs on while its agent is down, with its address.
 pub const LEASE_S: u32 = 30 * 24 * 3600;

@@ -18,8 +18,6 @@ const ROUTER_LIFETIME_S: u16 = u16::MAX;
 const PREFERRED_S: u32 = 7 * 24 * 3600;
 /// What packets begin with.
 const HOP_LIMIT: u8 = 64;
-/// All nodes on the wire.
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// The option of name servers (RFC 8106).
 const RDNSS: u8 = 25;
 /// Most name servers that are told.
@@ -37,7 +35,7 @@ pub fn advertise(offer: &Offer, to: Option<Ipv6Addr>) -> Option<Vec<u8>> {
     }
     // A gateway speaks for itself when its neighbours ask for its MAC address.
     let from = v6.gateway.unwrap_or(SERVICE_V6);
-    let to_ip = to.filter(|to| !to.is_unspecified()).unwrap_or(ALL_NODES);
+    let to_ip = to.filter(|to| !to.is_unspecified()).unwrap_or(frame::ALL_NODES);
     let header = Icmpv6Packet::new_unchecked(&[Icmpv6Message::RouterAdvert.into()]).header_len();
     let length = header + options.iter().map(NdiscOptionRepr::buffer_len).sum::<usize>();
     let emit = |payload: &mut [u8]| {

@@ -56,7 +56,7 @@ impl Ear {
         }
     }
 
-    /// Sends a frame to the guest. One that is lost is asked for again.
+    /// Sends a frame: at a card to the guest, at a bridge to all its ports. One that is lost is asked for again.
     pub fn say(&self, frame: &[u8]) {
         if let Err(e) = send(&self.socket, frame, SendFlags::DONTWAIT) {
             tracing::debug!(error = %e, "a frame to a guest was lost");

@@ -6,9 +6,9 @@ use dhcproto::v6::{self, DhcpOption as Option6, MessageType};
 use dhcproto::{Decodable as _, Decoder, Encodable as _};
 use proptest::prelude::*;
 use smoltcp::wire::{
-    DhcpMessageType, DhcpPacket, DhcpRepr, EthernetFrame, EthernetProtocol, Icmpv6Message, Icmpv6Packet,
-    IpProtocol, Ipv4Packet, Ipv6Packet, NdiscOption, NdiscOptionRepr, NdiscPrefixInfoFlags, NdiscRouterFlags,
-    UdpPacket,
+    ArpOperation, ArpPacket, ArpRepr, DhcpMessageType, DhcpPacket, DhcpRepr, EthernetFrame, EthernetProtocol,
+    Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, NdiscOption, NdiscOptionRepr,
+    NdiscPrefixInfoFlags, NdiscRouterFlags, UdpPacket,
 };
 
 use super::frame::Asked;
@@ -45,6 +45,7 @@ fn spec(nics: Vec<Nic>) -> VmSpec {
             ssh_keys: vec!["ssh-ed25519 AAAA a@b".to_owned(), "ssh-rsa BBBB \u{1f6a2}".to_owned()],
             root_password_hash: Some("$6$salt$secret".to_owned()),
             user_data: Some("#cloud-config\npackages: [vim]\n".to_owned()),
+            mounts: Vec::new(),
             name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         place: Some(VmPlace { region: "eu-central".to_owned(), availability_zone: "fsn1-dc14".to_owned() }),
@@ -101,6 +102,38 @@ fn dhcp_in(frame: &[u8]) -> (Ipv4Addr, DhcpMessageType, Ipv4Addr, BTreeMap<u8, V
     assert_eq!((dhcp.transaction_id(), dhcp.client_hardware_address()), (0x1234_5678, ADDRESS));
     let options: BTreeMap<_, _> = dhcp.options().map(|option| (option.kind, option.data.to_vec())).collect();
     (ip.dst_addr(), options[&53][0].into(), dhcp.your_ip(), options)
+}
+
+#[test]
+fn an_address_is_announced_to_all_neighbours_in_the_cards_name() {
+    let _proof = proof::pure(&["vm.put", "nic.attach"]);
+    let ip = Ipv4Addr::new(203, 0, 113, 9);
+    let frame = frame::announcement(ADDRESS, ip.into());
+    let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+    assert_eq!((frame.src_addr(), frame.dst_addr()), (ADDRESS, EthernetAddress::BROADCAST));
+    let arp = ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).unwrap()).unwrap();
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr,
+        target_protocol_addr,
+        ..
+    } = arp
+    else {
+        panic!("{arp:?}");
+    };
+    assert_eq!((operation, source_hardware_addr), (ArpOperation::Request, ADDRESS));
+    assert_eq!((source_protocol_addr, target_protocol_addr), (ip, ip));
+
+    let ip: Ipv6Addr = "2001:db8::9".parse().unwrap();
+    let frame = frame::announcement(ADDRESS, ip.into());
+    let frame = EthernetFrame::new_checked(&frame[..]).unwrap();
+    assert_eq!((frame.src_addr(), frame.dst_addr().0[..2].to_vec()), (ADDRESS, vec![0x33, 0x33]));
+    let packet = Ipv6Packet::new_checked(frame.payload()).unwrap();
+    assert_eq!((packet.src_addr(), packet.dst_addr(), packet.hop_limit()), (ip, frame::ALL_NODES, 255));
+    let message = Icmpv6Packet::new_checked(packet.payload()).unwrap();
+    assert!(message.verify_checksum(&ip, &frame::ALL_NODES));
+    assert_eq!((message.msg_type(), message.target_addr()), (Icmpv6Message::NeighborAdvert, ip));
 }
 
 #[test]
@@ -378,7 +411,11 @@ fn metadata_is_a_tree_of_what_the_seed_says_without_its_secret() {
     assert!(!everything(&tree).contains("secret") && !everything(&tree).contains("$6$"));
 
     // A rescue system is told nothing of the customer's.
-    spec.rescue = Some(Rescue { image: "c".repeat(64), root_password_hash: "$6$a$once".to_owned() });
+    spec.rescue = Some(Rescue {
+        image: "c".repeat(64),
+        root_password_hash: "$6$a$once".to_owned(),
+        ..Rescue::default()
+    });
     let rescue = Metadata::new(VmId(7), &spec);
     assert_eq!(rescue.get("/latest/meta-data/instance-id").unwrap(), "berth-7-rescue-ecnoa6");
     assert_eq!(rescue.get("/latest/user-data"), None);

@@ -11,7 +11,7 @@ use berth_model::agent::function::TargetValue as _;
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 use berth_model::{ByteSize, VolumeId};
 
-use super::pool::{Data, From, Item, Pool, Source, Space};
+use super::pool::{Data, From, Item, Pool, Source, Space, word};
 use super::shared;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
@@ -53,7 +53,7 @@ impl Directory {
 
     fn fill(&self, cx: &Cx, data: &Data, from: Option<&From>, new: &Path) -> Result<(), HypervisorError> {
         let (size, format) = (data.size.bytes().to_string(), word(data.format));
-        let Some(From { file, mode }) = from else {
+        let Some(From { file, format: of, mode }) = from else {
             return qemu_img(
                 ["create", "-q", "-f", format].map(OsStr::new),
                 [new.as_os_str(), size.as_ref()],
@@ -66,7 +66,7 @@ impl Directory {
             ),
             CloneMode::Copy => {
                 cx.phase("Copy the image", data.size.bytes());
-                Program::qemu_img(["convert", "-p", "-f", "qcow2", "-O", format])
+                Program::qemu_img(["convert", "-p", "-f", word(*of), "-O", format])
                     .args([file.as_os_str(), new.as_os_str()])
                     .run_in(cx)?;
                 let args = ["resize", "-q", "-f", format].map(OsStr::new);
@@ -175,13 +175,6 @@ impl Pool for Directory {
 
     fn source(&self, data: &Data) -> Source {
         Source::File(self.file(data))
-    }
-}
-
-fn word(format: VolumeFormat) -> &'static str {
-    match format {
-        VolumeFormat::Qcow2 => "qcow2",
-        VolumeFormat::Raw => "raw",
     }
 }
 

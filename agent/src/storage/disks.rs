@@ -191,6 +191,7 @@ impl Storage {
             format,
             size: spec.disk,
             from,
+            file_system: None,
             attached_to: Some(vm),
             whole: false,
             coming: None,

@@ -112,7 +112,7 @@ mod tests {
         let section = StorageSection { promise_percent: 0, reserve_mib: 0, disks: None };
         let others = Box::new(|| Ok((0, 0)));
         let storage = Storage::open(&section, &[], home.path(), &home.path().join("images"), others).unwrap();
-        let wanted = VolumeCreate { size: ByteSize::mib(1), pool: None, format: None };
+        let wanted = VolumeCreate { size: ByteSize::mib(1), pool: None, format: None, file_system: None };
         for id in [5, 6, 7] {
             storage.create(VolumeId(id), &wanted).unwrap();
         }

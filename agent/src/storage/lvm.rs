@@ -9,7 +9,7 @@ use berth_model::ByteSize;
 use berth_model::agent::{Name, PoolKind, VolumeFormat};
 use serde::Deserialize;
 
-use super::pool::{Data, From, Pool, Source, Space};
+use super::pool::{Data, From, Pool, Source, Space, word};
 use crate::hypervisor::HypervisorError;
 use crate::program::Program;
 use crate::runs::Cx;
@@ -88,7 +88,7 @@ impl LvmThin {
     fn copy_args(&self, data: &Data, from: &From) -> Vec<String> {
         // -n: the volume is there. A new thin volume reads as zeroes, so that holes need not be written.
         words(
-            &["convert", "-p", "-n", "--target-is-zero", "-f", "qcow2", "-O", "raw"],
+            &["convert", "-p", "-n", "--target-is-zero", "-f", word(from.format), "-O", "raw"],
             &[&from.file.to_string_lossy(), &self.path(&Self::volume(data)).to_string_lossy()],
         )
     }
@@ -239,7 +239,8 @@ mod tests {
         assert_eq!(pool.grow_args(&data).join(" "), "--size 1073741824b vg0/berth-volume-5");
         assert_eq!(pool.remove_args(&data).join(" "), "--yes --force vg0/berth-volume-5");
         assert_eq!(pool.source(&data), Source::Block("/dev/vg0/berth-volume-5".into()));
-        let from = From { file: "/images/a.qcow2".into(), mode: CloneMode::Copy };
+        let from =
+            From { file: "/images/a.qcow2".into(), format: VolumeFormat::Qcow2, mode: CloneMode::Copy };
         assert_eq!(
             pool.copy_args(&data, &from).join(" "),
             "convert -p -n --target-is-zero -f qcow2 -O raw /images/a.qcow2 /dev/vg0/berth-volume-5"

@@ -16,6 +16,7 @@
 mod checks;
 mod directory;
 pub mod disks;
+mod formatted;
 mod left;
 mod lvm;
 pub mod moving;
@@ -30,7 +31,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_model::agent::function::TargetValue as _;
 use berth_model::agent::{
-    CloneMode, Name, Pool as PoolInfo, Volume, VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat,
+    CloneMode, FileSystem, Name, Pool as PoolInfo, Volume, VolumeAttachment, VolumeClone, VolumeCreate,
+    VolumeFormat,
 };
 use berth_model::{ByteSize, FieldError, VmId, VolumeId};
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,8 @@ pub struct Storage {
     records: Records<VolumeId>,
     disks: Records<VmId>,
     images: Option<PathBuf>,
+    /// Where file systems are made before they are copied to volumes; nowhere if nothing is stored.
+    scratch: Option<PathBuf>,
     promise_percent: u64,
     reserve: ByteSize,
     other_disks: Box<OtherDisks>,
@@ -84,6 +88,8 @@ pub struct Record {
     size: ByteSize,
     #[serde(default)]
     from: Option<ClonedFrom>,
+    #[serde(default)]
+    file_system: Option<FileSystem>,
     #[serde(default)]
     attached_to: Option<VmId>,
     whole: bool,
@@ -109,6 +115,7 @@ impl Record {
         self.pool == wanted.pool
             && self.format == wanted.format
             && self.from == wanted.from
+            && self.file_system == wanted.file_system
             && self.size >= wanted.size
     }
 }
@@ -141,6 +148,7 @@ impl Storage {
             records: Records::in_folder(data_dir.join("volumes"), VOLUME)?,
             disks: Records::in_folder(data_dir.join("vms"), DISK)?,
             images: Some(images.to_owned()),
+            scratch: Some(data_dir.to_owned()),
             promise_percent: section.promise_percent,
             reserve: ByteSize::mib(section.reserve_mib),
             other_disks,
@@ -161,6 +169,7 @@ impl Storage {
                 None => Records::in_memory(),
             },
             images: images.map(Path::to_owned),
+            scratch: None,
             promise_percent: 0,
             reserve: ByteSize(0),
             other_disks: Box::new(|| Ok((0, 0))),
@@ -289,9 +298,9 @@ impl Storage {
         pool.ok_or_else(|| invalid("pool", format!("There is no pool {name} on this node.")))
     }
 
-    /// Makes an empty volume.
+    /// Makes a volume with nothing on it but a file system, if that is wanted.
     pub fn create(&self, id: VolumeId, wanted: &VolumeCreate) -> Result<Volume, HypervisorError> {
-        first(volume_faults(wanted.size))?;
+        first(create_faults(wanted))?;
         let name = wanted.pool.clone().unwrap_or_else(default_pool);
         let pool = self.pool(&name)?;
         let format = pool_format(pool, wanted.format, None)?;
@@ -300,6 +309,7 @@ impl Storage {
             format,
             size: wanted.size,
             from: None,
+            file_system: wanted.file_system,
             attached_to: None,
             whole: false,
             coming: None,
@@ -326,6 +336,7 @@ impl Storage {
             format,
             size: wanted.size,
             from,
+            file_system: None,
             attached_to: None,
             whole: false,
             coming: None,
@@ -390,7 +401,12 @@ impl Storage {
             }
         };
         faults::point("volume.after_record")?;
-        if let Err(e) = pool.create(cx, &data, from.as_ref()) {
+        let filled = match (record.file_system, &self.scratch) {
+            (Some(file_system), Some(scratch)) => formatted::make(cx, file_system, record.size, scratch)
+                .and_then(|made| pool.create(cx, &data, Some(&made.from()))),
+            _ => pool.create(cx, &data, from.as_ref()),
+        };
+        if let Err(e) = filled {
             // What a caller was refused is not there; what was cut off before stays to be found.
             if is_new {
                 pool.remove(&data)?;
@@ -407,7 +423,7 @@ impl Storage {
     fn source_of(&self, record: &Record) -> Result<Option<From>, HypervisorError> {
         let Some(cloned) = &record.from else { return Ok(None) };
         let Some(images) = &self.images else {
-            return Ok(Some(From { file: PathBuf::new(), mode: cloned.mode }));
+            return Ok(Some(From { file: PathBuf::new(), format: VolumeFormat::Qcow2, mode: cloned.mode }));
         };
         let sha256 = &cloned.image;
         let images = images.canonicalize().unwrap_or_else(|_| images.clone());
@@ -421,7 +437,7 @@ impl Storage {
         if record.size < size {
             return Err(invalid("size", format!("The image needs a volume of at least {size}.")));
         }
-        Ok(Some(From { file, mode: cloned.mode }))
+        Ok(Some(From { file, format: VolumeFormat::Qcow2, mode: cloned.mode }))
     }
 
     /// Grows a volume. `grow_live` grows it in the VM that has it, and says whether that runs with it.
@@ -575,6 +591,15 @@ pub fn volume_faults(size: ByteSize) -> Vec<FieldError> {
     let fine = (spec::DISK_MIN..=spec::DISK_MAX).contains(&size) && size.bytes().is_multiple_of(512);
     let message = "A volume is a multiple of 512 bytes, from 1 MiB to 64 TiB.";
     if fine { Vec::new() } else { vec![fault("size", message)] }
+}
+
+/// What is wrong with the wish for a volume.
+pub fn create_faults(wanted: &VolumeCreate) -> Vec<FieldError> {
+    let mut faults = volume_faults(wanted.size);
+    if wanted.file_system == Some(FileSystem::Xfs) && wanted.size < formatted::XFS_MIN {
+        faults.push(fault("file_system", "XFS needs a volume of 300 MiB or more."));
+    }
+    faults
 }
 
 /// What is wrong with the wish for a clone.

@@ -59,6 +59,7 @@ impl Storage {
             format,
             size: volume.size,
             from: volume.image.clone().map(|image| ClonedFrom { image, mode }),
+            file_system: None,
             attached_to: Some(vm),
             whole: false,
             coming: Some(Coming { shared: false }),

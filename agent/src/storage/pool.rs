@@ -48,11 +48,13 @@ pub struct Data {
     pub size: ByteSize,
 }
 
-/// An image that a volume is made from: a qcow2 file that stands alone.
+/// What a volume is made from: a file that stands alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct From {
     /// The file.
     pub file: PathBuf,
+    /// Of an image qcow2; raw can only be copied.
+    pub format: VolumeFormat,
     /// On it, or a copy of it.
     pub mode: CloneMode,
 }
@@ -162,6 +164,14 @@ impl InPool {
     /// Its snapshots.
     pub fn shots(&self) -> &dyn Shots {
         self.pool.shots().expect("a pool that takes snapshots goes on to")
+    }
+}
+
+/// A form, as QEMU's tools call it.
+pub fn word(format: VolumeFormat) -> &'static str {
+    match format {
+        VolumeFormat::Qcow2 => "qcow2",
+        VolumeFormat::Raw => "raw",
     }
 }
 

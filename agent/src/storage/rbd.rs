@@ -28,7 +28,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::pool::{Data, From, Key, Pool, RbdSource, Shots, Source, Space, Sums};
+use super::pool::{Data, From, Key, Pool, RbdSource, Shots, Source, Space, Sums, word};
 use crate::config::CephPool;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
@@ -204,7 +204,7 @@ impl Rbd {
         }
         let new = format!("{image}{UNFINISHED}-{}", node());
         self.discard_copy(&new)?;
-        let made = self.fill(cx, file, &new).and_then(|()| {
+        let made = self.fill(cx, file, VolumeFormat::Qcow2, &new).and_then(|()| {
             let base = format!("{}@{BASE}", self.spec(&new));
             self.change(&["snap", "create", "--no-progress", &base])?;
             self.change(&["snap", "protect", &base])?;
@@ -220,10 +220,10 @@ impl Rbd {
     }
 
     /// Makes the image `new` with all that an image's file holds.
-    fn fill(&self, cx: &Cx, file: &Path, new: &str) -> Result<(), HypervisorError> {
+    fn fill(&self, cx: &Cx, file: &Path, format: VolumeFormat, new: &str) -> Result<(), HypervisorError> {
         self.check_keyring()?;
         cx.phase("Copy the image", fs::metadata(file).map_or(0, |file| file.len()));
-        Program::qemu_img(["convert", "-p", "-f", "qcow2", "-O", "raw"])
+        Program::qemu_img(["convert", "-p", "-f", word(format), "-O", "raw"])
             .args([file.as_os_str(), self.for_qemu_img(new).as_ref()])
             .run_in(cx)
             .map(drop)
@@ -245,14 +245,14 @@ impl Rbd {
         match from {
             _ if is_there => {}
             None => self.change(&["create", "--size", &bytes(size), &self.spec(image)])?,
-            Some(From { file, mode: CloneMode::Backing }) => {
+            Some(From { file, mode: CloneMode::Backing, .. }) => {
                 let base = self.copy_of(cx, file)?;
                 self.change(&["clone", &format!("{}@{BASE}", self.spec(&base)), &self.spec(image)])?;
             }
-            Some(From { file, mode: CloneMode::Copy }) => {
+            Some(From { file, format, mode: CloneMode::Copy }) => {
                 let new = format!("{image}{UNFINISHED}");
                 self.discard(&new)?;
-                self.fill(cx, file, &new)?;
+                self.fill(cx, file, *format, &new)?;
                 self.change(&["rename", &self.spec(&new), &self.spec(image)])?;
             }
         }

@@ -30,7 +30,7 @@ fn storage_with(home: &Path, section: &StorageSection) -> Storage {
 }
 
 fn empty(size: ByteSize) -> VolumeCreate {
-    VolumeCreate { size, pool: None, format: None }
+    VolumeCreate { size, pool: None, format: None, file_system: None }
 }
 
 /// An image of 8 MiB with a pattern in it.
@@ -103,6 +103,39 @@ fn a_volume_is_made_grown_and_removed_and_told_twice_is_fine() {
             assert_eq!(std::fs::read_dir(home.path().join(folder)).unwrap().count(), 0, "{folder}");
         }
     }
+}
+
+#[test]
+fn a_volume_comes_with_the_file_system_that_is_wanted() {
+    let _proof = crate::proof::pure(&["volume.create"]);
+    let home = tempfile::tempdir().unwrap();
+    let storage = storage(home.path());
+    let wanted = |file_system, format, mib| VolumeCreate {
+        file_system: Some(file_system),
+        format: Some(format),
+        ..empty(ByteSize::mib(mib))
+    };
+    let raw = home.path().join("raw");
+    for (n, format) in (1..).zip([VolumeFormat::Qcow2, VolumeFormat::Raw]) {
+        for (id, file_system) in [(n, FileSystem::Ext4), (n + 10, FileSystem::Xfs)] {
+            let made = storage.create(VolumeId(id), &wanted(file_system, format, 512)).unwrap();
+            assert_eq!(storage.create(VolumeId(id), &wanted(file_system, format, 512)).unwrap(), made);
+            assert!(made.allocated < ByteSize::mib(128), "{made:?}");
+            let data = storage.record(VolumeId(id)).unwrap().data(Item::Volume(VolumeId(id)));
+            let Source::File(file) = storage.pools[0].source(&data) else { panic!() };
+            let args = ["convert", "-f", pool::word(format), "-O", "raw"];
+            crate::program::Program::qemu_img(args).args([&file, &raw]).run().unwrap();
+            let judge = match file_system {
+                FileSystem::Ext4 => ["e2fsck", "-fn"],
+                FileSystem::Xfs => ["xfs_repair", "-fn"],
+            };
+            crate::program::Program::new(judge[0], "").args([judge[1]]).args([&raw]).run().unwrap();
+        }
+    }
+    let other = VolumeCreate { file_system: None, ..wanted(FileSystem::Ext4, VolumeFormat::Qcow2, 512) };
+    assert!(matches!(storage.create(VolumeId(1), &other), Err(HypervisorError::Conflict(_))));
+    let small = storage.create(VolumeId(3), &wanted(FileSystem::Xfs, VolumeFormat::Raw, 299));
+    assert!(matches!(small, Err(HypervisorError::Invalid(f)) if f.name == "file_system"));
 }
 
 #[test]

@@ -145,7 +145,7 @@ async fn volumes_go_along_and_none_is_left_or_lost() {
     let pki = Arc::new(Pki::new());
     let a = Agent::start_under(Arc::clone(&pki), |_| {}).await;
     let b = Agent::start_under(pki, |_| {}).await;
-    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: None };
+    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: None, file_system: None };
     let create = a.request(Method::PUT, "/v1/volumes/5").json(&wanted);
     answer::<Volume>(create.send().await.unwrap()).await.unwrap();
     let attached = vec![VolumeAttachment { volume: VolumeId(5), read_only: false }];

@@ -171,6 +171,7 @@ pub fn spec() -> VmSpec {
             ssh_keys: vec![],
             root_password_hash: None,
             user_data: None,
+            mounts: Vec::new(),
             name_servers: vec![],
         },
         power: WantedPower::On,

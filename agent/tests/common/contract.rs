@@ -68,6 +68,7 @@ pub fn spec(ground: &Ground, n: i64) -> VmSpec {
             ],
             root_password_hash: None,
             user_data: Some("#cloud-config\n{}\n".into()),
+            mounts: Vec::new(),
             name_servers: vec!["10.77.0.1".parse().unwrap()],
         },
         power: WantedPower::Off,
@@ -270,7 +271,7 @@ fn off(id: VmId, spec: &VmSpec) -> Vm {
 fn a_volume_belongs_to_one_vm(hypervisor: &dyn Hypervisor, ground: &Ground) {
     let (one, two) = (VmId(ground.first_id + 13), VmId(ground.first_id + 14));
     let storage = hypervisor.storage();
-    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: None };
+    let wanted = VolumeCreate { size: ByteSize::mib(64), pool: None, format: None, file_system: None };
     let id = VolumeId(ground.first_id);
     let volume = storage.create(id, &wanted).unwrap();
     assert_eq!(storage.create(id, &wanted).unwrap(), volume);

@@ -188,6 +188,7 @@ pub fn spec(image: &str) -> VmSpec {
             ],
             root_password_hash: None,
             user_data: None,
+            mounts: Vec::new(),
             name_servers: vec![],
         },
         power: WantedPower::On,

@@ -481,7 +481,7 @@ impl TestNode {
     }
 
     pub fn log(&self) -> String {
-        ["agent.log", "init.log"]
+        ["agent.log", "init.log", "log/libvirtd.log"]
             .map(|name| fs::read_to_string(self.base.join(name)).unwrap_or_default())
             .concat()
     }

@@ -246,9 +246,11 @@ pub fn cut_midway(from: &TestNode, order: &MoveSend, cut: impl FnOnce(&Run)) -> 
 /// Sends, and calls `act` in the middle of it.
 pub fn midway(from: &TestNode, order: &MoveSend, act: impl FnOnce(&Run)) -> Result<MoveSent, ApiError> {
     std::thread::scope(|scope| {
-        let sent = scope.spawn(move || send(from, order));
+        let mut sent = Some(scope.spawn(move || send(from, order)));
         let run = wait_for("the move to be under way", || {
-            assert!(!sent.is_finished(), "it ended already");
+            if let Some(ended) = sent.take_if(|sent| sent.is_finished()) {
+                panic!("it ended already: {:?}", ended.join().unwrap());
+            }
             let runs: RunList = from.ask("GET", "/v1/runs", &()).unwrap();
             let moving = |run: &Run| {
                 run.ended.is_none() && run.progress.as_ref().is_some_and(|p| p.total > 0 && p.done > 0)
@@ -256,7 +258,7 @@ pub fn midway(from: &TestNode, order: &MoveSend, act: impl FnOnce(&Run)) -> Resu
             runs.runs.into_iter().find(|run| run.function == "moving.send" && moving(run))
         });
         act(&run);
-        sent.join().unwrap()
+        sent.take().unwrap().join().unwrap()
     })
 }
 

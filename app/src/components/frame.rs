@@ -140,7 +140,7 @@ fn Account() -> impl IntoView {
     })
 }
 
-/// The person's menu: theme and sign-out. On phones it is an avatar in the top bar.
+/// The person's menu: theme, the API's reference and sign-out. On phones it is an avatar in the top bar.
 #[component]
 fn You(side: Side) -> impl IntoView {
     let door = expect_context::<Door>();
@@ -159,8 +159,14 @@ fn You(side: Side) -> impl IntoView {
             chosen: theme.get_untracked() == one,
             run: Callback::new(move |()| one.choose(theme)),
         });
+        // It is a page of the control plane's own.
+        let read = Callback::new(move |()| {
+            let _ = window().location().set_href("/reference");
+        });
+        let reference =
+            Entry::Do { icon: "i-doc", label: "API reference", hint: None, bad: false, run: read };
         let out = Entry::Do { icon: "i-left", label: "Sign out", hint: None, bad: false, run: leave };
-        themes.chain([Entry::Line, out]).collect()
+        themes.chain([Entry::Line, reference, out]).collect()
     });
     let name = door.user().map(|user| user.name).unwrap_or_default();
     let label = format!("{name}: theme, sign out");

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::PgConnection;
 use sqlx::postgres::PgPoolOptions;
 
 use super::{Row, percentile};
@@ -20,21 +21,19 @@ pub async fn measure() -> anyhow::Result<Vec<Row>> {
     let installation = Installation::start(Options::default()).await?;
     let mut db = installation.database().await?;
     // A tenth of them belongs to the customer who asks, the rest to a hundred others.
-    sqlx::raw_sql(include_str!("list_fill.sql")).execute(&mut db).await?;
-    let count: i64 = sqlx::query_scalar("select count(*) from servers").fetch_one(&mut db).await?;
-    anyhow::ensure!(count >= SERVERS, "only {count} servers were made");
+    fill(&mut db, SERVERS, 10).await?;
 
     let pool = PgPoolOptions::new().max_connections(8).connect(installation.database_url()).await?;
     let select =
         "select * from servers where project_id = (select min(id) from projects) order by id limit 25";
-    let bare = steadily(|| {
+    let bare = steadily(RATE_PER_S, SECONDS, |_| {
         let pool = pool.clone();
         async move { Ok(sqlx::query(select).fetch_all(&pool).await?.len()) }
     })
     .await?;
     let (http, token) = (crate::client::http(), installation.token.clone());
     let url = format!("{}/v1/servers", installation.base(0));
-    let through_api = steadily(|| {
+    let through_api = steadily(RATE_PER_S, SECONDS, |_| {
         let request = http.get(&url).bearer_auth(&token);
         async move { Ok(request.send().await?.error_for_status()?.bytes().await?.len()) }
     })
@@ -50,22 +49,43 @@ pub async fn measure() -> anyhow::Result<Vec<Row>> {
     Ok(vec![row(50.0, ""), row(99.0, "< 20")])
 }
 
-/// Starts one call every 5 ms whether or not earlier ones have ended, and gives how long each took
-/// from the moment it was due.
-async fn steadily<F, Fut>(call: F) -> anyhow::Result<Vec<f64>>
+/// Makes servers, every `share`-th of them the first customer's.
+///
+/// # Errors
+/// When the database refuses.
+pub(super) async fn fill(db: &mut PgConnection, servers: i64, share: i64) -> anyhow::Result<()> {
+    for (name, value) in [("bench.servers", servers), ("bench.share", share)] {
+        sqlx::query("select set_config($1, $2, false)")
+            .bind(name)
+            .bind(value.to_string())
+            .execute(&mut *db)
+            .await?;
+    }
+    sqlx::raw_sql(include_str!("list_fill.sql")).execute(&mut *db).await?;
+    let count: i64 = sqlx::query_scalar("select count(*) from servers").fetch_one(db).await?;
+    anyhow::ensure!(count >= servers, "only {count} servers were made");
+    Ok(())
+}
+
+/// Starts calls at a steady rate, whether or not earlier ones have ended, and gives how long each took from the
+/// moment it was due, in milliseconds.
+///
+/// # Errors
+/// When a call fails.
+pub(super) async fn steadily<F, Fut>(per_s: u64, seconds: u64, call: F) -> anyhow::Result<Vec<f64>>
 where
-    F: Fn() -> Fut,
+    F: Fn(u64) -> Fut,
     Fut: Future<Output = anyhow::Result<usize>> + Send + 'static,
 {
-    for _ in 0..20 {
-        call().await?;
+    for number in 0..20 {
+        call(number).await?;
     }
     let begun = Instant::now();
     let mut calls = tokio::task::JoinSet::new();
-    for number in 0..RATE_PER_S * SECONDS {
-        let due = begun + Duration::from_micros(1_000_000 / RATE_PER_S) * u32::try_from(number)?;
+    for number in 0..per_s * seconds {
+        let due = begun + Duration::from_micros(1_000_000 / per_s) * u32::try_from(number)?;
         tokio::time::sleep_until(due.into()).await;
-        let call = call();
+        let call = call(number);
         calls.spawn(async move { call.await.map(|_| due.elapsed().as_secs_f64() * 1000.0) });
     }
     let mut took = Vec::new();

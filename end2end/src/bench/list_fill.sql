@@ -1,10 +1,10 @@
--- 100,000 servers: a tenth in the first project, the rest in a hundred others.
+-- As many servers as `bench.servers` says, every `bench.share`-th in the first project, the rest in a hundred others.
 insert into projects (account_id, name, created)
 select (select min(id) from accounts), 'bench-' || n, now() from generate_series(1, 100) n;
 
 insert into servers (project_id, name, status, server_type_id, image_id, location_id, mac,
-                     cores, memory_mib, disk_gib, labels, created)
-select case when n % 10 = 0 then (select min(id) from projects)
+                     cores, memory_mib, disk_gib, labels, image_sha256, created)
+select case when n % current_setting('bench.share')::int = 0 then (select min(id) from projects)
             else (select min(id) from projects) + 1 + n % 100 end,
        'server-' || n,
        case when n % 7 = 0 then 'off' else 'running' end,
@@ -13,7 +13,7 @@ select case when n % 10 = 0 then (select min(id) from projects)
        ('52:54:' || lpad(to_hex(n / 16777216), 2, '0') || ':' || lpad(to_hex(n / 65536 % 256), 2, '0') || ':'
            || lpad(to_hex(n / 256 % 256), 2, '0') || ':' || lpad(to_hex(n % 256), 2, '0'))::macaddr,
        1, 128, 1, jsonb_build_object('env', case when n % 3 = 0 then 'prod' else 'dev' end),
-       now() - n * interval '1 second'
-from generate_series(1, 100000) n;
+       (select sha256 from images order by id limit 1), now() - n * interval '1 second'
+from generate_series(1, current_setting('bench.servers')::int) n;
 
 analyze;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agent_samples;
+pub mod api;
 pub mod backup;
 pub mod create;
 pub mod event;

@@ -6,14 +6,15 @@
 
 use std::path::PathBuf;
 
-use berth_end2end::bench::{Row, agent, agent_samples, backup, create, event, first_load, list, moves};
+use berth_end2end::bench::{Row, agent, agent_samples, api, backup, create, event, first_load, list, moves};
 
 /// Parts, by name.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "agent-backup",
     "create",
     "event",
     "list",
+    "api",
     "first-load",
     "agent-start",
     "agent-creates",
@@ -41,6 +42,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if runs("list") {
         rows.extend(list::measure().await?);
+    }
+    if runs("api") {
+        rows.extend(api::measure().await?);
     }
     if runs("first-load") {
         rows.extend(first_load::measure().await?);

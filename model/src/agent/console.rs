@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 
+/// The subprotocol that a console's WebSocket is answered with.
+pub const CONSOLE_PROTOCOL: &str = "berth.console";
+/// What the subprotocol begins with that carries the ticket.
+pub const CONSOLE_TICKET_PROTOCOL: &str = "berth.ticket.";
+
 /// Which console of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -476,9 +476,9 @@ functions! {
         List = "list" Read Get "/v1/volumes" (()) Nothing => VolumeList;
         /// Show one volume.
         Get = "get" Read Get "/v1/volumes/{volume}" (VolumeId) Nothing => Volume;
-        /// Make an empty volume.
+        /// Make a volume with nothing on it but a file system, if one is wanted.
         ///
-        /// Fine when it is there with this size, pool and format; `conflict` when it is there with others.
+        /// Fine when it is there with this size, pool, format and file system; `conflict` when it is there with others.
         /// `resource_unavailable` when the pool is full, or would promise more than it may.
         Create = "create" Change Put "/v1/volumes/{volume}" (VolumeId) VolumeCreate => Volume;
         /// Make a volume from an image, standing on its file or with a copy of it.

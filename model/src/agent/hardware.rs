@@ -88,7 +88,7 @@ pub enum BootDevice {
 }
 
 /// A system beside the VM's own, to repair it with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rescue {
@@ -96,6 +96,9 @@ pub struct Rescue {
     pub image: String,
     /// Its root password, as a crypt(3) SHA-512 hash.
     pub root_password_hash: String,
+    /// Lines for root's `authorized_keys` in it. At most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<String>,
 }
 
 /// `vm.hardware`: what is not named stays.

@@ -11,9 +11,9 @@ use crate::{PrivateNetworkId, Timestamp, VmId};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Firewall {
-    /// What may come in; nothing when it is empty. At most 200.
+    /// What may come in; nothing when it is empty. At most 250.
     pub inbound: Vec<FirewallRule>,
-    /// What may go out; everything when it is not given. At most 200.
+    /// What may go out; everything when it is not given. At most 250.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound: Option<Vec<FirewallRule>>,
 }

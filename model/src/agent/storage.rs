@@ -66,6 +66,18 @@ pub enum VolumeFormat {
     Raw,
 }
 
+/// A file system that a volume is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(type_name = "text", rename_all = "snake_case"))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum FileSystem {
+    /// ext4, all of it for everybody: nothing is kept back for root.
+    Ext4,
+    /// XFS; it needs 300 MiB or more.
+    Xfs,
+}
+
 /// How a disk is made from an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -98,6 +110,9 @@ pub struct VolumeCreate {
     /// How it lies there; the pool's usual form if not said.
     #[serde(default)]
     pub format: Option<VolumeFormat>,
+    /// The file system that is on it; nothing if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<FileSystem>,
 }
 
 /// A volume to be made from an image.

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{CloneMode, Firewall, Hardware, Limits, Name, Rescue, VmLimits, VolumeAttachment};
-use crate::{ByteSize, PrivateNetworkId, Timestamp, VmId};
+use crate::{ByteSize, PrivateNetworkId, Timestamp, VmId, VolumeId};
 
 /// What a VM should be. The agent brings it there from whatever it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -144,6 +144,9 @@ pub struct VmSeed {
     pub root_password_hash: Option<String>,
     /// The customer's own user data, passed on as it is beside ours.
     pub user_data: Option<String>,
+    /// Volumes that it mounts at its first boot, each as `/mnt/volume-5`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<VolumeId>,
     /// Name servers for the guest.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub name_servers: Vec<IpAddr>,

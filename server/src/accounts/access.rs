@@ -1,5 +1,7 @@
 //! Who sends a request, and what they may do: the extractors of all endpoints.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use axum_extra::extract::CookieJar;
 use berth_model::people::{Role, TokenAccess, User};
@@ -10,14 +12,14 @@ use http::{HeaderMap, Method};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::queries;
+use super::queries::{self, Entered, Opened};
 use crate::http::{ApiResult, Problem, Query, Site, Who, note_who};
 use crate::{World, clock};
 
 /// The cookie of a session.
 pub const COOKIE: &str = "berth_session";
 /// The header by which a session names its project.
-const PROJECT_HEADER: &str = "berth-project";
+pub const PROJECT_HEADER: &str = "berth-project";
 
 /// SHA-256 of a cookie or a token: what the database knows of it. Both have more than 256 bits of
 /// chance, so a plain hash cannot be guessed back.
@@ -75,7 +77,12 @@ pub struct JustAsking;
 #[derive(Debug, Clone)]
 enum Principal {
     Session(User, SessionRef),
-    Token { access: ProjectAccess, may: TokenAccess },
+    /// A token, and why its account may only read, if it is suspended.
+    Token {
+        access: ProjectAccess,
+        may: TokenAccess,
+        suspended: Option<Arc<str>>,
+    },
 }
 
 /// What a request shows to be let in. A token wins over a cookie: who sends one means it.
@@ -110,11 +117,14 @@ async fn principal(parts: &mut Parts, world: &World) -> ApiResult<Principal> {
     let found = match credential(&parts.headers)? {
         Credential::Token(hash) => {
             let found = queries::token_access(&world.db, &hash, now).await?;
-            let (access, may) = found.ok_or_else(|| {
-                Problem::new(ErrorCode::Unauthorized, "This token is not known, or it was deleted.")
-            })?;
-            note_who(Who { token: access.token, project: Some(access.project), user: None });
-            Principal::Token { access, may }
+            let Opened { token, may, entered: Entered { project, account, suspended } } =
+                found.ok_or_else(|| {
+                    let message = "This token is not known: it was deleted, or it has expired.";
+                    Problem::new(ErrorCode::Unauthorized, message)
+                })?;
+            note_who(Who { token: Some(token), project: Some(project), user: None });
+            let access = ProjectAccess { project, account, user: None, token: Some(token) };
+            Principal::Token { access, may, suspended: suspended.map(Arc::from) }
         }
         Credential::Session(secret_hash) => {
             let asks = parts.extensions.get::<JustAsking>().is_some();
@@ -166,10 +176,11 @@ async fn named_project(parts: &mut Parts, is_socket: bool) -> ApiResult<Option<P
 async fn project_access(parts: &mut Parts, world: &World, writes: bool) -> ApiResult<ProjectAccess> {
     let is_socket = parts.headers.contains_key(UPGRADE);
     match principal(parts, world).await? {
-        Principal::Token { access, may } => {
+        Principal::Token { access, may, suspended } => {
             if writes && may == TokenAccess::Read {
                 return Err(Problem::new(ErrorCode::TokenReadonly, "This token may only read."));
             }
+            refuse_suspended(writes, suspended.as_deref())?;
             Ok(access)
         }
         Principal::Session(user, _) => {
@@ -178,10 +189,23 @@ async fn project_access(parts: &mut Parts, world: &World, writes: bool) -> ApiRe
             }
             let named = named_project(parts, is_socket).await?;
             let found = queries::project_of_user(&world.db, user.id, named).await?;
-            let (project, account) = found.ok_or_else(|| Problem::not_found("project"))?;
+            let Entered { project, account, suspended } =
+                found.ok_or_else(|| Problem::not_found("project"))?;
+            refuse_suspended(writes, suspended.as_deref())?;
             note_who(Who { user: Some(user.id), project: Some(project), token: None });
             Ok(ProjectAccess { project, account, user: Some(user.id), token: None })
         }
+    }
+}
+
+/// A suspended account still reads.
+fn refuse_suspended(writes: bool, reason: Option<&str>) -> ApiResult<()> {
+    match reason.filter(|_| writes) {
+        Some(reason) => {
+            let message = format!("This account is suspended and may only read: {reason}");
+            Err(Problem::new(ErrorCode::Forbidden, message))
+        }
+        None => Ok(()),
     }
 }
 

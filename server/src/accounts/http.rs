@@ -6,19 +6,22 @@ use axum_extra::extract::CookieJar;
 use axum_extra::extract::cookie::{Cookie, SameSite};
 use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::people::{
-    PASSWORD_MAX_BYTES, PasswordChange, Role, Session, SignIn, SignUp, TokenCreate, TokenCreated, TokenList,
-    User,
+    AccountList, AccountReply, PASSWORD_MAX_BYTES, PasswordChange, Role, Session, SignIn, SignUp,
+    SuspendRequest, TokenCreate, TokenCreated, TokenList, User,
 };
-use berth_model::{ErrorCode, FieldError, Timestamp, TokenId, UserId};
+use berth_model::{AccountId, ErrorCode, FieldError, Timestamp, TokenId, UserId};
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use sqlx::{Acquire as _, PgConnection};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::access::{COOKIE, secret_hash};
-use super::rules::{self, Limit, TOKEN_CHARS, TOKENS_MAX, check, email_fault, name_fault, password_fault};
-use super::{Reader, SignedIn, Writer, queries};
-use crate::http::{ApiResult, Body, ClientAddress, Errors, Path, Problem, Site, Who, note_who};
+use super::rules::{
+    self, Limit, TOKEN_CHARS, TOKENS_MAX, check, email_fault, name_fault, password_fault, reason_fault,
+};
+use super::{Reader, SignedIn, Staff, Writer, queries};
+use crate::http::{ApiResult, Body, ClientAddress, Errors, Page, Path, Problem, Query, Site, Who, note_who};
 use crate::{World, clock, entropy};
 
 /// The routes of this subject, below `/v1`.
@@ -29,6 +32,9 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(session_password_change))
         .routes(routes!(token_list, token_create))
         .routes(routes!(token_delete))
+        .routes(routes!(account_list))
+        .routes(routes!(account_suspend))
+        .routes(routes!(account_resume))
 }
 
 /// Sign up. Makes the user, an account and a project `default`, and signs in.
@@ -194,8 +200,12 @@ async fn token_create(
     Writer(access): Writer,
     Body(form): Body<TokenCreate>,
 ) -> ApiResult<(StatusCode, Json<TokenCreated>)> {
-    let name = form.name.trim();
-    check(&[("name", name_fault(name))])?;
+    let (name, now) = (form.name.trim(), clock::now());
+    let is_past = form.expires.is_some_and(|expires| expires <= now);
+    check(&[
+        ("name", name_fault(name)),
+        ("expires", is_past.then_some("Name a time in the future, or leave it out.")),
+    ])?;
     let secret = entropy::alphanumeric(TOKEN_CHARS);
 
     let mut tx = world.db.begin().await?;
@@ -208,8 +218,9 @@ async fn token_create(
         access.project,
         name,
         form.access,
+        form.expires,
         &secret_hash(&secret),
-        clock::now(),
+        now,
     )
     .await?;
     tx.commit().await?;
@@ -228,6 +239,62 @@ async fn token_delete(
     let mut conn = world.db.acquire().await?;
     let was_there = queries::token_delete(&mut conn, access.project, id).await?;
     if was_there { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::not_found("token")) }
+}
+
+/// Which accounts are asked for.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct AskedAccounts {
+    /// Of which the user with this mail address is a member.
+    email: Option<String>,
+    /// Suspended ones only, or the others only.
+    suspended: Option<bool>,
+}
+
+/// All accounts, by number. For staff.
+#[utoipa::path(get, path = "/staff/accounts", tag = "staff", params(AskedAccounts, Page),
+    responses((status = 200, body = AccountList), Errors))]
+async fn account_list(
+    State(world): State<World>,
+    _: Staff,
+    Query(asked): Query<AskedAccounts>,
+    page: Page,
+) -> ApiResult<Json<AccountList>> {
+    let filter = queries::AccountFilter { email: asked.email, suspended: asked.suspended };
+    let mut conn = world.db.acquire().await?;
+    let (accounts, total) = queries::accounts(&mut conn, &filter, page.limit(), page.offset()).await?;
+    Ok(Json(AccountList { accounts, meta: page.meta(total) }))
+}
+
+/// Suspend an account: its people and tokens may only read until it is resumed. Its servers run on. For staff.
+#[utoipa::path(post, path = "/staff/accounts/{id}/suspend", tag = "staff", params(("id" = AccountId, Path)),
+    request_body = SuspendRequest, responses((status = 200, body = AccountReply), Errors))]
+async fn account_suspend(
+    State(world): State<World>,
+    _: Staff,
+    Path(id): Path<AccountId>,
+    Body(form): Body<SuspendRequest>,
+) -> ApiResult<Json<AccountReply>> {
+    let reason = form.reason.trim();
+    check(&[("reason", reason_fault(reason))])?;
+    set_suspended(&world, id, Some(reason)).await
+}
+
+/// Let a suspended account write again. For staff.
+#[utoipa::path(post, path = "/staff/accounts/{id}/resume", tag = "staff", params(("id" = AccountId, Path)),
+    responses((status = 200, body = AccountReply), Errors))]
+async fn account_resume(
+    State(world): State<World>,
+    _: Staff,
+    Path(id): Path<AccountId>,
+) -> ApiResult<Json<AccountReply>> {
+    set_suspended(&world, id, None).await
+}
+
+async fn set_suspended(world: &World, id: AccountId, reason: Option<&str>) -> ApiResult<Json<AccountReply>> {
+    let mut conn = world.db.acquire().await?;
+    let account = queries::account_suspend(&mut conn, id, reason, clock::now()).await?;
+    Ok(Json(AccountReply { account: account.ok_or_else(|| Problem::not_found("account"))? }))
 }
 
 /// Signing in from a page of another site would slip somebody else's session under a visitor.

@@ -9,6 +9,10 @@
 //!     └── session          (pays)      └──▶ servers, keys, …
 //! ```
 //!
+//! A token ends when it is deleted or expires; a *suspended* account's people and tokens read, and
+//! may not write. Both are asked of the database with every request, so they hold at once, on every
+//! control plane; WebSockets that were opened with a token close when it is deleted. Its servers run on.
+//!
 //! Others use the extractors: [`Reader`] and [`Writer`] for what belongs to a project,
 //! [`SignedIn`], [`Staff`] and [`Owner`] for people. What a request may not see is not found.
 
@@ -20,6 +24,7 @@ pub mod queries;
 pub mod rules;
 
 pub use access::{
-    COOKIE as SESSION_COOKIE, JustAsking, Owner, ProjectAccess, Reader, SessionRef, SignedIn, Staff, Writer,
+    COOKIE as SESSION_COOKIE, JustAsking, Owner, PROJECT_HEADER, ProjectAccess, Reader, SessionRef, SignedIn,
+    Staff, Writer,
 };
 pub use http::router;

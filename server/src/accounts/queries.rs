@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use berth_model::people::{Account, Project, Role, Token, TokenAccess, User};
+use berth_model::people::{Account, Project, Role, Suspension, Token, TokenAccess, User};
 use berth_model::{AccountId, ProjectId, Timestamp, TokenId, UserId};
 use sqlx::{PgConnection, PgPool, query, query_as, query_scalar};
 
-use super::ProjectAccess;
 use super::rules::{Limit, SIGN_IN_WINDOW};
 
 /// Sessions and tokens note their last use once in so many seconds, so that reading does not
@@ -71,7 +70,11 @@ pub async fn account_create(
     )
     .fetch_one(&mut *conn)
     .await?;
-    Ok(Project { id, name: project.to_owned(), account: Account { id: account, name: name.to_owned() } })
+    Ok(Project {
+        id,
+        name: project.to_owned(),
+        account: Account { id: account, name: name.to_owned(), suspended: None },
+    })
 }
 
 /// The user with this address, compared without case, and the hash of their password.
@@ -101,8 +104,9 @@ pub async fn password_change(
         .execute(&mut *conn)
         .await?;
     query!("delete from sessions where user_id = $1 and secret_hash <> $2", user as UserId, &keep[..])
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    query!("select pg_notify('access', 'user ' || $1::text)", user.to_string()).fetch_one(conn).await?;
     Ok(())
 }
 
@@ -170,7 +174,8 @@ pub async fn session_end(conn: &mut PgConnection, secret_hash: &[u8; 32]) -> sql
 /// The projects a user can enter, oldest first.
 pub async fn projects_of_user(conn: &mut PgConnection, user: UserId) -> sqlx::Result<Vec<Project>> {
     let rows = query!(
-        r#"select p.id as "id: ProjectId", p.name, a.id as "account_id: AccountId", a.name as account_name
+        r#"select p.id as "id: ProjectId", p.name, a.id as "account_id: AccountId", a.name as account_name,
+                  a.suspended as "suspended: Timestamp", a.suspended_reason
            from memberships m join accounts a on a.id = m.account_id join projects p on p.account_id = a.id
            where m.user_id = $1 order by p.id limit $2"#,
         user as UserId,
@@ -178,30 +183,45 @@ pub async fn projects_of_user(conn: &mut PgConnection, user: UserId) -> sqlx::Re
     )
     .fetch_all(conn)
     .await?;
-    let project = |id, name, account_id, account_name| Project {
-        id,
-        name,
-        account: Account { id: account_id, name: account_name },
-    };
-    Ok(rows.into_iter().map(|r| project(r.id, r.name, r.account_id, r.account_name)).collect())
+    let projects = rows.into_iter().map(|row| {
+        let suspended = suspension(row.suspended, row.suspended_reason);
+        let account = Account { id: row.account_id, name: row.account_name, suspended };
+        Project { id: row.id, name: row.name, account }
+    });
+    Ok(projects.collect())
 }
 
-/// The project `named`, or the first, if the user can enter it; and its account.
+fn suspension(since: Option<Timestamp>, reason: Option<String>) -> Option<Suspension> {
+    since.zip(reason).map(|(since, reason)| Suspension { since, reason })
+}
+
+/// A project that may be entered, and why its account may only read, if it is suspended.
+#[derive(Debug)]
+pub struct Entered {
+    /// The project.
+    pub project: ProjectId,
+    /// Who pays.
+    pub account: AccountId,
+    /// What its people are told.
+    pub suspended: Option<String>,
+}
+
+/// The project `named`, or the first, if the user can enter it.
 pub async fn project_of_user(
     db: &PgPool,
     user: UserId,
     named: Option<ProjectId>,
-) -> sqlx::Result<Option<(ProjectId, AccountId)>> {
-    let row = query!(
-        r#"select p.id as "id: ProjectId", p.account_id as "account_id: AccountId"
-           from memberships m join projects p on p.account_id = m.account_id
+) -> sqlx::Result<Option<Entered>> {
+    query_as!(
+        Entered,
+        r#"select p.id as "project: ProjectId", p.account_id as "account: AccountId", a.suspended_reason as suspended
+           from memberships m join projects p on p.account_id = m.account_id join accounts a on a.id = p.account_id
            where m.user_id = $1 and ($2::bigint is null or p.id = $2) order by p.id limit 1"#,
         user as UserId,
         named as Option<ProjectId>
     )
     .fetch_optional(db)
-    .await?;
-    Ok(row.map(|r| (r.id, r.account_id)))
+    .await
 }
 
 /// Makes a token of a project.
@@ -210,19 +230,22 @@ pub async fn token_create(
     project: ProjectId,
     name: &str,
     access: TokenAccess,
+    expires: Option<Timestamp>,
     secret_hash: &[u8; 32],
     now: Timestamp,
 ) -> sqlx::Result<Token> {
     query_as!(
         Token,
-        r#"insert into tokens (project_id, name, access, secret_hash, created) values ($1, $2, $3, $4, $5)
+        r#"insert into tokens (project_id, name, access, secret_hash, created, expires)
+           values ($1, $2, $3, $4, $5, $6)
            returning id as "id: TokenId", name, access as "access: TokenAccess", created as "created: Timestamp",
-                     last_used as "last_used: Timestamp""#,
+                     last_used as "last_used: Timestamp", expires as "expires: Timestamp""#,
         project as ProjectId,
         name,
         access as TokenAccess,
         &secret_hash[..],
-        now as Timestamp
+        now as Timestamp,
+        expires as Option<Timestamp>
     )
     .fetch_one(conn)
     .await
@@ -244,7 +267,7 @@ pub async fn tokens(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result
     query_as!(
         Token,
         r#"select id as "id: TokenId", name, access as "access: TokenAccess", created as "created: Timestamp",
-                  last_used as "last_used: Timestamp"
+                  last_used as "last_used: Timestamp", expires as "expires: Timestamp"
            from tokens where project_id = $1 order by id desc limit $2"#,
         project as ProjectId,
         super::rules::TOKENS_MAX
@@ -253,26 +276,41 @@ pub async fn tokens(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result
     .await
 }
 
-/// Deletes a token of a project; false when there is none.
+/// Deletes a token of a project; false when there is none. Sockets that were opened with it close.
 pub async fn token_delete(conn: &mut PgConnection, project: ProjectId, id: TokenId) -> sqlx::Result<bool> {
-    let done =
-        query!("delete from tokens where id = $1 and project_id = $2", id as TokenId, project as ProjectId)
-            .execute(conn)
-            .await?;
-    Ok(done.rows_affected() == 1)
+    let done = query!(
+        "with gone as (delete from tokens where id = $1 and project_id = $2 returning id)
+         select pg_notify('access', 'token ' || id) from gone",
+        id as TokenId,
+        project as ProjectId
+    );
+    Ok(done.fetch_optional(conn).await?.is_some())
 }
 
-/// What a token opens, by the hash of its characters. Notes its use, to the minute.
+/// What a token opens.
+#[derive(Debug)]
+pub struct Opened {
+    /// The token.
+    pub token: TokenId,
+    /// What it may do.
+    pub may: TokenAccess,
+    /// Where.
+    pub entered: Entered,
+}
+
+/// What a token opens, by the hash of its characters, unless it has ended. Notes its use, to the minute.
 pub async fn token_access(
     db: &PgPool,
     secret_hash: &[u8; 32],
     now: Timestamp,
-) -> sqlx::Result<Option<(ProjectAccess, TokenAccess)>> {
+) -> sqlx::Result<Option<Opened>> {
     let row = query!(
         r#"select t.id as "id: TokenId", t.access as "access: TokenAccess", t.last_used as "last_used: Timestamp",
-                  p.id as "project_id: ProjectId", p.account_id as "account_id: AccountId"
-           from tokens t join projects p on p.id = t.project_id where t.secret_hash = $1"#,
-        &secret_hash[..]
+                  p.id as "project_id: ProjectId", p.account_id as "account_id: AccountId", a.suspended_reason
+           from tokens t join projects p on p.id = t.project_id join accounts a on a.id = p.account_id
+           where t.secret_hash = $1 and (t.expires is null or t.expires > $2)"#,
+        &secret_hash[..],
+        now as Timestamp
     )
     .fetch_optional(db)
     .await?;
@@ -288,9 +326,71 @@ pub async fn token_access(
         .execute(db)
         .await?;
     }
-    let access =
-        ProjectAccess { project: row.project_id, account: row.account_id, user: None, token: Some(row.id) };
-    Ok(Some((access, row.access)))
+    let entered =
+        Entered { project: row.project_id, account: row.account_id, suspended: row.suspended_reason };
+    Ok(Some(Opened { token: row.id, may: row.access, entered }))
+}
+
+/// Which accounts staff ask for.
+#[derive(Debug, Default)]
+pub struct AccountFilter {
+    /// Of which the user with this address is a member.
+    pub email: Option<String>,
+    /// Suspended ones only, or the others only.
+    pub suspended: Option<bool>,
+}
+
+/// A page of all accounts, by number, and how many there are.
+pub async fn accounts(
+    conn: &mut PgConnection,
+    filter: &AccountFilter,
+    limit: i64,
+    offset: i64,
+) -> sqlx::Result<(Vec<Account>, i64)> {
+    let rows = query!(
+        r#"select a.id as "id: AccountId", a.name, a.suspended as "suspended: Timestamp", a.suspended_reason,
+                  count(*) over () as "total!"
+           from accounts a
+           where ($1::text is null or exists (select from memberships m join users u on u.id = m.user_id
+                                              where m.account_id = a.id and lower(u.email) = lower($1)))
+             and ($2::boolean is null or (a.suspended is not null) = $2)
+           order by a.id limit $3 offset $4"#,
+        filter.email,
+        filter.suspended,
+        limit,
+        offset
+    )
+    .fetch_all(conn)
+    .await?;
+    let total = rows.first().map_or(0, |row| row.total);
+    let account = |id, name, since, reason| Account { id, name, suspended: suspension(since, reason) };
+    let accounts = rows.into_iter().map(|r| account(r.id, r.name, r.suspended, r.suspended_reason));
+    Ok((accounts.collect(), total))
+}
+
+/// Suspends an account with this reason, or resumes it; `None` when there is none.
+pub async fn account_suspend(
+    conn: &mut PgConnection,
+    id: AccountId,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> sqlx::Result<Option<Account>> {
+    let row = query!(
+        r#"update accounts set suspended = case when $2::text is null then null else coalesce(suspended, $3) end,
+                               suspended_reason = $2
+           where id = $1
+           returning id as "id: AccountId", name, suspended as "suspended: Timestamp", suspended_reason"#,
+        id as AccountId,
+        reason,
+        now as Timestamp
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|r| Account {
+        id: r.id,
+        name: r.name,
+        suspended: suspension(r.suspended, r.suspended_reason),
+    }))
 }
 
 /// Notes a try that counts until it is forgiven, unless a limit is reached: then answers how long

@@ -23,6 +23,8 @@ pub const TOKEN_CHARS: usize = 64;
 
 /// Most characters of a name.
 const NAME_MAX_CHARS: usize = 100;
+/// Most characters of the reason of a suspension.
+const REASON_MAX_CHARS: usize = 500;
 /// Most characters of an address (RFC 5321, with the erratum).
 const EMAIL_MAX_CHARS: usize = 254;
 /// Most characters before the `@`.
@@ -53,6 +55,15 @@ pub fn name_fault(name: &str) -> Option<&'static str> {
         return Some("A name has at most 100 characters.");
     }
     name.chars().any(char::is_control).then_some("A name has no line breaks or other control characters.")
+}
+
+/// Says what is wrong with the reason of a suspension, or nothing.
+pub fn reason_fault(reason: &str) -> Option<&'static str> {
+    match reason.trim().chars().count() {
+        0 => Some("Say why, in a sentence for the customer."),
+        1..=REASON_MAX_CHARS => None,
+        _ => Some("A reason has at most 500 characters."),
+    }
 }
 
 /// Says what is wrong with a new password, or nothing. Length is what counts; `email` is what an

@@ -5,14 +5,17 @@ use std::time::Duration;
 use anyhow::Context as _;
 use berth_model::agent::function::{self, Kind, certificate, image, vm};
 use berth_model::agent::{
-    Certificate, CertificateRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmDelete,
-    VmShutdown, VmSpec,
+    CONSOLE_PROTOCOL, CONSOLE_TICKET_PROTOCOL, Certificate, CertificateRequest, ConsoleKind,
+    ConsoleTicketRequest, Function, ImageFile, Node, Nothing, PowerVerb, Sha256, Vm, VmDelete, VmShutdown,
+    VmSpec,
 };
 use berth_model::{ErrorBody, NodeId, Timestamp, VmId};
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
-use super::{AgentAddress, AgentError, Agents, Channel, agent_name};
+use super::{AgentAddress, AgentError, AgentSocket, Agents, Channel, agent_name, dial};
 use crate::nodes::ca::SignError;
 use crate::{clock, entropy, nodes};
 
@@ -20,10 +23,12 @@ use crate::{clock, entropy, nodes};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a change may take: a VM's disk is made from an image, and libvirt starts it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long an image may take to be sent; 20 GB at 100 Mbit/s.
-const PUT_IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// How long an image may take to travel; 20 GB at 100 Mbit/s.
+const IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long to wait for one of the node's places when all are taken.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest message of a console.
+const CONSOLE_MESSAGE_MAX_BYTES: usize = 256 * 1024;
 /// Largest answer that is read.
 const ANSWER_SIZE_MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -131,7 +136,17 @@ impl AgentClient {
         let path = format!("/v1/images/{sha256}");
         let fill =
             |request: RequestBuilder| Ok(request.header(reqwest::header::CONTENT_LENGTH, length).body(body));
-        json(self.send(Method::PUT, &path, PUT_IMAGE_TIMEOUT, fill).await?).await
+        json(self.send(Method::PUT, &path, IMAGE_TIMEOUT, fill).await?).await
+    }
+
+    /// The file of an image on the node, as it comes.
+    pub async fn image_file(
+        &self,
+        sha256: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, AgentError>> + use<>, AgentError> {
+        let path = format!("/v1/images/{sha256}/file");
+        let response = self.send(Method::GET, &path, IMAGE_TIMEOUT, Ok).await?;
+        Ok(response.bytes_stream().map_err(|error| AgentError::Unreachable(chain(&error))))
     }
 
     /// Removes an image file; `conflict` while a disk stands on it.
@@ -162,6 +177,19 @@ impl AgentClient {
         })?;
         self.put_certificate(certificate.pem).await?;
         Ok(certificate.expires)
+    }
+
+    /// Opens a console of a VM.
+    ///
+    /// # Errors
+    /// When the agent refuses, or is not reached.
+    pub async fn console(&self, vm: VmId, kind: ConsoleKind) -> Result<AgentSocket, AgentError> {
+        let request = ConsoleTicketRequest { kind, seconds: None };
+        let ticket = self.call::<function::console::Ticket>(&vm, &request).await?;
+        let protocols = format!("{CONSOLE_PROTOCOL}, {CONSOLE_TICKET_PROTOCOL}{}", ticket.ticket);
+        let (credentials, address) = (self.agents.credentials(), self.address().await?);
+        let opened = dial(credentials, &address, &ticket.path, Some(&protocols), CONSOLE_MESSAGE_MAX_BYTES);
+        opened.await.map_err(|error| AgentError::Unreachable(format!("{error:#}")))
     }
 
     /// Sends a request when the node has a place for it, and tells its circuit how it went.

@@ -19,6 +19,7 @@
 mod circuit;
 mod client;
 mod error;
+mod socket;
 mod tls;
 mod uploads;
 
@@ -31,6 +32,8 @@ use sqlx::PgPool;
 
 pub use client::AgentClient;
 pub use error::AgentError;
+pub use socket::AgentSocket;
+pub(crate) use socket::dial;
 pub use tls::{AgentAddress, Credentials};
 pub use uploads::Upload;
 

@@ -2,20 +2,18 @@
 //! module above.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use berth_model::server_type::CpuKind;
-use berth_model::{Currency, LocationId, Money, Timestamp};
+use berth_model::{Currency, LocationId, Money};
 use serde::Deserialize;
 use sqlx::PgPool;
 
 use super::queries;
-use crate::networks;
-
-/// Most addresses in one pool.
-pub const POOL_MAX: u32 = 65_536;
+use crate::addresses;
+use crate::addresses::pool::{Pool, Written};
 
 /// The file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -54,18 +52,25 @@ pub struct LocationEntry {
     pub addresses: Vec<PoolEntry>,
 }
 
-/// `[[location.addresses]]`: a range of public addresses in one network.
+/// `[[location.addresses]]`: a network of public addresses, and what of it is handed out. Of entries with the same
+/// network all is handed out that one of them says.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PoolEntry {
-    /// The network: `10.77.0.0/24`.
+    /// The network, `10.77.0.0/24`; or for IPv6 the prefix from which networks of 64 bits are cut, `2001:db8:7::/48`.
     pub cidr: String,
-    /// Its router, inside the network and outside the range.
-    pub gateway: Ipv4Addr,
-    /// First address to hand out.
-    pub first: Ipv4Addr,
+    /// Its router, inside the network and not handed out. For IPv6 an address of the link, `fe80::1` if not said.
+    pub gateway: Option<IpAddr>,
+    /// First address to hand out, with `last`: one range.
+    pub first: Option<IpAddr>,
     /// Last address to hand out.
-    pub last: Ipv4Addr,
+    pub last: Option<IpAddr>,
+    /// What is handed out: `10.77.0.10-10.77.0.99`, `10.77.0.64/26`, `10.77.0.7`. Without any, all that can be used.
+    #[serde(default)]
+    pub ranges: Vec<String>,
+    /// What of that is not: written in the same way.
+    #[serde(default)]
+    pub reserved: Vec<String>,
 }
 
 /// `[[server_type]]`: a shape.
@@ -143,10 +148,10 @@ pub struct Applied {
 ///
 /// # Errors
 /// When the file cannot be read, or a key is wrong: it is named.
-pub async fn apply(db: &PgPool, path: &Path, now: Timestamp) -> anyhow::Result<Applied> {
+pub async fn apply(db: &PgPool, path: &Path) -> anyhow::Result<Applied> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let catalog = read(&text).with_context(|| format!("{} is not a good catalog", path.display()))?;
-    apply_catalog(db, &catalog, now).await.with_context(|| format!("cannot apply {}", path.display()))
+    apply_catalog(db, &catalog).await.with_context(|| format!("cannot apply {}", path.display()))
 }
 
 /// Reads and checks a catalog.
@@ -159,7 +164,7 @@ pub fn read(text: &str) -> anyhow::Result<Catalog> {
     Ok(catalog)
 }
 
-async fn apply_catalog(db: &PgPool, catalog: &Catalog, now: Timestamp) -> anyhow::Result<Applied> {
+async fn apply_catalog(db: &PgPool, catalog: &Catalog) -> anyhow::Result<Applied> {
     let mut tx = db.begin().await?;
     let mut applied = Applied::default();
     let mut locations: HashMap<String, LocationId> = HashMap::new();
@@ -168,12 +173,10 @@ async fn apply_catalog(db: &PgPool, catalog: &Catalog, now: Timestamp) -> anyhow
     }
     for (at, entry) in catalog.locations.iter().enumerate() {
         let id = queries::put_location(&mut tx, entry).await.with_context(|| format!("location[{at}]"))?;
-        for (pool_at, pool) in entry.addresses.iter().enumerate() {
-            let key = format!("location[{at}].addresses[{pool_at}]");
-            let (ips, prefix) = pool_addresses(pool).with_context(|| key.clone())?;
-            let network = (prefix, IpAddr::V4(pool.gateway));
-            applied.addresses_new +=
-                networks::queries::add(&mut tx, id, &ips, network, now).await.with_context(|| key)?;
+        for (key, pools) in networks(at, entry)? {
+            let (network, pools) = (pools[0].network, pools.iter().collect::<Vec<_>>());
+            let put = addresses::queries::put(&mut tx, id, network, &pools);
+            applied.addresses_new += put.await.with_context(|| key)?;
         }
         locations.insert(entry.name.clone(), id);
     }
@@ -207,9 +210,7 @@ fn check(catalog: &Catalog) -> anyhow::Result<()> {
         ensure!(two_capitals, "{key}.country: write two capital letters, like NL");
         ensure!((-90.0..=90.0).contains(&entry.latitude), "{key}.latitude: from -90 to 90");
         ensure!((-180.0..=180.0).contains(&entry.longitude), "{key}.longitude: from -180 to 180");
-        for (pool_at, pool) in entry.addresses.iter().enumerate() {
-            pool_addresses(pool).with_context(|| format!("{key}.addresses[{pool_at}]"))?;
-        }
+        networks(at, entry)?;
     }
     let mut names = Vec::new();
     for (at, entry) in catalog.server_types.iter().enumerate() {
@@ -260,29 +261,33 @@ fn prices(entry: &PriceEntry, currency: Currency) -> anyhow::Result<Prices> {
     })
 }
 
-/// The addresses of a pool and the length of its network's prefix.
-fn pool_addresses(pool: &PoolEntry) -> anyhow::Result<(Vec<IpAddr>, u8)> {
-    let network = || -> Option<(u32, u8)> {
-        let (ip, prefix) = pool.cidr.split_once('/')?;
-        let (ip, prefix) = (ip.parse::<Ipv4Addr>().ok()?, prefix.parse::<u8>().ok()?);
-        (8..=32).contains(&prefix).then(|| (u32::from(ip), prefix))
-    };
-    let (network, prefix) =
-        network().with_context(|| format!("cidr: “{}” is not a network like 10.77.0.0/24", pool.cidr))?;
-    let mask = u32::MAX << (32 - u32::from(prefix));
-    ensure!(network & !mask == 0, "cidr: “{}” has bits set beyond its prefix", pool.cidr);
-    for (key, ip) in [("gateway", pool.gateway), ("first", pool.first), ("last", pool.last)] {
-        ensure!(u32::from(ip) & mask == network, "{key}: {ip} is not in {}", pool.cidr);
+/// The pools of a location by network, each with the key of its first entry.
+fn networks(at: usize, location: &LocationEntry) -> anyhow::Result<Vec<(String, Vec<Pool>)>> {
+    let mut networks: Vec<(String, Vec<Pool>)> = Vec::new();
+    for (pool_at, entry) in location.addresses.iter().enumerate() {
+        let key = format!("location[{at}].addresses[{pool_at}]");
+        let pool = pool(entry).with_context(|| key.clone())?;
+        match networks.iter_mut().find(|(_, pools)| pools[0].network == pool.network) {
+            Some((_, pools)) => pools.push(pool),
+            None => networks.push((key, vec![pool])),
+        }
     }
-    let (first, last) = (u32::from(pool.first), u32::from(pool.last));
-    ensure!(first <= last, "last: {} comes before {}", pool.last, pool.first);
-    ensure!(last - first < POOL_MAX, "last: a pool has at most {POOL_MAX} addresses");
-    ensure!(
-        !(first..=last).contains(&u32::from(pool.gateway)),
-        "gateway: {} would be handed out",
-        pool.gateway
-    );
-    Ok(((first..=last).map(|ip| IpAddr::V4(ip.into())).collect(), prefix))
+    Ok(networks)
+}
+
+fn pool(entry: &PoolEntry) -> anyhow::Result<Pool> {
+    let mut ranges = entry.ranges.clone();
+    match (entry.first, entry.last) {
+        (Some(first), Some(last)) => {
+            ensure!(first <= last, "last: {last} comes before {first}");
+            ranges.push(format!("{first}-{last}"));
+        }
+        (None, None) => {}
+        (Some(_), None) => bail!("last: give it with “first”"),
+        (None, Some(_)) => bail!("first: give it with “last”"),
+    }
+    let (cidr, gateway) = (entry.cidr.as_str(), entry.gateway);
+    Pool::read(&Written { cidr, gateway, ranges: &ranges, reserved: &entry.reserved })
 }
 
 #[cfg(test)]
@@ -320,11 +325,32 @@ mod tests {
     "#;
 
     #[test]
-    fn a_pool_is_its_range() {
-        let catalog = read(GOOD).unwrap();
-        let (ips, prefix) = pool_addresses(&catalog.locations[0].addresses[0]).unwrap();
-        let texts: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
-        assert_eq!((texts.join(" ").as_str(), prefix), ("10.77.0.10 10.77.0.11 10.77.0.12", 24));
+    fn a_pool_is_its_ranges() {
+        let of = |more: &str| {
+            let catalog =
+                read(&GOOD.replace("[[server_type]]", &format!("{more}\n[[server_type]]"))).unwrap();
+            let networks = networks(0, &catalog.locations[0]).unwrap();
+            let texts = |pools: &[Pool]| -> Vec<String> {
+                pools
+                    .iter()
+                    .flat_map(|pool| pool.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>())
+                    .collect()
+            };
+            networks.iter().map(|(_, pools)| texts(pools).join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(""), ["10.77.0.10 10.77.0.11 10.77.0.12"]);
+        let gap = r#"
+            reserved = ["10.77.0.11"]
+            [[location.addresses]]
+            cidr = "2001:db8:7::/48"
+            ranges = ["2001:db8:7:8::/63", "2001:db8:7:20::"]
+            [[location.addresses]]
+            cidr = "10.77.0.0/24"
+            gateway = "10.77.0.1"
+            ranges = ["10.77.0.20-10.77.0.21"]"#;
+        let wanted =
+            ["10.77.0.10 10.77.0.12 10.77.0.20 10.77.0.21", "2001:db8:7:8:: 2001:db8:7:9:: 2001:db8:7:20::"];
+        assert_eq!(of(gap), wanted);
     }
 
     #[test]
@@ -339,7 +365,7 @@ mod tests {
             (r#""3.79""#, r#""-3.79""#, "server_type[0].price[0]: monthly"),
             ("10.77.0.0/24", "10.77.0.0/33", "location[0].addresses[0]: cidr"),
             ("10.77.0.0/24", "10.77.0.1/24", "location[0].addresses[0]: cidr"),
-            ("10.77.0.12", "10.77.1.12", "location[0].addresses[0]: last"),
+            ("10.77.0.12", "10.77.1.12", "location[0].addresses[0]: ranges: “10.77.0.10-10.77.1.12”"),
             ("10.77.0.12", "10.77.0.9", "location[0].addresses[0]: last"),
             (r#""10.77.0.1""#, r#""10.77.0.11""#, "location[0].addresses[0]: gateway"),
         ] {

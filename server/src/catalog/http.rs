@@ -1,9 +1,11 @@
-//! `/v1/locations`, `/v1/datacenters`, `/v1/server_types`.
+//! `/v1/locations`, `/v1/datacenters`, `/v1/server_types`, `/v1/pricing`, `/v1/load_balancer_types`.
 
 use axum::Json;
 use axum::extract::State;
 use berth_model::location::{Datacenter, Location, LocationList, LocationReply};
 use berth_model::page::Meta;
+use berth_model::pricing::PricingReply;
+use berth_model::server::NoSuchThing;
 use berth_model::server_type::{ServerTypeList, ServerTypeReply};
 use berth_model::{DatacenterId, LocationId, ServerTypeId};
 use serde::{Deserialize, Serialize};
@@ -11,10 +13,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queries;
+use super::{pricing, queries};
 use crate::World;
 use crate::accounts::Reader;
-use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, Sort};
+use crate::http::{ApiResult, Errors, Page, Path, Problem, Query, part_of};
 
 /// The routes of the catalog.
 pub fn router() -> OpenApiRouter<World> {
@@ -25,6 +27,8 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(datacenter_get))
         .routes(routes!(server_type_list))
         .routes(routes!(server_type_get))
+        .routes(routes!(pricing_get))
+        .routes(routes!(load_balancer_type_list))
 }
 
 /// Which entries are asked for.
@@ -40,26 +44,12 @@ struct Asked {
 
 /// The part of a list that is asked for. The catalog is small and read whole.
 fn part<T>(
-    mut all: Vec<T>,
+    all: Vec<T>,
     asked: &Asked,
     page: Page,
     key: impl Fn(&T) -> (i64, &str),
 ) -> ApiResult<(Vec<T>, Meta)> {
-    let order = Sort::read(&asked.sort, &["id", "name"])?;
-    if let Some(name) = &asked.name {
-        all.retain(|entry| key(entry).1 == name);
-    }
-    for by in order.iter().rev() {
-        all.sort_by(|a, b| {
-            let ((a_id, a_name), (b_id, b_name)) = (key(a), key(b));
-            let ordering = if by.column == "id" { a_id.cmp(&b_id) } else { a_name.cmp(b_name) };
-            if by.descending { ordering.reverse() } else { ordering }
-        });
-    }
-    let meta = page.meta(i64::try_from(all.len()).unwrap_or(i64::MAX));
-    let skip = usize::try_from(page.offset()).unwrap_or(usize::MAX);
-    let take = usize::try_from(page.limit()).unwrap_or(usize::MAX);
-    Ok((all.into_iter().skip(skip).take(take).collect(), meta))
+    Ok(part_of(all, (asked.name.as_deref(), &asked.sort), page, key)?)
 }
 
 async fn locations(world: &World) -> ApiResult<Vec<Location>> {
@@ -161,4 +151,32 @@ async fn server_type_get(
 ) -> ApiResult<Json<ServerTypeReply>> {
     let server_type = queries::server_types(&mut *world.db.acquire().await?, Some(&[id])).await?.pop();
     Ok(Json(ServerTypeReply { server_type: server_type.ok_or_else(|| Problem::not_found("server type"))? }))
+}
+
+/// What everything costs. Prices are per location; no tax is charged.
+#[utoipa::path(get, path = "/pricing", tag = "catalog", responses((status = 200, body = PricingReply), Errors))]
+async fn pricing_get(State(world): State<World>, Reader(_): Reader) -> ApiResult<Json<PricingReply>> {
+    let mut conn = world.db.acquire().await?;
+    let catalogued = queries::catalogued(&mut conn).await?;
+    let locations = queries::locations(&mut conn).await?;
+    let server_types = queries::server_types(&mut conn, None).await?;
+    let pricing = pricing::pricing(&world.config.prices, catalogued, &locations, server_types);
+    Ok(Json(PricingReply { pricing }))
+}
+
+/// `GET /v1/load_balancer_types`.
+#[derive(Debug, Serialize, ToSchema)]
+struct LoadBalancerTypeList {
+    /// None.
+    #[schema(value_type = Vec<Object>)]
+    load_balancer_types: Vec<NoSuchThing>,
+    /// The page.
+    meta: Meta,
+}
+
+/// Types of load balancers: none, as long as load balancers are not offered.
+#[utoipa::path(get, path = "/load_balancer_types", tag = "catalog", params(Page),
+    responses((status = 200, body = LoadBalancerTypeList), Errors))]
+async fn load_balancer_type_list(Reader(_): Reader, page: Page) -> Json<LoadBalancerTypeList> {
+    Json(LoadBalancerTypeList { load_balancer_types: Vec::new(), meta: page.meta(0) })
 }

@@ -2,7 +2,7 @@
 //!
 //! Words. A *location* is a place with nodes; it has one *datacenter*, which exists for older
 //! clients only. A *server type* is a shape; it is offered in a location when it has a *price*
-//! there. What is no longer in the operator's file stays, because servers may stand on it; a type
+//! there; what has no entry in it is priced in the settings ([`pricing`]). What is no longer in the operator's file stays, because servers may stand on it; a type
 //! that should not be ordered any more is marked `deprecated`.
 //!
 //! The operator writes one TOML file and applies it with `berth catalog apply FILE`, as often as
@@ -20,11 +20,17 @@
 //! longitude = 4.48
 //! network_zone = "eu-west"
 //!
-//! [[location.addresses]]          # any number of pools
+//! [[location.addresses]]          # any number of networks
 //! cidr = "10.77.0.0/24"
 //! gateway = "10.77.0.1"
-//! first = "10.77.0.10"            # both inclusive
+//! first = "10.77.0.10"            # both inclusive; or: ranges = ["10.77.0.10-10.77.0.99", "10.77.0.128/25"]
 //! last = "10.77.0.250"
+//! # reserved = ["10.77.0.53"]     # of these, what is not handed out; written like ranges
+//!
+//! [[location.addresses]]
+//! cidr = "2001:db8:7::/48"        # each server gets a /64 of it
+//! # gateway = "fe80::1"
+//! reserved = ["2001:db8:7::/64"]
 //!
 //! [[server_type]]
 //! name = "s1"
@@ -46,6 +52,7 @@
 
 pub mod cli;
 pub mod http;
+pub mod pricing;
 pub mod queries;
 
 pub use http::router;

@@ -7,6 +7,7 @@ use berth_model::{ByteSize, Currency, LocationId, Money, ServerTypeId};
 use sqlx::PgConnection;
 
 use super::cli::{LocationEntry, Prices, ServerTypeEntry};
+use super::pricing::Catalogued;
 
 /// All locations, by number. There are few: one for each place where the hoster has nodes.
 ///
@@ -84,9 +85,31 @@ pub async fn server_types(
             included_traffic,
             price_per_tb_traffic: price(row.traffic_per_tb),
         });
-        of.locations.push(ServerTypeLocation { id, name: location, deprecation: None });
+        of.locations.push(ServerTypeLocation {
+            id,
+            name: location,
+            deprecation: None,
+            available: true,
+            recommended: true,
+        });
     }
     Ok(types)
+}
+
+/// What the catalog says of all prices; an empty one is in euros.
+///
+/// # Errors
+/// When the database fails.
+pub async fn catalogued(conn: &mut PgConnection) -> sqlx::Result<Catalogued> {
+    let row = sqlx::query!(
+        r#"select currency, max(traffic_per_tb_micros) as "traffic!" from server_type_prices
+           group by currency order by count(*) desc, currency limit 1"#
+    );
+    let Some(row) = row.fetch_optional(conn).await? else {
+        return Ok(Catalogued { currency: Currency::EUR, traffic_per_tb_micros: 0 });
+    };
+    let currency = row.currency.parse().map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+    Ok(Catalogued { currency, traffic_per_tb_micros: row.traffic })
 }
 
 fn category(kind: CpuKind) -> &'static str {

@@ -92,9 +92,10 @@ pub async fn once(
     }
 }
 
-/// Routes of people, not of projects.
+/// Routes of people, staff and agents, not of projects.
 fn is_personal(path: &str) -> bool {
-    ["/v1/users", "/v1/session", "/v1/session/password"].contains(&path)
+    ["/v1/users", "/v1/session", "/v1/session/password", "/v1/agents/enrol"].contains(&path)
+        || path.starts_with("/v1/staff/")
 }
 
 enum Found {
@@ -123,6 +124,8 @@ impl Claim {
             .chain_update([0])
             .chain_update(target)
             .chain_update([0])
+            // What only people may ask for must not be answered to a program, nor the other way round.
+            .chain_update([u8::from(access.token.is_some())])
             .chain_update(&bytes)
             .finalize();
 

@@ -23,6 +23,9 @@ pub struct Page {
 }
 
 impl Page {
+    /// The first page, as long as pages may be.
+    pub const LARGEST: Self = Self { page: 1, per_page: PER_PAGE_MAX };
+
     /// Entries on a page, for `limit`.
     pub fn limit(self) -> i64 {
         i64::from(self.per_page)
@@ -114,6 +117,34 @@ impl Sort {
         }
         Ok(keys)
     }
+}
+
+/// The part of a short list, read whole, that is asked for: by name, `sort` (`id` or `name`) and page. `key`: number
+/// and name of an entry.
+///
+/// # Errors
+/// `invalid_input` naming `sort`.
+pub fn part_of<T>(
+    mut all: Vec<T>,
+    (name, sort): (Option<&str>, &[String]),
+    page: Page,
+    key: impl Fn(&T) -> (i64, &str),
+) -> Result<(Vec<T>, Meta), ApiError> {
+    let order = Sort::read(sort, &["id", "name"])?;
+    if let Some(name) = name {
+        all.retain(|entry| key(entry).1 == name);
+    }
+    for by in order.iter().rev() {
+        all.sort_by(|a, b| {
+            let ((a_id, a_name), (b_id, b_name)) = (key(a), key(b));
+            let ordering = if by.column == "id" { a_id.cmp(&b_id) } else { a_name.cmp(b_name) };
+            if by.descending { ordering.reverse() } else { ordering }
+        });
+    }
+    let meta = page.meta(i64::try_from(all.len()).unwrap_or(i64::MAX));
+    let skip = usize::try_from(page.offset()).unwrap_or(usize::MAX);
+    let take = usize::try_from(page.limit()).unwrap_or(usize::MAX);
+    Ok((all.into_iter().skip(skip).take(take).collect(), meta))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! ```text
 //!   around (id, log, metrics, time limit, panics, headers)
 //!     └─ limit (requests of one caller)
-//!          └─ once (Idempotency-Key)
+//!          └─ once (Idempotency-Key), tagged (ETag)
 //!               └─ the route: extractors ─▶ handler
 //! ```
 
@@ -15,6 +15,7 @@ pub mod app;
 mod around;
 mod context;
 mod errors;
+pub mod etag;
 mod extract;
 mod fault;
 pub mod health;
@@ -23,13 +24,14 @@ mod list;
 mod origin;
 mod problem;
 pub mod rate;
+pub mod unsupported;
 
 pub use address::{ClientAddress, Household, Network};
 pub use around::{REQUEST_ID, around};
 pub use context::{RequestContext, RequestId, Who, current, note_who, request_id, within};
 pub use errors::Errors;
 pub use extract::{Body, Path, Query};
-pub use list::{Page, Sort};
+pub use list::{Page, Sort, part_of};
 pub use origin::{Origin, Site};
 pub use problem::{ApiResult, Problem, constraint};
 

@@ -1,8 +1,8 @@
-//! `berth image add`: offers a system image.
+//! `berth image add` and `berth image rescue`: offer a system image, and the rescue system.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail, ensure};
@@ -37,7 +37,8 @@ pub async fn add(db: &PgPool, data_dir: &Path, image: &Add<'_>, now: Timestamp) 
     check_words(image)?;
     let disk_bytes = inspect(image.file).await?;
     let (source, folder) = (image.file.to_owned(), data_dir.to_owned());
-    let (sha256, file_bytes) = tokio::task::spawn_blocking(move || keep(&source, &folder)).await??;
+    let (sha256, file_bytes) =
+        tokio::task::spawn_blocking(move || keep(&source, &folder, file_path)).await??;
     let row = queries::SystemImage {
         name: image.name,
         description: image.description,
@@ -50,15 +51,35 @@ pub async fn add(db: &PgPool, data_dir: &Path, image: &Add<'_>, now: Timestamp) 
     Ok(queries::put_system(&mut *db.acquire().await?, &row, now).await?)
 }
 
-fn check_words(image: &Add<'_>) -> anyhow::Result<()> {
+/// Offers a rescue system, in place of the one before: a qcow2 file that stands on no other. Its file is sent to
+/// nodes as that of an image.
+///
+/// # Errors
+/// When the file is not such a qcow2, or cannot be copied.
+pub async fn add_rescue(db: &PgPool, data_dir: &Path, file: &Path) -> anyhow::Result<()> {
+    let disk_bytes = i64::try_from(inspect(file).await?)?;
+    let (source, folder) = (file.to_owned(), data_dir.to_owned());
+    let (sha256, bytes) = tokio::task::spawn_blocking(move || keep(&source, &folder, file_path)).await??;
+    Ok(queries::put_rescue(&mut *db.acquire().await?, (&sha256, i64::try_from(bytes)?, disk_bytes)).await?)
+}
+
+/// Refuses a name that customers could not order by.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn name_fault(name: &str) -> anyhow::Result<()> {
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     ensure!(
-        (1..=64).contains(&image.name.len()) && image.name.bytes().all(good),
-        "the name “{}”: 1 to 64 lower-case letters, digits, dots and hyphens",
-        image.name
+        (1..=64).contains(&name.len()) && name.bytes().all(good),
+        "the name “{name}”: 1 to 64 lower-case letters, digits, dots and hyphens"
     );
-    // It would be taken for the image's number.
-    ensure!(image.name.parse::<i64>().is_err(), "the name “{}” is a number", image.name);
+    // It would be taken for the number.
+    ensure!(name.parse::<i64>().is_err(), "the name “{name}” is a number");
+    Ok(())
+}
+
+fn check_words(image: &Add<'_>) -> anyhow::Result<()> {
+    name_fault(image.name)?;
     ensure!((1..=200).contains(&image.description.chars().count()), "the description: 1 to 200 characters");
     ensure!(!image.os_flavor.is_empty(), "the flavor of the system is missing");
     Ok(())
@@ -116,15 +137,22 @@ async fn inspect(file: &Path) -> anyhow::Result<u64> {
     Ok(info.virtual_size)
 }
 
-/// Copies the file under its checksum; says the checksum and the size. A crash leaves nothing
+/// Copies the file to its `path` by its checksum; says the checksum and the size. A crash leaves nothing
 /// under the final name that is not whole.
-fn keep(source: &Path, data_dir: &Path) -> anyhow::Result<(String, u64)> {
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn keep(
+    source: &Path,
+    data_dir: &Path,
+    path: fn(&Path, &str) -> PathBuf,
+) -> anyhow::Result<(String, u64)> {
     let folder = data_dir.join("images");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     // In a name of its own, so that two at once do not meet.
     let unfinished = folder.join(format!("unfinished-{}", crate::entropy::uuid().simple()));
     let kept = copy(source, &unfinished).and_then(|(sha256, bytes)| {
-        std::fs::rename(&unfinished, file_path(data_dir, &sha256))?;
+        std::fs::rename(&unfinished, path(data_dir, &sha256))?;
         File::open(&folder)?.sync_all()?;
         Ok((sha256, bytes))
     });
@@ -163,13 +191,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("a");
         std::fs::write(&source, "abc").unwrap();
-        let (sha256, bytes) = keep(&source, folder.path()).unwrap();
+        let (sha256, bytes) = keep(&source, folder.path(), file_path).unwrap();
         assert_eq!(sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!((bytes, keep(&source, folder.path()).unwrap().0), (3, sha256.clone()));
+        assert_eq!((bytes, keep(&source, folder.path(), file_path).unwrap().0), (3, sha256.clone()));
         let names: Vec<_> = std::fs::read_dir(folder.path().join("images")).unwrap().collect();
         assert_eq!(names.len(), 1);
         assert!(file_path(folder.path(), &sha256).exists());
-        assert!(keep(&folder.path().join("missing"), folder.path()).is_err());
+        assert!(keep(&folder.path().join("missing"), folder.path(), file_path).is_err());
         assert_eq!(std::fs::read_dir(folder.path().join("images")).unwrap().count(), 1);
     }
 

@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sqlx::PgPool;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,7 @@ struct Inner {
     seats: Seats,
     /// Ends with the control plane; sockets say good-bye then.
     stop: CancellationToken,
+    signals: Signals,
     subscribers: Mutex<Subscribers>,
 }
 
@@ -119,7 +120,13 @@ impl Hub {
         let subscribers = Subscribers { seq, next_id: 0, by_project: HashMap::new() };
         let subscribers = Mutex::new(subscribers);
         let stop = vital.stop().clone();
-        let inner = Inner { settings, seats: Seats::default(), stop: stop.clone(), subscribers };
+        let inner = Inner {
+            settings,
+            seats: Seats::default(),
+            stop: stop.clone(),
+            signals: signals.clone(),
+            subscribers,
+        };
         let hub = Self { inner: Arc::new(inner) };
         let publishing = publisher::publish(db.clone(), signals.on(Channel::Outbox));
         let reading = hub.clone().read(db.clone(), signals.on(Channel::Published));
@@ -145,8 +152,13 @@ impl Hub {
     }
 
     /// Done when the control plane stops.
-    pub(super) fn stop(&self) -> &CancellationToken {
+    pub(crate) fn stop(&self) -> &CancellationToken {
         &self.inner.stop
+    }
+
+    /// Whose tokens and sessions end, from now on.
+    pub(super) fn access(&self) -> broadcast::Receiver<String> {
+        self.inner.signals.access()
     }
 
     /// From now on the events of `project`.

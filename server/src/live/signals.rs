@@ -17,6 +17,8 @@ use crate::vital::Vital;
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Payloads of samples that wait for who takes them in.
 const LOAD_MAX: usize = 256;
+/// Ended tokens and sessions that wait for sockets to hear of them.
+const ACCESS_MAX: usize = 64;
 
 /// What is listened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,10 +33,12 @@ pub enum Channel {
     Watch,
     /// Load samples, as payload, on their way to other control planes.
     Load,
+    /// A token or a user's sessions have ended: whose, as payload.
+    Access,
 }
 
 impl Channel {
-    const ALL: [Self; 5] = [Self::Jobs, Self::Outbox, Self::Published, Self::Watch, Self::Load];
+    const ALL: [Self; 6] = [Self::Jobs, Self::Outbox, Self::Published, Self::Watch, Self::Load, Self::Access];
 
     /// Its name in `NOTIFY`.
     pub const fn word(self) -> &'static str {
@@ -44,6 +48,7 @@ impl Channel {
             Self::Published => "published",
             Self::Watch => "watch",
             Self::Load => "load",
+            Self::Access => "access",
         }
     }
 }
@@ -55,13 +60,18 @@ pub struct Signals(Arc<Inner>);
 struct Inner {
     counts: [watch::Sender<u64>; Channel::ALL.len()],
     load: broadcast::Sender<String>,
+    access: broadcast::Sender<String>,
 }
 
 impl Signals {
     /// Listens until all stops. One connection of the pool is held all the time.
     pub fn start(db: PgPool, vital: &Vital) -> Self {
         let counts = Channel::ALL.map(|_| watch::Sender::new(0));
-        let signals = Self(Arc::new(Inner { counts, load: broadcast::Sender::new(LOAD_MAX) }));
+        let signals = Self(Arc::new(Inner {
+            counts,
+            load: broadcast::Sender::new(LOAD_MAX),
+            access: broadcast::Sender::new(ACCESS_MAX),
+        }));
         let listening = vital.stop().clone().run_until_cancelled_owned(signals.clone().listen(db));
         tokio::spawn(vital.watch("listening to the database", listening.map(drop)));
         signals
@@ -75,6 +85,11 @@ impl Signals {
     /// The payloads on [`Channel::Load`]. Who lags behind misses some, which samples allow.
     pub fn load(&self) -> broadcast::Receiver<String> {
         self.0.load.subscribe()
+    }
+
+    /// The payloads on [`Channel::Access`]: `token 7`, `user 9`. Who lags behind must assume that it is meant.
+    pub fn access(&self) -> broadcast::Receiver<String> {
+        self.0.access.subscribe()
     }
 
     fn wake(&self, channel: Channel) {
@@ -98,9 +113,11 @@ impl Signals {
         Channel::ALL.into_iter().for_each(|channel| self.wake(channel));
         loop {
             let heard = listener.try_recv().await?;
-            if let Some(heard) = heard.as_ref().filter(|heard| heard.channel() == Channel::Load.word()) {
-                // An error means that nobody listens.
-                let _ = self.0.load.send(heard.payload().to_owned());
+            for (channel, payloads) in [(Channel::Load, &self.0.load), (Channel::Access, &self.0.access)] {
+                if let Some(heard) = heard.as_ref().filter(|heard| heard.channel() == channel.word()) {
+                    // An error means that nobody listens.
+                    let _ = payloads.send(heard.payload().to_owned());
+                }
             }
             for channel in Channel::ALL {
                 // Nothing heard: the connection was made anew, and anything may have been missed.

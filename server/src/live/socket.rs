@@ -112,6 +112,13 @@ impl Credentials {
     }
 }
 
+/// May what ended be what this socket was opened with? Whoever missed one cannot know.
+fn may_mean(ending: &Result<String, broadcast::error::RecvError>, access: &ProjectAccess) -> bool {
+    let token = access.token.map(|id| format!("token {id}"));
+    let own = token.or(access.user.map(|id| format!("user {id}")));
+    ending.as_ref().is_err() || ending.as_ref().ok() == own.as_ref()
+}
+
 /// Why a conversation is over.
 enum End {
     /// The client is gone, or said good-bye.
@@ -157,6 +164,7 @@ impl Conversation {
     }
 
     async fn talk(&mut self) -> Result<std::convert::Infallible, End> {
+        let mut ended = self.world.live.access();
         let hello = self.hello().await?;
         let mut subscription = self.world.live.subscribe(self.access.project);
         let mut seen = self.catch_up(hello, &subscription).await?;
@@ -205,6 +213,14 @@ impl Conversation {
                         return Err(End::Gone);
                     }
                     self.send(Message::Ping(bytes::Bytes::new()), Some(&subscription)).await?;
+                }
+                ending = ended.recv() => {
+                    if !may_mean(&ending, &self.access) {
+                        continue;
+                    }
+                    if !self.credentials.are_good(&self.access, &self.world).await {
+                        return Err(End::NotAllowed);
+                    }
                 }
                 _ = recheck.tick() => {
                     commands = 0;

@@ -22,6 +22,7 @@ pub mod http;
 mod partitions;
 pub mod queries;
 pub mod rules;
+pub mod series;
 mod upkeep;
 mod writer;
 

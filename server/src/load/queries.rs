@@ -19,9 +19,9 @@ pub async fn insert(conn: &mut PgConnection, samples: &[(ServerId, LoadSample)])
     let done = sqlx::query!(
         "insert into load_fine (server_id, at, cpu_millicores, memory_used_bytes, disk_read_bytes_per_s,
             disk_write_bytes_per_s, disk_read_ops_per_s, disk_write_ops_per_s, net_in_bytes_per_s,
-            net_out_bytes_per_s)
+            net_out_bytes_per_s, net_in_packets_per_s, net_out_packets_per_s)
          select * from unnest($1::bigint[], $2::timestamptz[], $3::integer[], $4::bigint[], $5::bigint[],
-            $6::bigint[], $7::integer[], $8::integer[], $9::bigint[], $10::bigint[])
+            $6::bigint[], $7::integer[], $8::integer[], $9::bigint[], $10::bigint[], $11::integer[], $12::integer[])
          on conflict do nothing",
         &servers,
         &at,
@@ -33,6 +33,8 @@ pub async fn insert(conn: &mut PgConnection, samples: &[(ServerId, LoadSample)])
         &small(|s| s.disk_write_ops_per_s),
         &large(|s| s.net_in_bytes_per_s),
         &large(|s| s.net_out_bytes_per_s),
+        &small(|s| s.net_in_packets_per_s),
+        &small(|s| s.net_out_packets_per_s),
     )
     .execute(conn)
     .await?;
@@ -50,6 +52,8 @@ struct Row {
     disk_write_ops_per_s: i32,
     net_in_bytes_per_s: i64,
     net_out_bytes_per_s: i64,
+    net_in_packets_per_s: i32,
+    net_out_packets_per_s: i32,
 }
 
 impl From<Row> for LoadSample {
@@ -66,6 +70,8 @@ impl From<Row> for LoadSample {
             disk_write_ops_per_s: small(row.disk_write_ops_per_s),
             net_in_bytes_per_s: large(row.net_in_bytes_per_s),
             net_out_bytes_per_s: large(row.net_out_bytes_per_s),
+            net_in_packets_per_s: small(row.net_in_packets_per_s),
+            net_out_packets_per_s: small(row.net_out_packets_per_s),
         }
     }
 }
@@ -80,9 +86,10 @@ pub async fn samples(
     let from = to.plus_seconds(-span.seconds());
     match span {
         LoadSpan::Live => as_sampled(conn, server, from, to).await,
-        LoadSpan::Hour => means(conn, server, from, to, span.step_s(), true).await,
-        LoadSpan::Day | LoadSpan::Week | LoadSpan::Month => {
-            means(conn, server, from, to, span.step_s(), false).await
+        LoadSpan::Hour | LoadSpan::Day | LoadSpan::Week | LoadSpan::Month => {
+            let grain = if span == LoadSpan::Hour { Grain::Fine } else { Grain::Minute };
+            let steps = Steps { from, to, step_s: span.step_s().into(), origin: EPOCH, grain };
+            means(conn, server, &steps).await
         }
     }
 }
@@ -97,7 +104,7 @@ async fn as_sampled(
         Row,
         r#"select at as "at: Timestamp", cpu_millicores, memory_used_bytes, disk_read_bytes_per_s,
               disk_write_bytes_per_s, disk_read_ops_per_s, disk_write_ops_per_s, net_in_bytes_per_s,
-              net_out_bytes_per_s
+              net_out_bytes_per_s, net_in_packets_per_s, net_out_packets_per_s
            from load_fine where server_id = $1 and at > $2 and at <= $3
            order by at desc limit $4"#,
         server as ServerId,
@@ -110,15 +117,41 @@ async fn as_sampled(
     Ok(rows.into_iter().rev().map(LoadSample::from).collect())
 }
 
-/// Means over equal steps, from the fine samples or those by the minute. A step that is not over
-/// yet ends at `to`.
-async fn means(
+/// Which samples means are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grain {
+    /// As they came.
+    Fine,
+    /// Means of minutes.
+    Minute,
+}
+
+/// Equal steps of a span.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Steps {
+    /// Start of the span.
+    pub from: Timestamp,
+    /// End of the span.
+    pub to: Timestamp,
+    /// Seconds of a step.
+    pub step_s: f64,
+    /// A moment at which a step begins.
+    pub origin: Timestamp,
+    /// Made of these.
+    pub grain: Grain,
+}
+
+/// Charts of any two moments have their steps at the same moments.
+const EPOCH: Timestamp = Timestamp(time::OffsetDateTime::UNIX_EPOCH);
+
+/// Means of a server's load over equal steps, at most [`SAMPLES_MAX`]. A step that is not over yet ends at `to`.
+///
+/// # Errors
+/// When the database fails.
+pub async fn means(
     conn: &mut PgConnection,
     server: ServerId,
-    from: Timestamp,
-    to: Timestamp,
-    step_s: u32,
-    fine: bool,
+    steps: &Steps,
 ) -> sqlx::Result<Vec<LoadSample>> {
     // A sample stands for the time before it: one at the very end of a step belongs to that step.
     let rows = sqlx::query_as!(
@@ -129,7 +162,7 @@ async fn means(
             union all
             select * from load_minute where not $5 and server_id = $1 and at > $2 and at <= $3
         ), stepped as (
-            select date_bin(make_interval(secs => $4), at - interval '1 microsecond', timestamptz 'epoch')
+            select date_bin(make_interval(secs => $4), at - interval '1 microsecond', $7::timestamptz)
                    + make_interval(secs => $4) as step, *
             from chosen
         )
@@ -141,14 +174,17 @@ async fn means(
                round(avg(disk_read_ops_per_s))::integer as "disk_read_ops_per_s!",
                round(avg(disk_write_ops_per_s))::integer as "disk_write_ops_per_s!",
                round(avg(net_in_bytes_per_s))::bigint as "net_in_bytes_per_s!",
-               round(avg(net_out_bytes_per_s))::bigint as "net_out_bytes_per_s!"
+               round(avg(net_out_bytes_per_s))::bigint as "net_out_bytes_per_s!",
+               round(avg(net_in_packets_per_s))::integer as "net_in_packets_per_s!",
+               round(avg(net_out_packets_per_s))::integer as "net_out_packets_per_s!"
         from stepped group by step order by step limit $6"#,
         server as ServerId,
-        from as Timestamp,
-        to as Timestamp,
-        f64::from(step_s),
-        fine,
+        steps.from as Timestamp,
+        steps.to as Timestamp,
+        steps.step_s,
+        steps.grain == Grain::Fine,
         SAMPLES_MAX as i64,
+        steps.origin as Timestamp,
     )
     .fetch_all(conn)
     .await?;
@@ -207,7 +243,8 @@ pub async fn roll_up(conn: &mut PgConnection, until: Timestamp, back_s: f64) -> 
                round(avg(cpu_millicores)), round(avg(memory_used_bytes)),
                round(avg(disk_read_bytes_per_s)), round(avg(disk_write_bytes_per_s)),
                round(avg(disk_read_ops_per_s)), round(avg(disk_write_ops_per_s)),
-               round(avg(net_in_bytes_per_s)), round(avg(net_out_bytes_per_s))
+               round(avg(net_in_bytes_per_s)), round(avg(net_out_bytes_per_s)),
+               round(avg(net_in_packets_per_s)), round(avg(net_out_packets_per_s))
         from load_fine, span where at > span.from_ and at <= span.to_
         group by 1, 2
         on conflict do nothing",

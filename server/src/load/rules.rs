@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use berth_model::agent::CounterSample;
+use berth_model::agent::{CounterSample, NicSample};
 use berth_model::load::LoadSample;
 use berth_model::{ServerId, Timestamp, VmId};
 
@@ -83,7 +83,14 @@ pub fn rate(before: &CounterSample, after: &CounterSample) -> Option<LoadSample>
         disk_write_ops_per_s: small(per_s(|c| c.disk_write_ops)?),
         net_in_bytes_per_s: per_s(|c| c.net_in_bytes)?,
         net_out_bytes_per_s: per_s(|c| c.net_out_bytes)?,
+        // Without a card that was unplugged the sum is less than before.
+        net_in_packets_per_s: small(per_s(|c| packets(c, |nic| nic.in_packets)).unwrap_or(0)),
+        net_out_packets_per_s: small(per_s(|c| packets(c, |nic| nic.out_packets)).unwrap_or(0)),
     })
+}
+
+fn packets(counters: &CounterSample, of: fn(&NicSample) -> u64) -> u64 {
+    counters.nics.iter().map(of).fold(0, u64::saturating_add)
 }
 
 /// Rounded to the nearest.
@@ -111,7 +118,7 @@ pub fn payloads(origin: &str, samples: &[(ServerId, LoadSample)]) -> Vec<String>
     let mut payload = origin.to_owned();
     for (server, s) in samples {
         let line = format!(
-            "\n{server} {} {} {} {} {} {} {} {} {}",
+            "\n{server} {} {} {} {} {} {} {} {} {} {} {}",
             s.at.unix_ms(),
             s.cpu_millicores,
             s.memory_used_bytes,
@@ -121,6 +128,8 @@ pub fn payloads(origin: &str, samples: &[(ServerId, LoadSample)]) -> Vec<String>
             s.disk_write_ops_per_s,
             s.net_in_bytes_per_s,
             s.net_out_bytes_per_s,
+            s.net_in_packets_per_s,
+            s.net_out_packets_per_s,
         );
         if payload.len() + line.len() > PAYLOAD_MAX_BYTES {
             payloads.push(std::mem::replace(&mut payload, origin.to_owned()));
@@ -153,6 +162,8 @@ fn read_line(line: &str) -> Option<(ServerId, LoadSample)> {
         disk_write_ops_per_s: word()?.parse().ok()?,
         net_in_bytes_per_s: word()?.parse().ok()?,
         net_out_bytes_per_s: word()?.parse().ok()?,
+        net_in_packets_per_s: word()?.parse().ok()?,
+        net_out_packets_per_s: word()?.parse().ok()?,
     };
     Some((server, sample))
 }
@@ -202,6 +213,22 @@ mod tests {
         assert_eq!((load.disk_read_ops_per_s, load.disk_write_ops_per_s), (2, 1), "rounded to the nearest");
         assert_eq!((load.net_in_bytes_per_s, load.memory_used_bytes), (500_000, 5));
         assert_eq!(load.at, after.at);
+    }
+
+    #[test]
+    fn packets_of_all_cards_count_and_a_card_that_was_unplugged_costs_one_rate_of_them() {
+        let card = |nic, packets| NicSample {
+            nic,
+            in_packets: packets,
+            out_packets: 2 * packets,
+            ..NicSample::default()
+        };
+        let at = |ms, nics| CounterSample { nics, ..reading(ms, [0; 7]) };
+        let before = at(0, vec![card(0, 10), card(1, 500)]);
+        let load = rate(&before, &at(2000, vec![card(0, 110), card(1, 600)])).unwrap();
+        assert_eq!((load.net_in_packets_per_s, load.net_out_packets_per_s), (100, 200));
+        let load = rate(&before, &at(2000, vec![card(0, 110)])).unwrap();
+        assert_eq!((load.net_in_packets_per_s, load.net_out_packets_per_s), (0, 0));
     }
 
     #[test]

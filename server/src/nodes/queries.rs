@@ -36,6 +36,13 @@ pub struct Candidate {
     pub promised_storage: ByteSize,
 }
 
+impl Candidate {
+    /// Disk that is not promised yet.
+    pub fn storage_free(&self) -> ByteSize {
+        ByteSize(self.storage.bytes().saturating_sub(self.promised_storage.bytes()))
+    }
+}
+
 /// All nodes of a location of which it is known what they are, by number. They are locked until
 /// the transaction ends: two placements at once would promise the same room twice.
 pub async fn candidates(conn: &mut PgConnection, location: LocationId) -> sqlx::Result<Vec<Candidate>> {
@@ -50,12 +57,14 @@ pub async fn candidates(conn: &mut PgConnection, location: LocationId) -> sqlx::
         r#"
         select nodes.id as "id: NodeId", state = 'up' as "up!", accepts_servers,
                facts as "facts!: Json<NodeFacts>", p.servers as "servers!", p.cores as "cores!",
-               p.memory_mib as "memory_mib!", p.disk_gib as "disk_gib!"
+               p.memory_mib as "memory_mib!", p.disk_gib + v.gib as "disk_gib!"
         from nodes, lateral (
             select count(*) as servers, coalesce(sum(cores), 0) as cores,
                    coalesce(sum(memory_mib), 0) as memory_mib, coalesce(sum(disk_gib), 0) as disk_gib
             from servers where node_id = nodes.id
-        ) p
+        ) p, lateral (
+            select coalesce(sum(size_gib), 0) as gib from volumes where node_id = nodes.id
+        ) v
         where nodes.id = any($1)
         order by nodes.id"#,
         &ids,
@@ -87,6 +96,13 @@ pub async fn any_ready(conn: &mut PgConnection, location: LocationId) -> sqlx::R
     )
     .fetch_one(conn)
     .await
+}
+
+/// All nodes that have enrolled, by number.
+pub async fn all_enrolled(conn: &mut PgConnection) -> sqlx::Result<Vec<NodeId>> {
+    sqlx::query_scalar!(r#"select id as "id: NodeId" from nodes where address is not null order by id"#)
+        .fetch_all(conn)
+        .await
 }
 
 /// How to reach a node's agent.

@@ -1,21 +1,17 @@
 //! Opening and reading one agent's stream.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use berth_model::agent::{StreamCommand, StreamMessage};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::{Message, WebSocketConfig};
-use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+use tokio_tungstenite::tungstenite::protocol::Message;
 
-use crate::agents::{AgentAddress, CONNECT_TIMEOUT, Credentials, agent_name};
+use crate::agents::{AgentAddress, AgentSocket, Credentials, dial};
 
-/// How long TLS and the WebSocket's handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the agent may take to read what it is told.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest message: a Hello or samples of some ten thousand VMs.
 const MESSAGE_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Most messages that are taken in together.
@@ -23,7 +19,7 @@ const BATCH_MAX: usize = 256;
 
 /// One open stream.
 pub(super) struct Stream {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: AgentSocket,
     silence_max: Duration,
 }
 
@@ -34,17 +30,7 @@ impl Stream {
         address: &AgentAddress,
         silence_max: Duration,
     ) -> anyhow::Result<Self> {
-        let connect = async { TcpStream::connect(&address.resolve().await?[..]).await };
-        let tcp = timeout(CONNECT_TIMEOUT, connect).await.context("no connection in time")??;
-        tcp.set_nodelay(true)?;
-        let url = format!("wss://{}:{}/v1/stream", agent_name(address.node), address.port);
-        let connector = Connector::Rustls(Arc::new(credentials.config().clone()));
-        let limits = WebSocketConfig::default()
-            .max_message_size(Some(MESSAGE_MAX_BYTES))
-            .max_frame_size(Some(MESSAGE_MAX_BYTES));
-        let opened =
-            client_async_tls_with_config(url.into_client_request()?, tcp, Some(limits), Some(connector));
-        let (socket, _) = timeout(HANDSHAKE_TIMEOUT, opened).await.context("no handshake in time")??;
+        let socket = dial(credentials, address, "/v1/stream", None, MESSAGE_MAX_BYTES).await?;
         Ok(Self { socket, silence_max })
     }
 
@@ -70,7 +56,7 @@ impl Stream {
     pub(super) async fn send(&mut self, command: &StreamCommand) -> anyhow::Result<()> {
         let text = serde_json::to_string(command)?;
         let sent = self.socket.send(Message::text(text));
-        timeout(HANDSHAKE_TIMEOUT, sent).await.context("the agent does not read")?.map_err(Into::into)
+        timeout(WRITE_TIMEOUT, sent).await.context("the agent does not read")?.map_err(Into::into)
     }
 
     /// Takes leave.

@@ -5,8 +5,11 @@ use berth_model::action::{Action, ResourceKind};
 use berth_model::error::{ApiError, ErrorDetails};
 use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
-use berth_model::server::{NameOrId, ServerCreate, ServerStatus};
-use berth_model::{ErrorCode, FieldError, LocationId, ProjectId, ServerId, Timestamp};
+use berth_model::quota::QuotaKind;
+use berth_model::server::{NameOrId, PublicNetCreate, ServerCreate, ServerStatus};
+use berth_model::{
+    ByteSize, ErrorCode, FieldError, FirewallId, LocationId, NetworkId, ProjectId, ServerId, Timestamp,
+};
 use sqlx::PgConnection;
 
 use super::jobs::create;
@@ -14,8 +17,12 @@ use super::queries::{self, NewServer};
 use super::rules::{self, fault};
 use crate::actions::{self, NewAction};
 use crate::catalog::queries::Shape;
+use crate::config::Config;
 use crate::http::{ApiResult, Problem};
-use crate::{catalog, entropy, images, jobs, networks, nodes, ssh_keys};
+use crate::{
+    addresses, catalog, entropy, firewalls, images, jobs, networks, nodes, placement_groups, quotas,
+    ssh_keys, volumes,
+};
 
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
@@ -28,7 +35,10 @@ pub(super) struct Order {
     shape: Shape,
     image: images::queries::Found,
     location: LocationId,
+    addresses: addresses::Order,
     pub(super) ssh_public_keys: Vec<String>,
+    firewalls: Vec<FirewallId>,
+    networks: Vec<NetworkId>,
 }
 
 /// Finds what the order names.
@@ -36,24 +46,48 @@ pub(super) async fn resolve(
     conn: &mut PgConnection,
     project: ProjectId,
     create: &ServerCreate,
-    now: Timestamp,
+    (now, cooled_by): (Timestamp, Timestamp),
 ) -> ApiResult<Order> {
     let mut faults = rules::create_faults(create);
     let shape = server_type(conn, create, &mut faults).await?;
-    let image = image(conn, project, create, shape.as_ref(), now, &mut faults).await?;
-    let location = location(conn, create, shape.as_ref(), &mut faults).await?;
-    let ssh_public_keys = ssh_public_keys(conn, project, create, &mut faults).await?;
+    let disk = shape.as_ref().map(|shape| (shape.disk(), shape.name.as_str()));
+    let image = usable_image(conn, project, &create.image, disk, now, &mut faults).await?;
+    let net = create.public_net.clone().unwrap_or_default();
+    let named = addresses::named(conn, project, &net, &mut faults).await?;
+    let volumes = volumes::order::named(conn, project, &create.volumes, &mut faults).await?;
+    let bound = named.first().map(|ip| ip.location).or(volumes.first().map(|volume| volume.location));
+    let place = match bound {
+        Some(location) => Place::Of(location),
+        None => Place::With(&net, cooled_by),
+    };
+    let location = location(conn, create, shape.as_ref(), place, &mut faults).await?;
+    faults.extend(location.and_then(|location| volumes::order::location_fault(&volumes, location)));
+    if let Some(group) = create.placement_group
+        && placement_groups::queries::get(conn, project, group).await?.is_none()
+    {
+        faults.push(fault("placement_group", "There is no such placement group in this project."));
+    }
+    let ssh_public_keys = ssh_public_keys(conn, project, &create.ssh_keys, &mut faults).await?;
+    let firewalls = firewalls::named(conn, project, &create.firewalls, &mut faults).await?;
+    let networks = networks::named(conn, project, &create.networks, &mut faults).await?;
     let (Some(shape), Some(image), Some(location), true) = (shape, image, location, faults.is_empty()) else {
         return Err(ApiError::fields(faults).into());
     };
-    if !networks::queries::any_free(conn, location).await? {
-        let message = "All addresses in this location are taken. Choose another.";
-        return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
-    }
-    Ok(Order { shape, image, location, ssh_public_keys })
+    let addresses = addresses::resolve(conn, location, &net, &named, cooled_by).await?;
+    Ok(Order { shape, image, location, addresses, ssh_public_keys, firewalls, networks })
 }
 
-fn quote(named: &NameOrId) -> String {
+/// Where a server goes whose order does not say.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    /// Where a primary IP or a volume is that it names.
+    Of(LocationId),
+    /// Where there are such addresses, released before that time.
+    With(&'a PublicNetCreate, Timestamp),
+}
+
+/// What a customer named, for a sentence.
+pub fn quote(named: &NameOrId) -> String {
     let text = named.text();
     match text.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("“{}…”", &text[..end]),
@@ -80,27 +114,29 @@ async fn server_type(
     Ok(None)
 }
 
-async fn image(
+/// The image that is named, if a disk can be made from it: one of `disk`, which is of what is named beside it.
+pub(super) async fn usable_image(
     conn: &mut PgConnection,
     project: ProjectId,
-    create: &ServerCreate,
-    shape: Option<&Shape>,
+    named: &NameOrId,
+    disk: Option<(ByteSize, &str)>,
     now: Timestamp,
     faults: &mut Vec<FieldError>,
 ) -> ApiResult<Option<images::queries::Found>> {
-    let found = images::queries::find(conn, project, &create.image).await?;
+    let found = images::queries::find(conn, project, named).await?;
     let message = match &found {
-        None => format!("There is no image {}.", quote(&create.image)),
+        None => format!("There is no image {}.", quote(named)),
         Some(image) if image.status != ImageStatus::Available => {
             format!("The image {} cannot be used now.", image.description)
         }
         Some(image) if image.deprecated.is_some_and(|since| since <= now) => {
             format!("The image {} is no longer offered.", image.description)
         }
-        Some(image) => match shape {
-            Some(shape) if image.disk_bytes.unsigned_abs() > shape.disk().bytes() => {
-                let needed = image.disk_bytes.unsigned_abs().div_ceil(1 << 30);
-                format!("This image needs a disk of {needed} GB; {} has {}.", shape.name, shape.disk_gib)
+        Some(image) => match disk {
+            Some((disk, whose)) if image.disk_bytes.unsigned_abs() > disk.bytes() => {
+                let gib = |bytes: u64| bytes.div_ceil(1 << 30);
+                let needed = gib(image.disk_bytes.unsigned_abs());
+                format!("This image needs a disk of {needed} GB; {whose} has {}.", gib(disk.bytes()))
             }
             _ => return Ok(found),
         },
@@ -115,6 +151,7 @@ async fn location(
     conn: &mut PgConnection,
     create: &ServerCreate,
     shape: Option<&Shape>,
+    place: Place<'_>,
     faults: &mut Vec<FieldError>,
 ) -> ApiResult<Option<LocationId>> {
     let locations = catalog::queries::locations(conn).await?;
@@ -125,7 +162,17 @@ async fn location(
             let has = |location: &&Location| is(named, location.id.0, &Datacenter::of(location).name);
             ("datacenter", named, locations.iter().find(has))
         }
-        (None, None) => return Ok(any_location(conn, shape).await?),
+        (None, None) => match (any_location(conn, shape, place).await?, shape) {
+            (None, Some(shape)) => {
+                let message = format!(
+                    "The server type {} is not offered where this primary IP or volume is.",
+                    shape.name
+                );
+                faults.push(fault("server_type", message));
+                return Ok(None);
+            }
+            (location, _) => return Ok(location),
+        },
     };
     let Some(location) = found else {
         faults.push(fault(field, format!("There is no {field} {}.", quote(named))));
@@ -141,10 +188,19 @@ async fn location(
     }
 }
 
-async fn any_location(conn: &mut PgConnection, shape: Option<&Shape>) -> sqlx::Result<Option<LocationId>> {
+async fn any_location(
+    conn: &mut PgConnection,
+    shape: Option<&Shape>,
+    place: Place<'_>,
+) -> sqlx::Result<Option<LocationId>> {
     let offered = shape.map(|shape| shape.offered.as_slice()).unwrap_or_default();
+    let (net, cooled_by) = match place {
+        Place::Of(location) => return Ok(Some(location).filter(|location| offered.contains(&location.0))),
+        Place::With(net, cooled_by) => (net, cooled_by),
+    };
     for id in offered.iter().copied().map(LocationId) {
-        if nodes::queries::any_ready(conn, id).await? && networks::queries::any_free(conn, id).await? {
+        if nodes::queries::any_ready(conn, id).await? && addresses::has_room(conn, id, net, cooled_by).await?
+        {
             return Ok(Some(id));
         }
     }
@@ -152,13 +208,14 @@ async fn any_location(conn: &mut PgConnection, shape: Option<&Shape>) -> sqlx::R
     Ok(offered.first().copied().map(LocationId))
 }
 
-async fn ssh_public_keys(
+/// The public keys that are named, each once.
+pub(super) async fn ssh_public_keys(
     conn: &mut PgConnection,
     project: ProjectId,
-    create: &ServerCreate,
+    named: &[NameOrId],
     faults: &mut Vec<FieldError>,
 ) -> ApiResult<Vec<String>> {
-    let named = &create.ssh_keys[..create.ssh_keys.len().min(rules::SSH_KEYS_MAX)];
+    let named = &named[..named.len().min(rules::SSH_KEYS_MAX)];
     let mut lines = Vec::with_capacity(named.len());
     for (at, line) in ssh_keys::queries::lines(conn, project, named).await?.into_iter().enumerate() {
         match line {
@@ -179,7 +236,7 @@ pub(super) async fn write(
     project: ProjectId,
     (create, order): (&ServerCreate, &Order),
     root_password_hash: Option<&str>,
-    servers_max: u32,
+    config: &Config,
     now: Timestamp,
 ) -> ApiResult<(ServerId, Action)> {
     let new = NewServer {
@@ -190,6 +247,7 @@ pub(super) async fn write(
         memory_mib: order.shape.memory_mib,
         disk_gib: order.shape.disk_gib,
         image: order.image.id,
+        image_sha256: &order.image.sha256,
         location: order.location,
         ssh_public_keys: &order.ssh_public_keys,
         root_password_hash,
@@ -197,12 +255,10 @@ pub(super) async fn write(
         labels: &create.labels,
         now,
     };
+    firewalls::queries::take_turns(conn, project, false).await?;
     let id = insert(conn, &new).await?;
-    // The insert holds the project's count, so nobody else can pass the limit meanwhile.
-    if queries::count(conn, project).await? > i64::from(servers_max) {
-        let message = format!("A project has at most {servers_max} servers. Ask support for more.");
-        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
-    }
+    quotas::check(conn, config, project, &[QuotaKind::Servers, QuotaKind::Cores, QuotaKind::MemoryMib])
+        .await?;
     let action = NewAction {
         project,
         command: "create_server",
@@ -213,7 +269,15 @@ pub(super) async fn write(
     let action = actions::queries::start(conn, &action).await?;
     queries::lock(conn, id, action.id, ServerStatus::Initializing).await?;
     let start = create.start_after_create.unwrap_or(true);
-    let saga = create::ServerCreate::new(id, order.image.sha256.clone(), start);
+    addresses::assign_ordered(conn, project, id, &order.addresses).await?;
+    if create.placement_group.is_some() {
+        placement_groups::queries::join(conn, id, create.placement_group).await?;
+    }
+    let automount = create.automount.unwrap_or(false);
+    volumes::order::assign(conn, project, (id, action.id), &create.volumes, automount).await?;
+    firewalls::apply_ordered(conn, project, id, &order.firewalls).await?;
+    networks::join_ordered(conn, project, id, &order.networks).await?;
+    let saga = create::ServerCreate::new(id, start, order.addresses.made.clone());
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
     queries::publish(conn, id, now).await?;
     Ok((id, action))

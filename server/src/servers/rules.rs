@@ -29,14 +29,15 @@ pub fn create_faults(order: &ServerCreate) -> Vec<FieldError> {
     }
     faults.extend(order.user_data.as_deref().and_then(user_data_fault).map(|m| fault("user_data", m)));
     faults.extend(labels::faults("labels", &order.labels));
-    if order.public_net.as_ref().is_some_and(|net| !net.enable_ipv4) {
-        let message = "A server without an IPv4 address is not offered: nobody could reach it.";
+    if order.public_net.as_ref().is_some_and(|net| !net.enable_ipv4 && !net.enable_ipv6) {
+        let message = "A server without any address is not offered: nobody could reach it.";
         faults.push(fault("public_net.enable_ipv4", message));
     }
     faults
 }
 
-fn user_data_fault(user_data: &str) -> Option<&'static str> {
+/// What is wrong with user data.
+pub fn user_data_fault(user_data: &str) -> Option<&'static str> {
     if user_data.len() > USER_DATA_MAX_BYTES {
         return Some("User data has at most 32 KiB.");
     }
@@ -119,6 +120,19 @@ pub fn locked(command: &str) -> ApiError {
         "shutdown_server" => "is being shut down",
         "reboot_server" => "is being rebooted",
         "reset_server" => "is being reset",
+        "change_server_type" => "is getting another type",
+        "create_image" => "is being copied into an image",
+        "rebuild_server" => "is being rebuilt",
+        "reset_password" => "is getting another password",
+        "enable_rescue" | "disable_rescue" => "is getting another system to boot",
+        "attach_iso" | "detach_iso" => "is getting another ISO",
+        "attach_volume" => "is getting a volume",
+        "detach_volume" => "is losing a volume",
+        "assign_primary_ip" => "is getting an address",
+        "attach_to_network" => "is being attached to a network",
+        "detach_from_network" => "is being detached from a network",
+        "change_alias_ips" => "is getting other alias addresses",
+        "unassign_primary_ip" => "is losing an address",
         _ => "is busy",
     };
     ApiError::new(ErrorCode::Locked, format!("The server {doing}. Try again when that has ended."))
@@ -145,11 +159,21 @@ fn memory_free(node: &Candidate) -> u64 {
 }
 
 fn fits(node: &Candidate, need: Need) -> bool {
-    let storage_free = node.storage.bytes().saturating_sub(node.promised_storage.bytes());
     node.accepts_servers
         && node.cores >= need.cores
         && memory_free(node) >= need.memory.bytes()
-        && storage_free >= need.disk.bytes()
+        && node.storage_free() >= need.disk
+}
+
+/// Has the node on which a server stands room for it, when it needs `after` instead of `before`? Less of something
+/// always fits; whether the node takes new servers makes no difference.
+pub fn has_room(node: &Candidate, before: Need, after: Need) -> bool {
+    let more = |free: u64, before: ByteSize, after: ByteSize| {
+        after <= before || free >= after.bytes() - before.bytes()
+    };
+    node.cores >= after.cores
+        && more(memory_free(node), before.memory, after.memory)
+        && more(node.storage_free().bytes(), before.disk, after.disk)
 }
 
 /// Why no node was chosen.
@@ -222,7 +246,12 @@ mod tests {
             ssh_keys: vec!["k".into(); SSH_KEYS_MAX + 1],
             user_data: Some("x".repeat(USER_DATA_MAX_BYTES + 1)),
             labels: [("-".to_owned(), String::new()), ("a".to_owned(), "b c".to_owned())].into(),
-            public_net: Some(PublicNetCreate { enable_ipv4: false, enable_ipv6: false }),
+            public_net: Some(PublicNetCreate {
+                enable_ipv4: false,
+                enable_ipv6: false,
+                ipv4: None,
+                ipv6: None,
+            }),
             ..ServerCreate::default()
         };
         let all =

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::quota::QuotaKind;
 use berth_model::ssh_key::{SshKeyCreate, SshKeyList, SshKeyReply, SshKeyUpdate};
 use berth_model::{ErrorCode, SshKeyId};
 use http::StatusCode;
@@ -14,10 +15,7 @@ use utoipa_axum::routes;
 use super::{queries, rules};
 use crate::accounts::{Reader, Writer};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
-use crate::{World, clock, labels};
-
-/// Most keys in a project.
-const KEYS_MAX: i64 = 200;
+use crate::{World, clock, labels, quotas};
 
 /// The routes of SSH keys.
 pub fn router() -> OpenApiRouter<World> {
@@ -72,13 +70,11 @@ async fn ssh_key_create(
     Body(create): Body<SshKeyCreate>,
 ) -> ApiResult<(StatusCode, Json<SshKeyReply>)> {
     let key = rules::check_create(&create).map_err(ApiError::fields)?;
-    let mut conn = world.db.acquire().await?;
-    if queries::count(&mut conn, access.project).await? >= KEYS_MAX {
-        let message = format!("A project has at most {KEYS_MAX} SSH keys.");
-        return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
-    }
+    let mut tx = world.db.begin().await?;
     let new = (create.name.trim(), &key, &create.labels);
-    let ssh_key = queries::insert(&mut conn, access.project, new, clock::now()).await.map_err(taken)?;
+    let ssh_key = queries::insert(&mut tx, access.project, new, clock::now()).await.map_err(taken)?;
+    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::SshKeys]).await?;
+    tx.commit().await?;
     Ok((StatusCode::CREATED, Json(SshKeyReply { ssh_key })))
 }
 

@@ -89,16 +89,6 @@ pub async fn get(conn: &mut PgConnection, project: ProjectId, id: SshKeyId) -> s
     Ok(row.fetch_optional(conn).await?.map(SshKey::from))
 }
 
-/// How many keys the project has.
-///
-/// # Errors
-/// When the database fails.
-pub async fn count(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(r#"select count(*) as "count!" from ssh_keys where project_id = $1"#, project.0)
-        .fetch_one(conn)
-        .await
-}
-
 /// A page of the project's keys, and how many there are on all pages.
 ///
 /// # Errors

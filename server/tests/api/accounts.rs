@@ -1,12 +1,14 @@
 //! Sign-up, sign-in, sessions, passwords and tokens, as people and programs see them.
 
+use berth_model::Timestamp;
 use berth_model::people::Role::{Customer, Owner};
-use berth_model::people::{Session, TokenAccess, TokenCreated, TokenList};
+use berth_model::people::{AccountList, AccountReply, Session, TokenAccess, TokenCreated, TokenList};
 use berth_server::serve::Options;
 use berth_server::{accounts, clock, entropy};
+use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Berth, Client, PASSWORD, Reply};
+use crate::support::{Berth, Client, PASSWORD, Reply, until};
 
 fn sign_up(name: &str) -> Value {
     json!({"email": format!("{name}@example.org"), "name": "Ada Lovelace", "password": PASSWORD})
@@ -290,6 +292,91 @@ async fn a_token_opens_its_project_until_it_is_deleted() {
 }
 
 #[tokio::test]
+async fn a_deleted_token_opens_nothing_on_any_control_plane() {
+    let berth = Berth::without_workers().await;
+    let other = berth.another_with("workers_interactive = 0", Options::default()).await;
+    let ada = berth.customer().await;
+    let made: TokenCreated =
+        ada.post("/v1/tokens", json!({"name": "ci", "access": "read_write"})).await.expect(201);
+    let (here, there) =
+        (berth.stranger().with_token(&made.secret), other.stranger().with_token(&made.secret));
+    for _ in 0..3 {
+        assert_eq!(
+            (here.get("/v1/servers").await.status, there.get("/v1/servers").await.status),
+            (StatusCode::OK, StatusCode::OK)
+        );
+    }
+    assert_eq!(ada.delete(&format!("/v1/tokens/{}", made.token.id)).await.status, 204);
+    assert_eq!(there.get("/v1/servers").await.code(), "unauthorized");
+    assert_eq!(here.get("/v1/servers").await.code(), "unauthorized");
+}
+
+#[tokio::test]
+async fn a_token_opens_nothing_once_it_has_expired() {
+    let berth = Berth::without_workers().await;
+    let ada = berth.customer().await;
+    let soon = clock::now().plus_seconds(2);
+    let form = json!({"name": "ci", "access": "read", "expires": soon});
+    let made: TokenCreated = ada.post("/v1/tokens", form).await.expect(201);
+    let told = |expires: Timestamp| expires.unix_ms() / 1000;
+    assert_eq!(made.token.expires.map(told), Some(told(soon)));
+    let program = berth.stranger().with_token(&made.secret);
+    assert_eq!(program.get("/v1/servers").await.status, 200);
+    until("the token has expired", async || (program.get("/v1/servers").await.status == 401).then_some(()))
+        .await;
+    assert!(clock::now() >= soon);
+    let TokenList { tokens } = ada.get("/v1/tokens").await.expect(200);
+    assert_eq!(tokens[0].id, made.token.id, "it is still listed");
+    let past = json!({"name": "ci", "access": "read", "expires": clock::now().plus_seconds(-1)});
+    ada.post("/v1/tokens", past).await.refuses("expires");
+}
+
+#[tokio::test]
+async fn a_suspended_account_reads_and_is_told_why_it_may_not_write() {
+    let berth = Berth::without_workers().await;
+    let other = berth.another_with("workers_interactive = 0", Options::default()).await;
+    let (ada, staff) = (berth.customer().await, berth.staff().await);
+    let token = ada.token(TokenAccess::ReadWrite).await;
+    let session: Session = ada.get("/v1/session").await.expect(200);
+    let account = session.projects[0].account.id;
+    let path = |verb: &str| format!("/v1/staff/accounts/{account}/{verb}");
+
+    staff.post(&path("suspend"), json!({"reason": " "})).await.refuses("reason");
+    let reason = "The invoice of May is not paid.";
+    let told: AccountReply = staff.post(&path("suspend"), json!({"reason": reason})).await.expect(200);
+    assert_eq!(told.account.suspended.unwrap().reason, reason);
+    let key = json!({"name": "k", "public_key": crate::support::PUBLIC_KEYS[0]});
+    let elsewhere = ada.client().clone().at(other.url());
+    for client in [ada.client(), &token, &elsewhere] {
+        let reply = client.post("/v1/ssh_keys", key.clone()).await;
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (403, "forbidden"));
+        assert!(reply.error().message.contains(reason), "{}", reply.text);
+        assert_eq!(client.get("/v1/ssh_keys").await.status, 200);
+    }
+    let session: Session = ada.get("/v1/session").await.expect(200);
+    assert_eq!(session.projects[0].account.suspended.as_ref().unwrap().reason, reason);
+    let email = ada.email();
+    for (query, found) in
+        [(format!("email={email}&suspended=true"), 1), (format!("email={email}&suspended=false"), 0)]
+    {
+        let list: AccountList = staff.get(&format!("/v1/staff/accounts?{query}")).await.expect(200);
+        assert_eq!(list.accounts.len(), found, "{query}");
+    }
+
+    // The command line does the same.
+    let db = &berth.world().db;
+    let resumed = accounts::cli::account_suspend(db, email, None, clock::now()).await.unwrap();
+    assert_eq!(resumed, [account]);
+    assert_eq!(token.post("/v1/ssh_keys", key).await.status, 201);
+    accounts::cli::account_suspend(db, email, Some("Again."), clock::now()).await.unwrap();
+    assert!(token.delete("/v1/ssh_keys/0").await.error().message.contains("Again."));
+    assert_eq!(staff.post(&path("resume"), json!({})).await.status, 200);
+    assert_eq!(token.delete("/v1/ssh_keys/0").await.code(), "not_found");
+    assert!(accounts::cli::account_suspend(db, "nobody@example.org", None, clock::now()).await.is_err());
+    assert_eq!(staff.post("/v1/staff/accounts/0/resume", json!({})).await.code(), "not_found");
+}
+
+#[tokio::test]
 async fn every_wrong_field_of_a_token_is_named() {
     let berth = Berth::without_workers().await;
     let ada = berth.customer().await;
@@ -378,7 +465,7 @@ async fn people_and_tokens_are_made_from_the_command_line() {
     assert_eq!(sign_in(&berth.stranger(), "ada@example.org", PASSWORD).await.status, 201);
 
     let token =
-        |email: &'static str| accounts::cli::token_create(db, email, "ci", TokenAccess::ReadWrite, now);
+        |email: &'static str| accounts::cli::token_create(db, email, "ci", TokenAccess::ReadWrite, None, now);
     let secret = token("ada@example.org").await.unwrap();
     assert_eq!(berth.stranger().with_token(secret.expose()).get("/v1/servers").await.status, 200);
     assert!(token("own@example.org").await.unwrap_err().to_string().contains("no project"));

@@ -1,8 +1,11 @@
 //! Locations, datacenters, server types; and the operator's file behind them.
 
 use berth_model::location::{LocationList, LocationReply};
+use berth_model::pricing::PricingReply;
 use berth_model::server_type::{ServerTypeList, ServerTypeReply};
-use berth_server::{catalog, clock};
+use berth_server::catalog;
+use berth_server::serve::Options;
+use http::Method;
 use serde_json::Value;
 
 use crate::support::Berth;
@@ -46,6 +49,62 @@ async fn what_is_offered_is_listed_with_prices_for_each_location() {
     }
 }
 
+#[tokio::test]
+async fn what_everything_costs_is_told_at_once() {
+    let settings = "workers_interactive = 0\nworkers_background = 0\n\
+                    prices = { image_gb_month = \"0.0119\", primary_ipv4_month = \"0.5\", server_backup_percent = \"20\" }";
+    let berth = Berth::start_with(settings, Options::default()).await;
+    let customer = berth.customer().await;
+    let empty: PricingReply = customer.get("/v1/pricing").await.expect(200);
+    assert_eq!((empty.pricing.currency.as_str(), empty.pricing.server_types.len()), ("EUR", 0));
+    berth.catalog().await;
+    let json = customer.get("/v1/pricing").await.json();
+    let pricing = &json["pricing"];
+    let price = |text: &str| serde_json::json!({"net": text, "gross": text});
+    assert_eq!(pricing["server_types"][0]["name"], "s1");
+    assert_eq!(pricing["server_types"][0]["prices"][0]["price_hourly"], price("0.0060000000"));
+    assert_eq!(pricing["traffic"]["price_per_tb"], price("1.0000000000"));
+    assert_eq!(pricing["image"]["price_per_gb_month"], price("0.0119000000"));
+    assert_eq!(pricing["volume"]["price_per_gb_month"], price("0.0000000000"));
+    assert_eq!(pricing["server_backup"]["percentage"], "20.0000000000");
+    assert_eq!(pricing["primary_ips"][0]["type"], "ipv4");
+    assert_eq!(pricing["primary_ips"][0]["prices"][0]["location"], "rtm1");
+    assert_eq!(pricing["primary_ips"][0]["prices"][0]["price_monthly"], price("0.5000000000"));
+    assert_eq!(pricing["floating_ips"][1]["type"], "ipv6");
+    assert_eq!(pricing["load_balancer_types"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn what_is_not_offered_says_so() {
+    let berth = Berth::without_workers().await;
+    let customer = berth.customer().await;
+    let types: Value = customer.get("/v1/load_balancer_types?page=2").await.expect(200);
+    assert_eq!(types["load_balancer_types"], serde_json::json!([]));
+    assert_eq!(customer.get("/v1/load_balancer_types/1").await.code(), "not_found");
+    for path in [
+        "load_balancers",
+        "load_balancers/7",
+        "load_balancers/7/actions/attach_to_network",
+        "zones/a.example",
+    ] {
+        let path = format!("/v1/{path}");
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+            let body = (method == Method::POST).then(|| serde_json::json!({"name": "lb"}));
+            let reply = customer.client().send(method, &path, body).await;
+            assert_eq!((reply.status.as_u16(), reply.code().as_str()), (422, "unsupported_error"), "{path}");
+            assert!(
+                reply.error().message.ends_with("are not offered by this installation."),
+                "{}",
+                reply.text
+            );
+        }
+        assert_eq!(berth.stranger().get(&path).await.code(), "unauthorized");
+    }
+    for path in ["storage_boxes", "vswitches", "load_balancers_of_others"] {
+        assert_eq!(customer.get(&format!("/v1/{path}")).await.code(), "not_found");
+    }
+}
+
 const FILE: &str = r#"
 currency = "EUR"
 [[location]]
@@ -83,7 +142,7 @@ async fn the_catalog_becomes_what_the_file_says_as_often_as_it_is_applied() {
     let file = berth.folder().join("shop.toml");
     let apply = async |text: &str| {
         std::fs::write(&file, text).unwrap();
-        catalog::cli::apply(&berth.world().db, &file, clock::now()).await
+        catalog::cli::apply(&berth.world().db, &file).await
     };
     let listed = async || customer.get("/v1/server_types").await.expect::<ServerTypeList>(200).server_types;
 

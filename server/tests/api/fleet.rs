@@ -90,8 +90,8 @@ impl Fleet {
         let mac = format!("525400{}", hex::encode(entropy::bytes::<3>()));
         let id = sqlx::query_scalar(
             "insert into servers (project_id, name, status, server_type_id, image_id, location_id, node_id, mac,
-                 cores, memory_mib, disk_gib, created)
-             values (1, $1, $2, 1, 1, 1, $3, $4::macaddr, 1, 512, 5, now()) returning id",
+                 cores, memory_mib, disk_gib, image_sha256, created)
+             values (1, $1, $2, 1, 1, 1, $3, $4::macaddr, 1, 512, 5, repeat('a', 64), now()) returning id",
         );
         let id = id.bind(name).bind(status.word()).bind(node.0).bind(mac);
         ServerId(id.fetch_one(self.db()).await.unwrap())
@@ -277,6 +277,7 @@ pub fn spec(power: WantedPower) -> VmSpec {
             ssh_keys: Vec::new(),
             root_password_hash: None,
             user_data: None,
+            mounts: Vec::new(),
             name_servers: Vec::new(),
         },
         power,

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use berth_model::people::TokenAccess;
 use berth_server::serve::Options;
 use http::Method;
 use serde_json::{Value, json};
@@ -79,6 +80,130 @@ async fn a_caller_that_asks_too_often_is_told_when_to_come_back() {
     assert!(reply.headers.contains_key("retry-after") && reply.headers.contains_key("ratelimit-reset"));
     assert_eq!(berth.customer().await.get("/v1/session").await.status, 200, "others have their own");
     assert_eq!(ada.get("/healthz").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_planes_share_what_a_caller_may_send() {
+    // 7,200 an hour: two come back every second, and a control plane settles after 20.
+    let limit = "rate_limit_per_hour = 7200\nworkers_interactive = 0\nworkers_background = 0";
+    let berth = Berth::start_with(limit, Options::default()).await;
+    let other = berth.another_with(limit, Options::default()).await;
+    let ada = berth.customer().await;
+    let here = ada.token(TokenAccess::Read).await;
+    let there = here.clone().at(other.url());
+    let left = |reply: &Reply| reply.headers["ratelimit-remaining"].to_str().unwrap().parse::<i64>().unwrap();
+
+    // The bucket is nearly empty already, as the database has it.
+    for _ in 0..20 {
+        assert_eq!(here.get("/v1/locations").await.status, 200);
+    }
+    let db = &berth.world().db;
+    until("the shared bucket is there", async || {
+        let emptied = sqlx::query("update rate_buckets set remaining = 200, at = clock_timestamp()");
+        (emptied.execute(db).await.unwrap().rows_affected() > 0).then_some(())
+    })
+    .await;
+    let began = std::time::Instant::now();
+    let both = (0..600).map(async |n| if n % 2 == 0 { &here } else { &there }.get("/v1/locations").await);
+    let replies = futures_util::StreamExt::collect::<Vec<_>>(futures_util::StreamExt::buffer_unordered(
+        futures_util::stream::iter(both),
+        8,
+    ))
+    .await;
+    let allowed = replies.iter().filter(|reply| reply.status == 200).count();
+    // What came back meanwhile, and at most 40 that each of the two let through before it knew.
+    let most = 200 + 2 * (began.elapsed().as_secs() as usize + 1) + 2 * 40;
+    assert!((200..=most).contains(&allowed), "{allowed} of 600 were let through, {most} at most");
+    for reply in replies.iter().filter(|reply| reply.status != 200) {
+        assert_eq!((reply.code().as_str(), left(reply)), ("rate_limit_exceeded", 0));
+        assert!(reply.headers.contains_key("retry-after"));
+    }
+    // What was let through too much is paid back: the shared bucket is about empty, whatever each counted.
+    until("all is settled", async || {
+        let shared: f64 =
+            sqlx::query_scalar("select remaining from rate_buckets").fetch_one(db).await.unwrap();
+        (shared < 10.0).then_some(())
+    })
+    .await;
+    let reply = Reply::of(berth.stranger().request(Method::GET, "/v1/locations")).await;
+    assert_eq!(left(&reply), 7199, "others have their own");
+}
+
+#[tokio::test]
+async fn who_asks_once_is_counted_without_a_write() {
+    let berth = Berth::start_with("rate_limit_per_hour = 3600", Options::default()).await;
+    for n in 0..50 {
+        let invented = berth.stranger().with_token(&format!("{n:064}"));
+        assert_eq!(invented.get("/v1/servers").await.headers["ratelimit-remaining"], "3599");
+    }
+    berth.world().db.acquire().await.unwrap();
+    let rows: i64 =
+        sqlx::query_scalar("select count(*) from rate_buckets").fetch_one(&berth.world().db).await.unwrap();
+    assert_eq!(rows, 0);
+}
+
+async fn get_if_none_match(client: &Client, path: &str, tag: &str) -> Reply {
+    Reply::of(client.request(Method::GET, path).header("if-none-match", tag)).await
+}
+
+#[tokio::test]
+async fn who_has_a_list_already_is_not_sent_it_again() {
+    let berth = Berth::without_workers().await;
+    berth.catalog().await;
+    let (ada, bob) = (berth.customer().await, berth.customer().await);
+    let key = json!({"name": "k", "public_key": crate::support::PUBLIC_KEYS[0]});
+    for path in [
+        "/v1/servers",
+        "/v1/images",
+        "/v1/locations",
+        "/v1/server_types",
+        "/v1/ssh_keys",
+        "/v1/session",
+        "/v1/limits",
+    ] {
+        let first = ada.get(path).await;
+        assert_eq!(
+            (first.status.as_u16(), &first.headers["cache-control"]),
+            (200, &"private, no-cache".parse().unwrap())
+        );
+        assert_eq!(first.headers["vary"], "authorization, cookie, berth-project");
+        let tag = first.headers["etag"].to_str().unwrap().to_owned();
+        let again = get_if_none_match(ada.client(), path, &tag).await;
+        assert_eq!((again.status.as_u16(), again.text.as_str()), (304, ""), "{path}");
+        assert_eq!(
+            (&again.headers["etag"], again.headers.get("content-type")),
+            (&first.headers["etag"], None)
+        );
+        // Rights come first, and nobody's tag is good for another, even where both see the same.
+        assert_eq!(get_if_none_match(&berth.stranger(), path, &tag).await.status, 401, "{path}");
+        assert_eq!(get_if_none_match(bob.client(), path, &tag).await.status, 200, "{path}");
+    }
+    let tag = ada.get("/v1/ssh_keys").await.headers["etag"].to_str().unwrap().to_owned();
+    let made = ada.post("/v1/ssh_keys", key).await;
+    assert!(made.headers.get("etag").is_none() && made.headers["cache-control"] == "no-store");
+    assert_eq!(
+        get_if_none_match(ada.client(), "/v1/ssh_keys", &tag).await.status,
+        200,
+        "it is another list now"
+    );
+    let token = ada.post("/v1/tokens", json!({"name": "ci", "access": "read"})).await;
+    assert!(token.headers.get("etag").is_none());
+    assert!(ada.get("/v1/servers/0").await.headers.get("etag").is_none(), "errors have none");
+}
+
+#[tokio::test]
+async fn what_only_people_may_ask_for_is_not_told_to_a_program_with_the_same_key() {
+    let berth = Berth::without_workers().await;
+    let ada = berth.customer().await;
+    let program = ada.token(TokenAccess::ReadWrite).await;
+    let body = json!({"name": "ci", "access": "read"});
+    let first = Reply::of(with_key(ada.client(), "k", &body)).await;
+    let stolen = Reply::of(with_key(&program, "k", &body)).await;
+    assert_eq!((first.status.as_u16(), stolen.code().as_str()), (201, "conflict"), "{}", stolen.text);
+    let staff = berth.staff().await;
+    let suspend =
+        staff.client().request(Method::POST, "/v1/staff/accounts/0/resume").header("idempotency-key", "k");
+    assert_eq!(Reply::of(suspend).await.error().message, "There is no such account.");
 }
 
 fn with_key(client: &Client, key: &str, body: &Value) -> reqwest::RequestBuilder {
@@ -345,7 +470,7 @@ async fn a_second_control_plane_serves_the_same() {
     let berth = Berth::without_workers().await;
     let other = berth.another().await;
     let ada = berth.customer().await;
-    let token = ada.token(berth_model::people::TokenAccess::Read).await;
+    let token = ada.token(TokenAccess::Read).await;
     assert_eq!(token.get("/v1/servers").await.status, 200);
     let secret = ada.post("/v1/tokens", json!({"name": "x", "access": "read"})).await.json()["secret"]
         .as_str()

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use berth_model::event::{CLOSE_ENDED, CLOSE_TOO_SLOW, Change, Event, LiveMessage, WATCH_MAX};
 use berth_model::load::LoadSample;
+use berth_model::people::TokenCreated;
 use berth_model::{ProjectId, ServerId};
 use berth_server::live::{Settings, outbox};
 use berth_server::serve::Options;
@@ -403,6 +404,8 @@ fn sample(level: u32) -> LoadSample {
         disk_write_ops_per_s: 5,
         net_in_bytes_per_s: 6,
         net_out_bytes_per_s: 7,
+        net_in_packets_per_s: 8,
+        net_out_packets_per_s: 9,
     }
 }
 
@@ -484,6 +487,32 @@ async fn a_socket_ends_with_its_token_and_with_the_control_plane() {
     assert_eq!(stays.gone().await, (1, 1));
     plane.stop();
     assert_eq!(stays.close_code().await, 1001);
+}
+
+#[tokio::test]
+async fn a_deleted_token_closes_its_sockets_at_once_on_every_control_plane() {
+    // Nothing is asked again by itself in this test.
+    let live = Settings { recheck_every: Duration::from_secs(3600), ..Settings::default() };
+    let berth =
+        Berth::start_with("workers_interactive = 0", Options { live: live.clone(), ..Options::default() })
+            .await;
+    let other = berth.another_with("workers_interactive = 0", Options { live, ..Options::default() }).await;
+    let ada = berth.customer().await;
+    let mut ears = Vec::new();
+    let form = serde_json::json!({"name": "ci", "access": "read"});
+    let tokens: [TokenCreated; 2] = [
+        ada.post("/v1/tokens", form.clone()).await.expect(201),
+        ada.post("/v1/tokens", form).await.expect(201),
+    ];
+    for token in &tokens {
+        let bearer = format!("Bearer {}", token.secret);
+        let base = other.url().replace("http", "ws");
+        ears.push(Ear::show(&base, &[("authorization", &bearer)]).await.unwrap().greet(None).await.0);
+    }
+    assert_eq!(ada.delete(&format!("/v1/tokens/{}", tokens[0].token.id)).await.status, 204);
+    assert_eq!(timeout(PATIENCE, ears[0].close_code()).await.expect("it is closed"), CLOSE_ENDED);
+    emit(&berth.world().db, ada.project(), 1).await;
+    assert!(matches!(ears[1].next().await, LiveMessage::Event(_)), "the other stays");
 }
 
 #[tokio::test]

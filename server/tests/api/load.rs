@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use berth_model::load::{LoadReply, LoadSample, LoadSpan};
+use berth_model::metrics::MetricsReply;
 use berth_model::node::NodeState;
 use berth_model::server::{ServerCreated, ServerStatus};
 use berth_model::{ServerId, Timestamp};
@@ -24,6 +25,8 @@ fn sample(at: Timestamp, level: u32) -> LoadSample {
         disk_write_ops_per_s: 4,
         net_in_bytes_per_s: 5,
         net_out_bytes_per_s: u64::MAX,
+        net_in_packets_per_s: 6,
+        net_out_packets_per_s: 7,
     }
 }
 
@@ -225,5 +228,53 @@ async fn a_chart_is_for_those_who_may_see_the_server() {
     customer.get(&format!("{path}?span=2h")).await.refuses("span");
     assert_eq!(other.get(&path).await.code(), "not_found");
     assert_eq!(berth.stranger().get(&path).await.code(), "unauthorized");
+    berth.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_means_over_the_steps_that_were_asked_for() {
+    let berth = Berth::without_workers().await;
+    berth.catalog().await;
+    let (customer, other) = (berth.customer().await, berth.other_customer().await);
+    let order = serde_json::json!({"name": "web", "server_type": "s1", "image": "tiny", "location": "rtm1"});
+    let created: ServerCreated = customer.post("/v1/servers", order).await.ok();
+    let (server, now) = (created.server.id, clock::now());
+    let db = &berth.world().db;
+    until("the partitions", async || {
+        upkeep(db, now).await.unwrap();
+        (!tables(db, "load\\_fine\\_%").await.is_empty()).then_some(())
+    })
+    .await;
+    let start = minute(now.plus_seconds(-120));
+    let mine =
+        [(10, 1000), (20, 2010), (40, 55)].map(|(s, level)| (server, sample(start.plus_seconds(s), level)));
+    write(db, &mine, now).await;
+
+    let path = format!("/v1/servers/{server}/metrics");
+    let ask = async |query: &str| {
+        let end = start.plus_seconds(60);
+        customer.get(&format!("{path}?start={start}&end={end}&{query}")).await
+    };
+    let reply: MetricsReply = ask("type=cpu,network&step=30").await.expect(200);
+    assert_eq!((reply.metrics.start, reply.metrics.step), (start, 30.0));
+    let at = |s: i64| start.plus_seconds(s).unix_ms() as f64 / 1000.0;
+    let values = |name: &str| reply.metrics.time_series[name].values.clone();
+    assert_eq!(values("cpu"), [(at(30), "150.5".to_owned()), (at(60), "5.5".to_owned())]);
+    assert_eq!(values("network.0.pps.out"), [(at(30), "7".to_owned()), (at(60), "7".to_owned())]);
+    assert!(!reply.metrics.time_series.contains_key("disk.0.iops.read"));
+    let usual: MetricsReply = ask("type=disk").await.expect(200);
+    assert_eq!((usual.metrics.step, usual.metrics.time_series.len()), (2.0, 4));
+    // By the minute, and where nothing was measured: no points.
+    let long = format!("{path}?type=cpu&start=2020-01-01T00:00:00%2B02:00&end=2021-01-01T00:00:00Z&step=1");
+    let long: MetricsReply = customer.get(&long).await.expect(200);
+    assert!(long.metrics.step > 3600.0 && long.metrics.time_series["cpu"].values.is_empty());
+
+    ask("type=cake").await.refuses("type");
+    ask("step=1").await.refuses("type");
+    ask("type=cpu&step=0").await.refuses("step");
+    customer.get(&format!("{path}?type=cpu&start=yesterday&end={now}")).await.refuses("start");
+    customer.get(&format!("{path}?type=cpu&start={now}&end={start}")).await.refuses("end");
+    customer.get(&format!("{path}?type=cpu&end={now}")).await.refuses("start");
+    assert_eq!(other.get(&format!("{path}?type=cpu&start={start}&end={now}")).await.code(), "not_found");
     berth.stop().await;
 }

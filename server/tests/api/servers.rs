@@ -62,6 +62,7 @@ async fn settled(
         memory_mib: 512,
         disk_gib: 5,
         image: berth_model::ImageId(1),
+        image_sha256: &"a".repeat(64),
         location: berth_model::LocationId(1),
         ssh_public_keys: &[],
         root_password_hash: None,
@@ -162,7 +163,7 @@ async fn every_wrong_field_of_an_order_is_named() {
              values ('fra1', 'Frankfurt', 'DE', 'Frankfurt', 50, 8, 'eu');
          insert into server_types (name, description, cores, memory_mib, disk_gib, cpu_type, deprecated)
              values ('old', 'old', 1, 512, 5, 'shared', true), ('unsold', 'unsold', 1, 512, 5, 'shared', false);
-         insert into server_type_prices values (2, 1, 'EUR', 1, 1, 1, 1);
+         insert into server_type_prices select id, 1, 'EUR', 1, 1, 1, 1 from server_types where name = 'old';
          insert into images (kind, status, name, description, sha256, file_bytes, disk_bytes, os_flavor, created,
                              deprecated, deleted)
              values ('system', 'available', 'huge', 'Huge', repeat('b', 64), 1, 6000000000, 'x', now(), null, null),
@@ -231,8 +232,10 @@ async fn every_wrong_field_of_an_order_is_named() {
         (json!({"start_after_create": "yes"}), "start_after_create"),
         (json!({"public_net": true}), "public_net"),
         (json!({"public_net": {"enable_ipv4": false}}), "public_net.enable_ipv4"),
+        (json!({"public_net": {"enable_ipv4": false, "enable_ipv6": false}}), "public_net.enable_ipv4"),
+        (json!({"public_net": {"enable_ipv4": false, "ipv4": 7}}), "public_net.ipv4"),
         (json!({"public_net": {"ipv4": 7}}), "public_net.ipv4"),
-        (json!({"volumes": [1]}), "volumes"),
+        (json!({"volumes": [1]}), "volumes[0]"),
         (json!({"nmae": "x"}), "nmae"),
     ] {
         let reply = customer.post("/v1/servers", order_with(&changes)).await;
@@ -324,7 +327,7 @@ async fn of_many_orders_with_one_name_one_is_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_holds_when_many_order_at_once() {
     let berth = Berth::start_with(
-        "workers_interactive = 0\nworkers_background = 0\nproject_servers_max = 3",
+        "workers_interactive = 0\nworkers_background = 0\nproject_limits = { servers = 3 }",
         berth_server::serve::Options::default(),
     )
     .await;

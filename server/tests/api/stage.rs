@@ -10,6 +10,7 @@ use berth_model::{ProjectId, ServerId};
 use berth_server::accounts::passwords::Passwords;
 use berth_server::agents::Agents;
 use berth_server::config::Config;
+use berth_server::consoles::Consoles;
 use berth_server::live::{self, Hub, Signals};
 use berth_server::load::Load;
 use berth_server::secret::SecretKey;
@@ -86,8 +87,8 @@ impl Stage {
         let mac = format!("52:54:00:{a:02x}:{b:02x}:{c:02x}");
         sqlx::query_scalar(
             "insert into servers (project_id, name, status, server_type_id, image_id, location_id, mac,
-                 cores, memory_mib, disk_gib, created)
-             select $1, $2, 'off', t.id, i.id, l.id, $3::macaddr, 1, 512, 5, now()
+                 cores, memory_mib, disk_gib, image_sha256, created)
+             select $1, $2, 'off', t.id, i.id, l.id, $3::macaddr, 1, 512, 5, i.sha256, now()
              from server_types t, images i, locations l returning id",
         )
         .bind(project)
@@ -118,6 +119,7 @@ impl Stage {
             passwords: Passwords::new().unwrap(),
             live: Hub::start(db.clone(), &signals, settings, &vital).await.unwrap(),
             load: Load::new(db.clone(), entropy::uuid()),
+            consoles: Consoles::default(),
             db,
         };
         let (v1, _) = actions::router().merge(live::router()).split_for_parts();

@@ -20,8 +20,8 @@
 //! - virtlockd with `lock_manager = "lockd"` in `qemu.conf` and a `file_lockspace_dir` in `qemu-lockd.conf`,
 //!   on shared storage where pools are, for VMs that may run elsewhere, see [`leases`];
 //! - the packages `qemu-utils`, `util-linux` and `xorriso`; `ovmf` for VMs with UEFI, `swtpm` and `swtpm-tools`
-//!   for a TPM, `lvm2` where a pool is one of LVM, and
-//!   `ceph-common` and `qemu-block-extra` where one is Ceph's.
+//!   for a TPM, `e2fsprogs` and `xfsprogs` for volumes that are made with a file system, `lvm2` where a pool is one
+//!   of LVM, and `ceph-common` and `qemu-block-extra` where one is Ceph's.
 //!
 //! A guest is heard only with the addresses of its own cards, see [`crate::network`]. Where guests use QEMU's
 //! own network, nothing filters.

@@ -581,7 +581,7 @@ mod tests {
     fn what_would_stay_behind_is_refused_with_the_reason() {
         let _proof = crate::proof::pure(&["moving.prepare", "moving.send"]);
         let tpm = VmSpec { hardware: Hardware { tpm: true, ..Hardware::default() }, ..VmSpec::default() };
-        let rescue = Rescue { image: String::new(), root_password_hash: String::new() };
+        let rescue = Rescue::default();
         let rescue = VmSpec { rescue: Some(rescue), ..VmSpec::default() };
         assert!(check_movable(VmId(7), &VmSpec::default()).is_ok());
         for (spec, why) in [(tpm, "TPM"), (rescue, "rescue")] {

@@ -184,6 +184,9 @@ impl Libvirt {
             plane.tell(id, Some(&spec.nics));
             plane.converge()?;
             plane.serve(id, spec);
+            if on {
+                plane.announce(id, before, &spec.nics);
+            }
         }
         Ok(())
     }

@@ -20,13 +20,14 @@ use std::net::IpAddr::{self, V4, V6};
 use std::path::Path;
 use std::time::SystemTime;
 
-use berth_model::VmId;
 use berth_model::agent::{Nic, Rescue, VmSeed, VmSpec};
+use berth_model::{VmId, VolumeId};
 
 use super::folder::Folder;
 use super::ops::not_done;
 use super::tool;
 use crate::hypervisor::HypervisorError;
+use crate::storage;
 
 /// Digits of the image's checksum in the instance id.
 const IMAGE_DIGITS: usize = 12;
@@ -53,11 +54,11 @@ impl Seed {
         Self { files }
     }
 
-    /// What the rescue system of a VM shall read: the VM's name and addresses, and root's password alone.
+    /// What the rescue system of a VM shall read: the VM's name and addresses, and its own ways in for root.
     pub fn of_rescue(id: VmId, spec: &VmSpec, rescue: &Rescue) -> Self {
         let hash = &rescue.root_password_hash;
         let seed = VmSeed {
-            ssh_keys: Vec::new(),
+            ssh_keys: rescue.ssh_keys.clone(),
             root_password_hash: Some(hash.clone()),
             user_data: None,
             ..spec.seed.clone()
@@ -136,6 +137,13 @@ pub fn cloud_config(seed: &VmSeed) -> String {
     // An image without locales fails on any other value.
     out.push_str("locale: false\n");
     list(&mut out, "ssh_authorized_keys", &seed.ssh_keys);
+    if !seed.mounts.is_empty() {
+        out.push_str("mounts:\n");
+    }
+    for volume in &seed.mounts {
+        let (device, name) = (device_of(*volume), storage::serial(*volume));
+        line(&mut out, format_args!("  - [{device}, /mnt/{name}, auto, \"discard,nofail,defaults\"]"));
+    }
     if let Some(hash) = &seed.root_password_hash {
         out.push_str("chpasswd:\n  expire: false\n  users:\n    - name: root\n      type: hash\n");
         line(&mut out, format_args!("      password: {}", quoted(hash)));
@@ -148,6 +156,11 @@ pub fn cloud_config(seed: &VmSeed) -> String {
         }
     }
     out
+}
+
+/// Where a guest finds a volume: udev's name for its serial number.
+fn device_of(volume: VolumeId) -> String {
+    format!("/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{}", storage::serial(volume))
 }
 
 /// Network configuration, version 2.

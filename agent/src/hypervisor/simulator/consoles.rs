@@ -1,4 +1,5 @@
-//! Consoles of VMs without a guest: a serial port that greets and echoes, a screen of one colour.
+//! Consoles of VMs without a guest: a serial port that greets and echoes, a screen that lets everybody in and shows
+//! nothing.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -12,6 +13,8 @@ use crate::screenshot::Picture;
 
 /// What an RFB server says first (RFC 6143, section 7.1.1).
 const RFB_GREETING: &[u8] = b"RFB 003.008\n";
+/// RFB's word for a screen that asks for no password.
+const RFB_NO_SECURITY: u8 = 1;
 /// Size of the screen in text mode.
 const SCREEN: (u32, u32) = (720, 400);
 
@@ -63,6 +66,9 @@ impl Open {
 fn play(mut stream: &UnixStream, greeting: &[u8], kind: ConsoleKind) -> std::io::Result<()> {
     stream.write_all(greeting)?;
     let mut typed = [0; 1024];
+    if kind == ConsoleKind::Vnc {
+        admit(stream)?;
+    }
     loop {
         let read = stream.read(&mut typed)?;
         match (read, kind) {
@@ -71,6 +77,18 @@ fn play(mut stream: &UnixStream, greeting: &[u8], kind: ConsoleKind) -> std::io:
             (_, ConsoleKind::Vnc) => {}
         }
     }
+}
+
+/// The rest of RFB's handshake: no password, and an empty screen that has no name.
+fn admit(mut stream: &UnixStream) -> std::io::Result<()> {
+    stream.read_exact(&mut [0; RFB_GREETING.len()])?;
+    stream.write_all(&[1, RFB_NO_SECURITY])?;
+    stream.read_exact(&mut [0; 1])?;
+    stream.write_all(&[0; 4])?;
+    stream.read_exact(&mut [0; 1])?;
+    let (width, height) = (SCREEN.0.to_be_bytes(), SCREEN.1.to_be_bytes());
+    let (format, name) = ([32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0], [0; 4]);
+    stream.write_all(&[&width[2..], &height[2..], &format[..], &name[..]].concat())
 }
 
 /// What it wrote: that it was started.

@@ -5,24 +5,22 @@
 //! machine was removed again. The agent then tells of a VM whose server is gone, and
 //! [`super::leftover`] removes it.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use berth_model::agent::{Nic, NicAddress, PowerVerb, VmImage, VmSeed, VmSpec, VmState, WantedPower};
-use berth_model::{ErrorCode, NodeId, ServerId};
+use berth_model::address::IpFamily;
+use berth_model::agent::{PowerVerb, VmState, WantedPower};
+use berth_model::{ByteSize, ErrorCode, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::Look;
+use crate::addresses::none_left;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
-use crate::networks::Address;
-use crate::servers::queries::{self, Machine};
-use crate::servers::rules::{self, NoRoom};
-use crate::{World, images, networks, nodes};
-
-/// Pause before an image is offered again while others are on their way.
-const IMPORT_AGAIN: Duration = Duration::from_secs(2);
+use crate::servers::machine::{self, Wanted};
+use crate::servers::queries;
+use crate::servers::rules::{self, Need, NoRoom};
+use crate::{World, addresses, images, networks, nodes, placement_groups, servers, volumes};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -33,13 +31,19 @@ pub struct ServerCreate {
     server: ServerId,
     /// Should it run in the end?
     start: bool,
-    /// The file it is made from, also when the image gets another one meanwhile.
-    image_sha256: String,
+    /// Of these families it gets new primary IPs.
+    equips: Vec<IpFamily>,
     /// Where it is placed.
     node: Option<NodeId>,
+    /// What the node was told, by its revision.
+    #[serde(skip)]
+    told: i64,
     /// The last look at its machine, for as long as the step takes.
     #[serde(skip)]
     look: Option<Look>,
+    /// Addresses that were released after this are not handed out yet.
+    #[serde(skip)]
+    cooled_by: Option<Timestamp>,
 }
 
 /// The steps.
@@ -69,7 +73,7 @@ impl StepName for Step {
     fn title(self) -> &'static str {
         match self {
             Self::Place => "Find a place",
-            Self::Address => "Reserve an address",
+            Self::Address => "Reserve its addresses",
             Self::Image => "Bring the image",
             Self::Machine => "Make the machine",
             Self::Boot => "Wait for the machine",
@@ -78,13 +82,25 @@ impl StepName for Step {
 }
 
 impl ServerCreate {
-    /// Makes this server from this image file, and starts it or not.
-    pub fn new(server: ServerId, image_sha256: String, start: bool) -> Self {
-        Self { server, start, image_sha256, node: None, look: None }
+    /// Makes this server, and starts it or not. It gets new primary IPs of these families.
+    pub fn new(server: ServerId, start: bool, equips: Vec<IpFamily>) -> Self {
+        Self { server, start, equips, node: None, told: 0, look: None, cooled_by: None }
     }
 
     fn node(&self) -> Result<NodeId, StepError> {
         self.node.ok_or_else(|| StepError::Retry(anyhow!("server {} has no place", self.server)))
+    }
+
+    /// Removes the primary IPs of these families, which were made for it; those that its order named stay without a
+    /// server.
+    async fn release(
+        &self,
+        families: &[IpFamily],
+        now: Timestamp,
+        conn: &mut PgConnection,
+    ) -> sqlx::Result<()> {
+        queries::hold_observed(conn, self.server).await?;
+        addresses::queries::release(conn, self.server, families, now).await
     }
 
     fn gone(&self) -> StepError {
@@ -92,37 +108,11 @@ impl ServerCreate {
         StepError::fail(ErrorCode::ServerError, "The server is gone.", why)
     }
 
-    async fn machine(&self, world: &World) -> Result<(Machine, Option<Address>), StepError> {
+    async fn wanted(&self, world: &World) -> Result<Wanted, StepError> {
         let mut conn = world.db.acquire().await?;
-        let machine = queries::machine(&mut conn, self.server).await?.ok_or_else(|| self.gone())?;
-        Ok((machine, networks::queries::of_server(&mut conn, self.server).await?))
-    }
-
-    async fn bring_image(&self, world: &World) -> Result<(), StepError> {
-        let (node, sha256) = (self.node()?, &self.image_sha256);
-        let agent = world.agents.node(node);
-        // Taken before the look: whoever had it may have brought this image.
-        let upload = world.agents.begin_upload(node, sha256, world.config.uploads_max());
-        if agent.images().await?.iter().any(|image| image.sha256 == *sha256) {
-            return Ok(());
-        }
-        let _upload = upload.ok_or(StepError::NotYet(IMPORT_AGAIN))?;
-        let file = images::file_path(&world.config.data_dir, sha256);
-        if !tokio::fs::try_exists(&file).await.unwrap_or(false) {
-            let why = anyhow!("the image file {} is missing", file.display());
-            return Err(StepError::fail(
-                ErrorCode::ResourceUnavailable,
-                "The image cannot be used now.",
-                why,
-            ));
-        }
-        match agent.put_image(sha256, &file).await {
-            // Others are being imported there, perhaps this one: no failure.
-            Err(error) if error.code() == Some(ErrorCode::Unavailable) => {
-                Err(StepError::NotYet(IMPORT_AGAIN))
-            }
-            brought => Ok(brought.map(drop)?),
-        }
+        let power = if self.start { WantedPower::On } else { WantedPower::Off };
+        let wanted = machine::wanted(&mut conn, &world.config, self.server, power).await?;
+        wanted.ok_or_else(|| self.gone())
     }
 
     async fn look(&mut self, world: &World) -> Result<(), StepError> {
@@ -143,59 +133,44 @@ impl ServerCreate {
         }
     }
 
-    async fn record_place(&mut self, conn: &mut PgConnection) -> Result<(), StepError> {
+    async fn record_place(&mut self, now: Timestamp, conn: &mut PgConnection) -> Result<(), StepError> {
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
-        let candidates = nodes::queries::candidates(conn, wish.location).await?;
-        let node = rules::choose_node(&candidates, wish.need).map_err(|why| match why {
+        let mut candidates = nodes::queries::candidates(conn, wish.location).await?;
+        let bond = volumes::queries::bond(conn, self.server).await?;
+        let taken = placement_groups::queries::taken(conn, self.server).await?;
+        candidates.retain(|node| bond.node.is_none_or(|bound| node.id == bound) && !taken.contains(&node.id));
+        let need = Need { disk: ByteSize(wish.need.disk.bytes() + bond.more.bytes()), ..wish.need };
+        let node = rules::choose_node(&candidates, need).map_err(|why| match why {
             NoRoom::Silent => StepError::Retry(why.into()),
             NoRoom::Full => {
-                let customer = "There is no room for a server of this type in this location now.";
+                let customer = match taken.is_empty() {
+                    true => "There is no room for a server of this type in this location now.",
+                    false => "No node with room is left that has none of the placement group's servers.",
+                };
                 StepError::fail(ErrorCode::PlacementError, customer, why)
             }
         })?;
         queries::place(conn, self.server, Some(node)).await?;
+        networks::placed(conn, self.server, node, now).await?;
+        volumes::queries::place(conn, self.server, node).await?;
         self.node = Some(node);
         Ok(())
     }
 
-    async fn record_address(&self, conn: &mut PgConnection) -> Result<(), StepError> {
+    async fn record_address(&self, now: Timestamp, conn: &mut PgConnection) -> Result<(), StepError> {
         // Whoever publishes a server holds its row, so that events keep the order of changes.
         queries::hold_observed(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
-        match networks::queries::reserve(conn, wish.location, self.server).await? {
-            Some(_) => Ok(()),
-            None => {
-                let why = anyhow!("location {} has no free address", wish.location);
-                let customer = "All addresses in this location are taken.";
-                Err(StepError::fail(ErrorCode::ResourceUnavailable, customer, why))
+        let of = (wish.project, wish.location, self.server);
+        let cooled_by = self.cooled_by.unwrap_or(now);
+        for family in &self.equips {
+            if !addresses::queries::equip(conn, of, *family, cooled_by, now).await? {
+                let why = anyhow!("location {} has no free {} address", wish.location, family.noun());
+                let customer = none_left(*family).message;
+                return Err(StepError::fail(ErrorCode::ResourceUnavailable, customer, why));
             }
         }
-    }
-}
-
-fn spec(
-    machine: Machine,
-    image_sha256: String,
-    address: Option<&Address>,
-    name_servers: &[IpAddr],
-    start: bool,
-) -> VmSpec {
-    let address = address.map(|a| NicAddress { ip: a.ip, prefix: a.prefix, gateway: Some(a.gateway) });
-    VmSpec {
-        vcpus: machine.need.cores,
-        memory: machine.need.memory,
-        disk: machine.need.disk,
-        image: VmImage { sha256: image_sha256 },
-        nics: vec![Nic { mac: machine.mac, addresses: address.into_iter().collect(), ..Nic::default() }],
-        seed: VmSeed {
-            hostname: machine.name,
-            ssh_keys: machine.ssh_public_keys,
-            root_password_hash: machine.root_password_hash,
-            user_data: machine.user_data,
-            name_servers: name_servers.to_vec(),
-        },
-        power: if start { WantedPower::On } else { WantedPower::Off },
-        ..VmSpec::default()
+        Ok(())
     }
 }
 
@@ -206,15 +181,23 @@ impl Saga for ServerCreate {
     const DEADLINE: Duration = Duration::from_secs(40 * 60);
     type Step = Step;
 
-    async fn run(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
+    async fn run(&mut self, step: Step, cx: &StepContext, world: &World) -> Result<(), StepError> {
         match step {
-            Step::Place | Step::Address => Ok(()),
-            Step::Image => self.bring_image(world).await,
+            Step::Place => Ok(()),
+            Step::Address => {
+                self.cooled_by = Some(world.config.addresses_cooled_by(cx.now));
+                Ok(())
+            }
+            Step::Image => {
+                let sha256 = self.wanted(world).await?.machine.image_sha256;
+                images::travel::bring(world, self.node()?, &sha256).await?;
+                volumes::make_for(world, self.node()?, self.server).await
+            }
             Step::Machine => {
-                let (machine, address) = self.machine(world).await?;
-                let (image, name_servers) = (self.image_sha256.clone(), &world.config.name_servers);
-                let spec = spec(machine, image, address.as_ref(), name_servers, self.start);
-                world.agents.node(self.node()?).put_vm(self.server.into(), &spec).await?;
+                networks::bring(world, self.server, self.node()?).await?;
+                let wanted = self.wanted(world).await?;
+                world.agents.node(self.node()?).put_vm(self.server.into(), &wanted.spec).await?;
+                self.told = wanted.machine.revision;
                 Ok(())
             }
             Step::Boot => self.look(world).await,
@@ -228,12 +211,26 @@ impl Saga for ServerCreate {
         conn: &mut PgConnection,
     ) -> Result<(), StepError> {
         match step {
-            Step::Place => return self.record_place(conn).await,
-            Step::Address => self.record_address(conn).await?,
+            Step::Place => return self.record_place(cx.now, conn).await,
+            Step::Address => self.record_address(cx.now, conn).await?,
             Step::Image => return Ok(()),
-            Step::Machine if self.start => queries::set_starting(conn, self.server).await?,
-            Step::Machine => return Ok(()),
-            Step::Boot => queries::unlock(conn, self.server, self.look).await?,
+            Step::Machine => {
+                match queries::set_told(conn, self.server, self.told).await? {
+                    Some(true) => {}
+                    Some(false) => return Err(StepError::NotYet(Duration::ZERO)),
+                    None => return Err(self.gone()),
+                }
+                // What the node was told on the way may be older than what the others know.
+                networks::placed(conn, self.server, self.node()?, cx.now).await?;
+                if !self.start {
+                    return Ok(());
+                }
+                queries::set_starting(conn, self.server).await?;
+            }
+            Step::Boot => {
+                volumes::queries::attached_to(conn, self.server).await?;
+                queries::unlock(conn, self.server, self.look).await?;
+            }
         }
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }
@@ -253,8 +250,11 @@ impl Saga for ServerCreate {
         conn: &mut PgConnection,
     ) -> Result<(), StepError> {
         match step {
-            Step::Address => networks::queries::release(conn, self.server, cx.now).await?,
-            Step::Place => queries::delete(conn, self.server, cx.now).await?,
+            Step::Address => self.release(&self.equips, cx.now, conn).await?,
+            Step::Place => {
+                self.release(&[], cx.now, conn).await?;
+                servers::remove(conn, self.server, cx.now).await?;
+            }
             Step::Image | Step::Machine | Step::Boot => {}
         }
         Ok(())

@@ -7,13 +7,14 @@
 
 use std::time::Duration;
 
+use berth_model::address::IpFamily;
 use berth_model::{NodeId, ServerId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
-use crate::servers::queries;
-use crate::{World, networks};
+use crate::servers::{self, queries};
+use crate::{World, addresses};
 
 /// The job's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ impl StepName for Step {
     fn title(self) -> &'static str {
         match self {
             Self::Machine => "Remove the machine and its disk",
-            Self::Server => "Release the address",
+            Self::Server => "Release the addresses",
         }
     }
 }
@@ -80,8 +81,11 @@ impl Saga for ServerDelete {
             // Its room on the node is free again.
             Step::Machine => queries::place(conn, self.server, None).await?,
             Step::Server => {
-                networks::queries::release(conn, self.server, cx.now).await?;
-                queries::delete(conn, self.server, cx.now).await?;
+                // Whoever changes what a server has holds its row first.
+                queries::hold_observed(conn, self.server).await?;
+                let both = [IpFamily::Ipv4, IpFamily::Ipv6];
+                addresses::queries::release(conn, self.server, &both, cx.now).await?;
+                servers::remove(conn, self.server, cx.now).await?;
             }
         }
         Ok(())

@@ -1,17 +1,25 @@
 //! The sagas of servers, one file each.
 
+pub mod change;
 pub mod create;
 pub mod delete;
+pub mod follow;
 pub mod leftover;
+pub mod password;
 pub mod power;
+
+use std::time::Duration;
 
 use berth_model::agent::VmState;
 use berth_model::{NodeId, ServerId, Timestamp};
 
-use super::queries;
-use crate::World;
+use super::{changes, queries};
 use crate::agents::AgentError;
 use crate::jobs::Registry;
+use crate::{World, addresses, networks, volumes};
+
+/// How long a last look at a machine may take when an action is given up.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// What an action saw when it looked at a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +41,12 @@ impl Look {
 /// The registry, knowing all sagas of servers.
 #[must_use]
 pub fn register(registry: Registry) -> Registry {
-    registry
+    let registry = volumes::jobs::register(addresses::jobs::register(registry));
+    changes::register(networks::jobs::register(registry))
         .with::<create::ServerCreate>()
         .with::<delete::ServerDelete>()
+        .with::<follow::ServerFollow>()
+        .with::<password::PasswordReset>()
         .with::<leftover::LeftoverRemove>()
         .with::<power::Power<power::Start>>()
         .with::<power::Power<power::PowerOff>>()

@@ -7,20 +7,18 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use berth_model::agent::{PowerVerb, VmState};
-use berth_model::{ErrorCode, NodeId, ServerId, Timestamp};
+use berth_model::agent::{PowerVerb, VmShutdown, VmState, WantedPower, function};
+use berth_model::{ErrorCode, NodeId, ServerId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::Look;
+use super::{LAST_LOOK, Look, follow};
 use crate::World;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
-use crate::servers::queries;
+use crate::servers::{machine, queries};
 
 /// How long a system may take to shut down, in seconds, before the action is given up.
 pub const SHUTDOWN_WAIT_S: i64 = 90;
-/// How long a last look at a machine may take when an action is given up.
-const LAST_LOOK: Duration = Duration::from_secs(5);
 /// Pause between looks at a machine.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -72,6 +70,12 @@ pub struct Power<V> {
     node: NodeId,
     /// When the agent had been told.
     told: Option<Timestamp>,
+    /// The revision that it was told then, when it was told everything.
+    #[serde(default)]
+    revision: Option<i64>,
+    /// Does it boot a rescue system now?
+    #[serde(default)]
+    rescued: bool,
     /// The last look at the machine, for as long as the step takes.
     #[serde(skip)]
     look: Option<Look>,
@@ -82,7 +86,39 @@ pub struct Power<V> {
 impl<V: Verb> Power<V> {
     /// Tells this server on this node.
     pub fn new(server: ServerId, node: NodeId) -> Self {
-        Self { server, node, told: None, look: None, verb: PhantomData }
+        Self { server, node, told: None, revision: None, rescued: false, look: None, verb: PhantomData }
+    }
+
+    /// What waits for the next start comes with a start: so a reboot of a machine that has something waiting is a
+    /// stop and a start, and a start tells the node everything.
+    async fn tell(&mut self, world: &World) -> Result<(), StepError> {
+        let (agent, vm) = (world.agents.node(self.node), VmId::from(self.server));
+        let waits = match V::POWER {
+            PowerVerb::Reboot | PowerVerb::Reset => {
+                agent.get_vm(vm).await?.is_some_and(|vm| vm.state.is_on() && !vm.pending.is_empty())
+            }
+            _ => false,
+        };
+        match V::POWER {
+            PowerVerb::Start => {}
+            PowerVerb::Reboot if waits => {
+                let patience = VmShutdown { wait_s: u32::try_from(SHUTDOWN_WAIT_S).ok() };
+                agent.call::<function::vm::Shutdown>(&vm, &patience).await?;
+            }
+            PowerVerb::Reset if waits => drop(agent.power(vm, PowerVerb::PowerOff).await?),
+            verb => return Ok(agent.power(vm, verb).await.map(drop)?),
+        }
+        let mut conn = world.db.acquire().await?;
+        let wanted = machine::wanted(&mut conn, &world.config, self.server, WantedPower::On).await?;
+        drop(conn);
+        let Some(wanted) = wanted else {
+            let why = anyhow!("server {} is gone while it is being started", self.server);
+            return Err(StepError::fail(ErrorCode::ServerError, "The server is gone.", why));
+        };
+        agent.put_vm(vm, &wanted.spec).await?;
+        self.revision = Some(wanted.machine.revision);
+        self.rescued = wanted.spec.rescue.is_some();
+        Ok(())
     }
 
     async fn look(&mut self, cx: &StepContext, world: &World) -> Result<(), StepError> {
@@ -147,8 +183,7 @@ impl<V: Verb> Saga for Power<V> {
         if step.settles {
             return self.look(cx, world).await;
         }
-        world.agents.node(self.node).power(self.server.into(), V::POWER).await?;
-        Ok(())
+        self.tell(world).await
     }
 
     async fn record(
@@ -159,7 +194,15 @@ impl<V: Verb> Saga for Power<V> {
     ) -> Result<(), StepError> {
         if !step.settles {
             self.told = Some(cx.now);
+            // What it was not told yet, whoever changed it tells.
+            if let Some(revision) = self.revision {
+                queries::set_told(conn, self.server, revision).await?;
+            }
             return Ok(());
+        }
+        // A rescue is for one start: the next is the server's own again.
+        if self.rescued && queries::end_rescue(conn, self.server).await? {
+            follow::told_anew(conn, self.server, cx.now).await?;
         }
         queries::unlock(conn, self.server, self.look).await?;
         Ok(queries::publish(conn, self.server, cx.now).await?)

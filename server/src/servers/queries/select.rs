@@ -1,13 +1,14 @@
 //! Which servers a list shows, and in which order.
 
 use berth_model::label::Selector;
+use berth_model::quota::QuotaKind;
 use berth_model::server::{Server, ServerStatus};
 use berth_model::{ProjectId, ServerId};
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use super::{count, render};
+use super::render;
 use crate::http::{Page, Sort};
-use crate::labels;
+use crate::{labels, quotas};
 
 /// Which of a project's servers a list shows, and in which order.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +49,7 @@ pub async fn list(
     page: Page,
 ) -> sqlx::Result<(Vec<Server>, i64)> {
     let total = if filter.is_everything() {
-        count(conn, project).await?
+        quotas::queries::used(conn, project, QuotaKind::Servers).await?
     } else {
         let mut sql = QueryBuilder::new("select count(*) from servers");
         push_where(&mut sql, project, filter);

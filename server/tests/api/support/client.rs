@@ -36,6 +36,13 @@ impl Client {
         Self { shows: Vec::new(), ..self.clone() }
     }
 
+    /// The same, asking another control plane; its pages are that one's.
+    pub fn at(self, base: &str) -> Self {
+        let has_origin = self.shows.iter().any(|(name, _)| *name == "origin");
+        let moved = Self { base: base.to_owned(), ..self };
+        if has_origin { moved.with("origin", base) } else { moved }
+    }
+
     /// A browser on our own page.
     pub fn with_session(self, secret: &str) -> Self {
         let origin = self.base.clone();

@@ -56,6 +56,14 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("it never came true that {what}"))
 }
 
+/// The file of the catalog's image: to a simulator only the head matters, and the checksum. A qcow2 of 1 MiB.
+pub fn small_qcow2() -> [u8; 80] {
+    let mut content = [0; 80];
+    content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    content[24..32].copy_from_slice(&1_048_576_u64.to_be_bytes());
+    content
+}
+
 /// A control plane. Dropped, it ends as if it were killed, and its database is removed with the
 /// last control plane on it.
 pub struct Berth {
@@ -223,14 +231,37 @@ impl Berth {
             monthly = "3.79"
             traffic_per_tb = "1.00"
             included_traffic_gb = 20000
+            [[server_type]]
+            name = "s2"
+            description = "2 vCPU, 1 GB, 10 GB"
+            cores = 2
+            memory_mib = 1024
+            disk_gib = 10
+            cpu_type = "shared"
+            [[server_type.price]]
+            location = "rtm1"
+            hourly = "0.0120"
+            monthly = "7.58"
+            traffic_per_tb = "1.00"
+            included_traffic_gb = 20000
+            [[server_type]]
+            name = "giant"
+            description = "128 vCPU, 4 TB, 64 TB"
+            cores = 128
+            memory_mib = 4194304
+            disk_gib = 65536
+            cpu_type = "shared"
+            [[server_type.price]]
+            location = "rtm1"
+            hourly = "10.00"
+            monthly = "6000.00"
+            traffic_per_tb = "1.00"
+            included_traffic_gb = 20000
         "#;
         let file = self.folder().join("catalog.toml");
         std::fs::write(&file, text).unwrap();
-        catalog::cli::apply(&self.world.db, &file, clock::now()).await.unwrap();
-        // To a simulator only the head of the file matters, and its checksum: a qcow2 of 1 MiB.
-        let mut content = [0; 80];
-        content[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
-        content[24..32].copy_from_slice(&1_048_576_u64.to_be_bytes());
+        catalog::cli::apply(&self.world.db, &file).await.unwrap();
+        let content = small_qcow2();
         let sha256 = hex::encode(Sha256::digest(content));
         let path = images::file_path(&self.world.config.data_dir, &sha256);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -294,12 +325,30 @@ impl Person {
 
     /// A program with a new token of their project.
     pub async fn token(&self, access: TokenAccess) -> Client {
+        self.token_of(self.project(), access).await
+    }
+
+    /// Another project of their account.
+    pub async fn another_project(&self) -> ProjectId {
+        let project = sqlx::query_scalar(
+            "insert into projects (account_id, name, created)
+             select account_id, $2, now() from projects where id = $1 returning id",
+        );
+        let name = entropy::alphanumeric(10).to_lowercase();
+        ProjectId(project.bind(self.project()).bind(name).fetch_one(&self.world.db).await.unwrap())
+    }
+
+    /// A program with a token of another project of their account.
+    pub async fn sibling(&self, access: TokenAccess) -> Client {
+        self.token_of(self.another_project().await, access).await
+    }
+
+    /// A program with a new token of this project.
+    pub async fn token_of(&self, project: ProjectId, access: TokenAccess) -> Client {
         let secret = entropy::alphanumeric(64);
         let mut conn = self.world.db.acquire().await.unwrap();
         let hash = Sha256::digest(&secret).into();
-        queries::token_create(&mut conn, self.project(), "a test", access, &hash, clock::now())
-            .await
-            .unwrap();
+        queries::token_create(&mut conn, project, "a test", access, None, &hash, clock::now()).await.unwrap();
         self.client.stranger().with_token(&secret)
     }
 

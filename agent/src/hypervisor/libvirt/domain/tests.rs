@@ -33,6 +33,7 @@ fn spec() -> VmSpec {
             ssh_keys: vec!["ssh-ed25519 AAAA <me> & \"you\"".to_owned()],
             root_password_hash: Some("$6$salt$hash".to_owned()),
             user_data: Some("#!/bin/sh\n# ]]> </berth:vm> \u{ffff} é 🚢 \u{1}\n".to_owned()),
+            mounts: Vec::new(),
             name_servers: vec!["9.9.9.9".parse().unwrap()],
         },
         power: WantedPower::On,
@@ -85,7 +86,11 @@ fn cases() -> Vec<Case> {
     let mut rescued = built.clone();
     rescued.hardware.machine = "pc".to_owned();
     rescued.hardware.cpu = "host_passthrough".to_owned();
-    rescued.rescue = Some(Rescue { image: "ef".repeat(32), root_password_hash: "$6$salt$hash".to_owned() });
+    rescued.rescue = Some(Rescue {
+        image: "ef".repeat(32),
+        root_password_hash: "$6$salt$hash".to_owned(),
+        ..Rescue::default()
+    });
     let mut in_ceph = spec();
     in_ceph.disk_pool = Name::new("ceph");
     in_ceph.volumes =

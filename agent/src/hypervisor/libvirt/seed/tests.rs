@@ -46,6 +46,7 @@ fn spec() -> VmSpec {
             ],
             root_password_hash: Some("$6$salt$hash./".to_owned()),
             user_data: None,
+            mounts: Vec::new(),
             name_servers: vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()],
         },
         power: WantedPower::On,
@@ -61,6 +62,17 @@ fn file(seed: &Seed, name: &str) -> Option<String> {
 fn any_character_of_a_keys_comment_survives_yaml() {
     let text = "ssh-ed25519 AAAA \u{e9}\u{1f6a2} \"me\\you\"";
     assert_eq!(quoted(text), r#""ssh-ed25519 AAAA \u00e9\U0001f6a2 \"me\\you\"""#);
+}
+
+#[test]
+fn volumes_are_mounted_by_name_at_the_first_boot() {
+    let mut spec = spec();
+    spec.seed.mounts = vec![VolumeId(5), VolumeId(16)];
+    let config = cloud_config(&spec.seed);
+    let mounts = "\nmounts:
+  - [/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_volume-5, /mnt/volume-5, auto, \"discard,nofail,defaults\"]
+  - [/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_volume-16, /mnt/volume-16, auto, \"discard,nofail,defaults\"]\n";
+    assert!(config.contains(mounts), "{config}");
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! `assign_primary_ip`, `unassign_primary_ip`: a server that is off gets a primary IP, or loses it. Nobody else gets
+//! one that a server loses before the server's node has lost it: the action holds both.
+
+use berth_model::action::{Action, ResourceKind};
+use berth_model::{ErrorCode, ProjectId, ServerId, Timestamp};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::PublicIpId;
+use super::queries::{self, HeldIp};
+use crate::http::{ApiResult, Problem};
+use crate::servers::change::{self, Change};
+use crate::servers::queries::Held;
+
+/// A server gets this primary IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignPrimaryIp {
+    ip: PublicIpId,
+}
+
+impl Change for AssignPrimaryIp {
+    const COMMAND: &'static str = "assign_primary_ip";
+    const TITLES: &'static [&'static str] = &["Give the server the address"];
+
+    async fn done(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::lock(conn, self.ip, None).await
+    }
+
+    async fn revert(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::set_server(conn, self.ip, None, None).await?;
+        queries::lock(conn, self.ip, None).await
+    }
+}
+
+/// A server loses this primary IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnassignPrimaryIp {
+    ip: PublicIpId,
+}
+
+impl Change for UnassignPrimaryIp {
+    const COMMAND: &'static str = "unassign_primary_ip";
+    const TITLES: &'static [&'static str] = &["Take the address from the server"];
+
+    async fn done(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::lock(conn, self.ip, None).await
+    }
+
+    async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::set_server(conn, self.ip, Some(server), None).await?;
+        queries::lock(conn, self.ip, None).await
+    }
+}
+
+/// Gives the server a primary IP that no server has. Both are held.
+///
+/// # Errors
+/// `conflict` unless the server is off and has none of this family, and the primary IP is free and of its location.
+pub async fn assign(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    server: &Held,
+    ip: &HeldIp,
+) -> ApiResult<Action> {
+    change::refuse_unless_off(server)?;
+    let conflict = |message: String| Err(Problem::new(ErrorCode::Conflict, message));
+    if ip.server.is_some() {
+        return conflict("Another server has this primary IP. Unassign it first.".to_owned());
+    }
+    super::http::refuse_elsewhere(conn, server.id, ip).await?;
+    if queries::has_primary(conn, server.id, ip.family).await? {
+        return conflict(format!(
+            "The server has another {} primary IP. Unassign that first.",
+            ip.family.noun()
+        ));
+    }
+    queries::set_server(conn, ip.id, Some(server.id), None).await?;
+    let beside = [(ResourceKind::PrimaryIp, ip.id.0)];
+    let action = change::begin(conn, project, server, &beside, AssignPrimaryIp { ip: ip.id }).await?;
+    queries::lock(conn, ip.id, Some(action.id)).await?;
+    Ok(action)
+}
+
+/// Takes a primary IP from the server that has it. Both are held.
+///
+/// # Errors
+/// `conflict` unless the server is off.
+pub async fn unassign(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    server: &Held,
+    ip: &HeldIp,
+) -> ApiResult<Action> {
+    change::refuse_unless_off(server)?;
+    queries::set_server(conn, ip.id, None, None).await?;
+    let beside = [(ResourceKind::PrimaryIp, ip.id.0)];
+    let action = change::begin(conn, project, server, &beside, UnassignPrimaryIp { ip: ip.id }).await?;
+    queries::lock(conn, ip.id, Some(action.id)).await?;
+    Ok(action)
+}

@@ -1,0 +1,78 @@
+//! All SQL of `backup_plans`.
+
+use berth_model::{ProjectId, ServerId, Timestamp};
+use sqlx::PgConnection;
+
+/// Most backups that are begun in one look.
+const DUE_MAX: i64 = 1_000;
+
+/// Servers whose backup is due, the longest first.
+pub(super) async fn due(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<(ServerId, ProjectId)>> {
+    let rows = sqlx::query!(
+        r#"select server_id as "server: ServerId", project_id as "project: ProjectId"
+           from backup_plans where due <= $1 order by due, server_id limit $2"#,
+        now as Timestamp,
+        DUE_MAX
+    );
+    Ok(rows.fetch_all(conn).await?.into_iter().map(|row| (row.server, row.project)).collect())
+}
+
+/// The first hour of the window of a server whose backup is due, the plan locked until the transaction ends.
+pub(super) async fn hold_due(
+    conn: &mut PgConnection,
+    server: ServerId,
+    now: Timestamp,
+) -> sqlx::Result<Option<i16>> {
+    sqlx::query_scalar!(
+        "select first_hour from backup_plans where server_id = $1 and due <= $2 for update",
+        server.0,
+        now as Timestamp
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// The next backup is due then.
+pub(super) async fn set_due(conn: &mut PgConnection, server: ServerId, due: Timestamp) -> sqlx::Result<()> {
+    sqlx::query!("update backup_plans set due = $2 where server_id = $1", server.0, due as Timestamp)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Writes a plan; one that is there stays as it is.
+pub(super) async fn insert(
+    conn: &mut PgConnection,
+    (project, server): (ProjectId, ServerId),
+    first_hour: i16,
+    due: Timestamp,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into backup_plans (server_id, project_id, first_hour, due) values ($1, $2, $3, $4)
+         on conflict (server_id) do nothing",
+        server.0,
+        project.0,
+        first_hour,
+        due as Timestamp
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Removes a plan.
+pub(super) async fn delete(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<()> {
+    sqlx::query!("delete from backup_plans where server_id = $1", server.0).execute(conn).await.map(drop)
+}
+
+/// The first hours of the windows of these servers.
+pub(super) async fn first_hours(
+    conn: &mut PgConnection,
+    servers: &[i64],
+) -> sqlx::Result<Vec<(ServerId, i16)>> {
+    let rows = sqlx::query!(
+        r#"select server_id as "server: ServerId", first_hour from backup_plans where server_id = any ($1)"#,
+        servers
+    );
+    Ok(rows.fetch_all(conn).await?.into_iter().map(|row| (row.server, row.first_hour)).collect())
+}

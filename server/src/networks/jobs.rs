@@ -1,0 +1,113 @@
+//! `follow_network`: brings every node that has members of a network to what the rows say, or, when the network was
+//! deleted, to nothing of it.
+
+use std::time::Duration;
+
+use berth_model::agent::Nothing;
+use berth_model::agent::function::network;
+use berth_model::{NetworkId, Timestamp};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::queries::{self, Plan};
+use crate::World;
+use crate::jobs::{self, Queue, Registry, Saga, StepContext, StepError, StepName};
+use crate::servers::jobs::change::Changing;
+
+/// The registry, knowing the sagas of networks.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .with::<NetworkFollow>()
+        .with::<Changing<super::changes::Attach>>()
+        .with::<Changing<super::changes::Detach>>()
+        .with::<Changing<super::changes::Aliases>>()
+}
+
+/// The job's data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkFollow {
+    network: NetworkId,
+    /// What the nodes were told, by its revision, and whether it was that the network is gone.
+    #[serde(skip)]
+    told: Option<(i64, bool)>,
+}
+
+/// The only step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step;
+
+impl StepName for Step {
+    const ALL: &'static [Self] = &[Self];
+
+    fn word(self) -> &'static str {
+        "tell"
+    }
+
+    fn title(self) -> &'static str {
+        "Tell the nodes"
+    }
+}
+
+/// Something of which nodes are told has changed in the caller's transaction; they are told in the background.
+///
+/// # Errors
+/// When the database fails.
+pub async fn told_anew(conn: &mut PgConnection, network: NetworkId, now: Timestamp) -> sqlx::Result<()> {
+    queries::touch(conn, network).await?;
+    jobs::enqueue(conn, &NetworkFollow { network, told: None }, None, now).await.map(drop)
+}
+
+/// Tells all nodes, those behind one that does not answer too; then says which did not.
+async fn tell(world: &World, plan: &Plan) -> Result<(), StepError> {
+    let mut failed = None;
+    for node in &plan.nodes {
+        let told = if plan.gone {
+            let told = world.agents.node(*node).call::<network::Delete>(&plan.vni, &Nothing {}).await;
+            told.map(drop).map_err(StepError::from)
+        } else if plan.macs.contains_key(node) {
+            super::put(world, plan, *node).await
+        } else {
+            Ok(())
+        };
+        failed = failed.or(told.err());
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+impl Saga for NetworkFollow {
+    const KIND: &'static str = "follow_network";
+    const QUEUE: Queue = Queue::Interactive;
+    const DEADLINE: Duration = Duration::from_secs(15 * 60);
+    /// Whatever the rows say now must come to the nodes in the end.
+    const UNDOABLE: bool = false;
+    type Step = Step;
+
+    async fn run(&mut self, _: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
+        self.told = None;
+        let plan = queries::plan(&mut *world.db.acquire().await?, self.network).await?;
+        let Some(plan) = plan else { return Ok(()) };
+        if plan.gone || plan.told < plan.revision {
+            tell(world, &plan).await?;
+        }
+        self.told = Some((plan.revision, plan.gone));
+        Ok(())
+    }
+
+    async fn record(&mut self, _: Step, _: &StepContext, conn: &mut PgConnection) -> Result<(), StepError> {
+        let Some((revision, gone)) = self.told else { return Ok(()) };
+        match queries::set_told(conn, self.network, revision).await? {
+            Some(false) => Err(StepError::NotYet(Duration::ZERO)),
+            Some(true) if gone => Ok(queries::delete(conn, self.network).await?),
+            Some(true) | None => Ok(()),
+        }
+    }
+
+    async fn undo(&mut self, _: Step, _: &StepContext, _: &World) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    async fn record_undo(&mut self, _: Step, _: &StepContext, _: &mut PgConnection) -> Result<(), StepError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,302 @@
+//! Servers in networks: their cards and addresses.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
+
+use berth_model::network::PrivateNet;
+use berth_model::{NetworkId, PrivateNetworkId, ServerId};
+use ipnet::Ipv4Net;
+use sqlx::PgConnection;
+
+use super::read;
+
+/// A server's card in a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// In which.
+    pub network: NetworkId,
+    /// The network's number on the nodes.
+    pub vni: PrivateNetworkId,
+    /// The network's range.
+    pub range: Ipv4Net,
+    /// `86:00:00:…`
+    pub mac: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Further addresses that it may use.
+    pub aliases: Vec<Ipv4Addr>,
+}
+
+/// The cards that a server is to have, by network.
+///
+/// # Errors
+/// When the database fails.
+pub async fn cards(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<Vec<Card>> {
+    cards_of(conn, &[server.0], false).await.map(|cards| cards.into_iter().map(|(_, card)| card).collect())
+}
+
+/// The cards of a server, and those that it is losing, by network.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all_cards(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<Vec<Card>> {
+    cards_of(conn, &[server.0], true).await.map(|cards| cards.into_iter().map(|(_, card)| card).collect())
+}
+
+/// The private side of these servers, as the API shows it; those without any are left out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn private_nets(
+    conn: &mut PgConnection,
+    servers: &[i64],
+) -> sqlx::Result<HashMap<ServerId, Vec<PrivateNet>>> {
+    let mut nets: HashMap<ServerId, Vec<PrivateNet>> = HashMap::new();
+    for (server, card) in cards_of(conn, servers, false).await? {
+        let Card { network, ip, aliases: alias_ips, mac: mac_address, .. } = card;
+        nets.entry(server).or_default().push(PrivateNet { network, ip, alias_ips, mac_address });
+    }
+    Ok(nets)
+}
+
+async fn cards_of(
+    conn: &mut PgConnection,
+    servers: &[i64],
+    leaving: bool,
+) -> sqlx::Result<Vec<(ServerId, Card)>> {
+    let rows = sqlx::query!(
+        r#"select m.server_id as "server: ServerId", m.network_id as "network: NetworkId", n.vni,
+                  n.ip_range::text as "range!", m.mac::text as "mac!", host(own.ip) as "ip!",
+                  array(select host(a.ip) from network_addresses a
+                        where a.network_id = m.network_id and a.server_id = m.server_id and a.alias
+                          and (not a.leaving or $2) order by a.ip) as "aliases!"
+           from network_members m
+           join networks n on n.id = m.network_id
+           join network_addresses own
+             on own.network_id = m.network_id and own.server_id = m.server_id and not own.alias
+           where m.server_id = any ($1) and (not m.leaving or $2)
+           order by m.server_id, m.network_id"#,
+        servers,
+        leaving
+    );
+    let mut cards = Vec::new();
+    for row in rows.fetch_all(conn).await? {
+        let aliases = row.aliases.iter().map(|ip| read(ip)).collect::<sqlx::Result<_>>()?;
+        let card = Card {
+            network: row.network,
+            vni: PrivateNetworkId(row.vni.into()),
+            range: read(&row.range)?,
+            mac: row.mac,
+            ip: read(&row.ip)?,
+            aliases,
+        };
+        cards.push((row.server, card));
+    }
+    Ok(cards)
+}
+
+/// How many servers are in a network.
+///
+/// # Errors
+/// When the database fails.
+pub async fn members(conn: &mut PgConnection, network: NetworkId) -> sqlx::Result<usize> {
+    servers_in(conn, network).await.map(|servers| servers.len())
+}
+
+/// The servers in a network, and those that are leaving it, by number.
+///
+/// # Errors
+/// When the database fails.
+pub async fn servers_in(conn: &mut PgConnection, network: NetworkId) -> sqlx::Result<Vec<ServerId>> {
+    sqlx::query_scalar!(
+        r#"select server_id as "server: ServerId" from network_members where network_id = $1 order by server_id"#,
+        network.0
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Is the server in the network, and not leaving it?
+///
+/// # Errors
+/// When the database fails.
+pub async fn is_member(conn: &mut PgConnection, network: NetworkId, server: ServerId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from network_members where network_id = $1 and server_id = $2 and not leaving)
+           as "is!""#,
+        network.0,
+        server.0
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Makes a server a member; `false` when another card has this MAC address.
+///
+/// # Errors
+/// When the database fails.
+pub async fn add_member(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+    mac: &str,
+) -> sqlx::Result<bool> {
+    let added = sqlx::query!(
+        "insert into network_members (network_id, server_id, mac) values ($1, $2, $3::text::macaddr)
+         on conflict on constraint network_members_mac_key do nothing",
+        network.0,
+        server.0,
+        mac
+    );
+    Ok(added.execute(conn).await?.rows_affected() == 1)
+}
+
+/// A server is no member any more; its addresses are free.
+///
+/// # Errors
+/// When the database fails.
+pub async fn remove_member(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+) -> sqlx::Result<()> {
+    sqlx::query!("delete from network_members where network_id = $1 and server_id = $2", network.0, server.0)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// A member is leaving, or stays.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_leaving(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+    leaving: bool,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update network_members set leaving = $3 where network_id = $1 and server_id = $2",
+        network.0,
+        server.0,
+        leaving
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// The addresses of a network that servers have.
+///
+/// # Errors
+/// When the database fails.
+pub async fn taken(conn: &mut PgConnection, network: NetworkId) -> sqlx::Result<BTreeSet<Ipv4Addr>> {
+    let ips = sqlx::query_scalar!(
+        r#"select host(ip) as "ip!" from network_addresses where network_id = $1"#,
+        network.0
+    );
+    ips.fetch_all(conn).await?.iter().map(|ip| read(ip)).collect()
+}
+
+/// Gives a member an address.
+///
+/// # Errors
+/// When the database fails; the constraint `network_addresses_key` when it is taken.
+pub async fn add_address(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+    ip: Ipv4Addr,
+    alias: bool,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into network_addresses (network_id, ip, server_id, alias) values ($1, $2::text::inet, $3, $4)",
+        network.0,
+        ip.to_string(),
+        server.0,
+        alias
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// A member's aliases other than these are leaving.
+///
+/// # Errors
+/// When the database fails.
+pub async fn let_leave(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+    kept: &[Ipv4Addr],
+) -> sqlx::Result<()> {
+    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    sqlx::query!(
+        "update network_addresses set leaving = true
+         where network_id = $1 and server_id = $2 and alias and not host(ip) = any ($3)",
+        network.0,
+        server.0,
+        &kept
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// A member's addresses that were leaving stay.
+///
+/// # Errors
+/// When the database fails.
+pub async fn keep_leaving(conn: &mut PgConnection, network: NetworkId, server: ServerId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update network_addresses set leaving = false where network_id = $1 and server_id = $2",
+        network.0,
+        server.0
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// A member's addresses that were leaving are free.
+///
+/// # Errors
+/// When the database fails.
+pub async fn remove_leaving(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "delete from network_addresses where network_id = $1 and server_id = $2 and leaving",
+        network.0,
+        server.0
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// These addresses of a member are free.
+///
+/// # Errors
+/// When the database fails.
+pub async fn remove_addresses(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+    ips: &[Ipv4Addr],
+) -> sqlx::Result<()> {
+    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    sqlx::query!(
+        "delete from network_addresses where network_id = $1 and server_id = $2 and host(ip) = any ($3)",
+        network.0,
+        server.0,
+        &ips
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}

@@ -1,0 +1,79 @@
+//! Quotas: how much of each kind a project and its account may have.
+//!
+//! Words. A *kind* is what is counted: servers, cores of servers, …. What a project has of it is its *use*,
+//! kept by triggers on the tables themselves (`count_usage_of`, `server/migrations/0011_platform.sql`), so
+//! whoever adds or removes rows cannot forget it. A *limit* is the installation's, from the settings, unless
+//! staff set another for the project or for the account.
+//!
+//! Invariant: use grows past a limit for nobody, however many try at once. Whoever adds calls [`check`]
+//! after its rows were written, in the same transaction:
+//!
+//! ```text
+//!   insert ─▶ trigger: use + 1, its row held ─▶ check: account held, use ≤ limit? ─▶ commit, or all is undone
+//! ```
+//!
+//! The second of two in one project waits at the use's row, the second of two in one account at the account's;
+//! it then sees what the first committed.
+
+pub mod cli;
+pub mod http;
+pub mod queries;
+pub mod rules;
+
+use berth_model::quota::{LimitRequestStatus, QuotaKind};
+use berth_model::{ErrorCode, LimitRequestId, ProjectId};
+use sqlx::PgConnection;
+
+use queries::Whose;
+pub use rules::Limits;
+
+use crate::clock;
+use crate::config::Config;
+use crate::http::{ApiResult, Problem};
+
+/// Refuses what was just written if the project, or its account, now has more of these kinds than it may. In
+/// the transaction that wrote it.
+///
+/// # Errors
+/// `resource_limit_exceeded`, with a sentence that names the kind.
+pub async fn check(
+    conn: &mut PgConnection,
+    config: &Config,
+    project: ProjectId,
+    kinds: &[QuotaKind],
+) -> ApiResult<()> {
+    queries::hold_account(conn, project).await?;
+    let standing = queries::standing(conn, config, project).await?;
+    match standing.iter().filter(|limit| kinds.contains(&limit.kind)).find_map(rules::exceeded) {
+        Some(message) => Err(Problem::new(ErrorCode::ResourceLimitExceeded, message)),
+        None => Ok(()),
+    }
+}
+
+/// Answers a request for more. Granted, the project gets the limit it asked for, and its account at least as
+/// much, if it had less.
+///
+/// # Errors
+/// `not_found`; `conflict` when it was answered before.
+pub async fn answer(
+    conn: &mut PgConnection,
+    config: &Config,
+    id: LimitRequestId,
+    status: LimitRequestStatus,
+    note: Option<&str>,
+) -> ApiResult<()> {
+    let request =
+        queries::request_get(conn, id, None).await?.ok_or_else(|| Problem::not_found("limit request"))?;
+    if !queries::answer(conn, id, status, note, clock::now()).await? {
+        return Err(Problem::new(ErrorCode::Conflict, "This request was answered already."));
+    }
+    if status == LimitRequestStatus::Granted {
+        let standing = queries::standing(conn, config, request.project).await?;
+        let (kind, most) = (request.kind, Some(request.limit));
+        queries::set(conn, Whose::Project(request.project), kind, most).await?;
+        if standing.iter().any(|limit| limit.kind == kind && limit.account_limit < request.limit) {
+            queries::set(conn, Whose::Account(request.account), kind, most).await?;
+        }
+    }
+    Ok(())
+}

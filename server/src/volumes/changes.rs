@@ -1,0 +1,140 @@
+//! `attach_volume`, `detach_volume`: a server gets a volume, or loses it, also while it runs. The action holds both.
+
+use std::time::Duration;
+
+use berth_model::action::{Action, ResourceKind};
+use berth_model::volume::VOLUMES_OF_SERVER_MAX;
+use berth_model::{ErrorCode, NodeId, ProjectId, ServerId, Timestamp, VolumeId};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::jobs::settle::VolumeSettle;
+use super::queries::{self, HeldVolume};
+use crate::World;
+use crate::http::{ApiResult, Problem};
+use crate::jobs::{self, StepError};
+use crate::nodes;
+use crate::servers::change::{self, Change};
+use crate::servers::queries::Held;
+
+/// A server gets this volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachVolume {
+    volume: VolumeId,
+}
+
+impl Change for AttachVolume {
+    const COMMAND: &'static str = "attach_volume";
+    const TITLES: &'static [&'static str] = &["Bring the volume", "Plug it in"];
+
+    async fn prepare(&mut self, _: ServerId, node: NodeId, world: &World) -> Result<(), StepError> {
+        super::make(world, node, &[self.volume]).await
+    }
+
+    async fn done(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::attached(conn, self.volume).await
+    }
+
+    /// The machine may have it all the same: it stays held until that has lost it.
+    async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
+        queries::set_server(conn, self.volume, None).await?;
+        jobs::enqueue(conn, &VolumeSettle::new(self.volume, server), None, now).await.map(drop)
+    }
+}
+
+/// A server loses this volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachVolume {
+    volume: VolumeId,
+}
+
+impl Change for DetachVolume {
+    const COMMAND: &'static str = "detach_volume";
+    const TITLES: &'static [&'static str] = &["Unplug the volume"];
+    /// A guest that does not let go of it will not do so in ten minutes either.
+    const DEADLINE: Duration = Duration::from_secs(2 * 60);
+
+    async fn done(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::lock(conn, self.volume, None).await
+    }
+
+    async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
+        queries::set_server(conn, self.volume, Some(server)).await?;
+        queries::lock(conn, self.volume, None).await
+    }
+}
+
+/// Gives the server a volume that no server has. Both are held.
+///
+/// # Errors
+/// `conflict` when another server has it, or the server is elsewhere; `resource_limit_exceeded` when the server has
+/// its most; `resource_unavailable` when the volume lies on another node, or the server's node has no room for it.
+pub async fn attach(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    (server, volume): (&Held, &HeldVolume),
+    automount: bool,
+) -> ApiResult<Action> {
+    let refuse = |code, message: &str| Err(Problem::new(code, message));
+    if volume.server.is_some() {
+        return refuse(ErrorCode::Conflict, "A server has this volume already. Detach it first.");
+    }
+    if queries::of_server(conn, server.id).await?.len() >= VOLUMES_OF_SERVER_MAX {
+        let message = format!("A server has at most {VOLUMES_OF_SERVER_MAX} volumes.");
+        return refuse(ErrorCode::ResourceLimitExceeded, &message);
+    }
+    let wish = crate::servers::queries::wish(conn, server.id).await?;
+    if wish.is_none_or(|wish| wish.location != volume.location) {
+        return refuse(ErrorCode::Conflict, "The server is in another location than the volume.");
+    }
+    let node = change::placed(server)?;
+    match volume.node {
+        None => refuse_full(conn, volume.location, node, volume.size_gib).await?,
+        Some(lies) if lies != node => {
+            let message = "The volume lies on another node than the server, and cannot be brought there. Attach it \
+                           to a server that it had before, or order a server with it.";
+            return refuse(ErrorCode::ResourceUnavailable, message);
+        }
+        Some(_) => {}
+    }
+    queries::give(conn, volume.id, (server.id, Some(node)), automount).await?;
+    let beside = [(ResourceKind::Volume, volume.id.0)];
+    let action = change::begin(conn, project, server, &beside, AttachVolume { volume: volume.id }).await?;
+    queries::lock(conn, volume.id, Some(action.id)).await?;
+    Ok(action)
+}
+
+/// Refuses what the node has no room for: so many GiB more.
+///
+/// # Errors
+/// `resource_unavailable`.
+pub async fn refuse_full(
+    conn: &mut PgConnection,
+    location: berth_model::LocationId,
+    node: NodeId,
+    gib: i32,
+) -> ApiResult<()> {
+    let nodes = nodes::queries::candidates(conn, location).await?;
+    let more = berth_model::ByteSize::gib(u64::from(gib.unsigned_abs()));
+    if nodes.iter().any(|candidate| candidate.id == node && candidate.storage_free() >= more) {
+        return Ok(());
+    }
+    let message = "The node has no room for this volume now. Choose a smaller size, or try again later.";
+    Err(Problem::new(ErrorCode::ResourceUnavailable, message))
+}
+
+/// Takes a volume from the server that has it. Both are held.
+///
+/// # Errors
+/// When the database fails.
+pub async fn detach(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    (server, volume): (&Held, &HeldVolume),
+) -> ApiResult<Action> {
+    queries::set_server(conn, volume.id, None).await?;
+    let beside = [(ResourceKind::Volume, volume.id.0)];
+    let action = change::begin(conn, project, server, &beside, DetachVolume { volume: volume.id }).await?;
+    queries::lock(conn, volume.id, Some(action.id)).await?;
+    Ok(action)
+}

@@ -1,0 +1,74 @@
+//! What is a good request. Pure.
+
+use berth_model::FieldError;
+use berth_model::label::Labels;
+use berth_model::volume::{SIZE_MAX_GB, SIZE_MIN_GB, VolumeCreate, VolumeUpdate};
+
+use crate::labels;
+use crate::servers::rules::fault;
+
+/// Longest name, in characters.
+pub const NAME_MAX: usize = 64;
+
+fn name_fault(name: &str) -> Option<String> {
+    if name.trim().is_empty() {
+        return Some("Enter a name.".to_owned());
+    }
+    if name.chars().count() > NAME_MAX {
+        return Some(format!("A name has at most {NAME_MAX} characters."));
+    }
+    name.chars().any(char::is_control).then(|| "A name is one line.".to_owned())
+}
+
+fn faults(name: Option<&str>, marks: Option<&Labels>) -> Vec<FieldError> {
+    let mut faults = Vec::new();
+    faults.extend(name.and_then(name_fault).map(|message| fault("name", message)));
+    faults.extend(marks.iter().flat_map(|marks| labels::faults("labels", marks)));
+    faults
+}
+
+/// Everything that is wrong with the order of a volume by itself.
+pub fn create_faults(create: &VolumeCreate) -> Vec<FieldError> {
+    let mut faults = faults(Some(&create.name), create.labels.as_ref());
+    faults.extend(size_fault(create.size));
+    match (&create.location, create.server) {
+        (None, None) => faults.push(fault("location", "Name a location, or a server that gets it.")),
+        (Some(_), Some(_)) => faults.push(fault("location", "Name one: a location or a server.")),
+        _ => {}
+    }
+    faults
+}
+
+/// Everything that is wrong with a change of a volume.
+pub fn update_faults(update: &VolumeUpdate) -> Vec<FieldError> {
+    faults(update.name.as_deref(), update.labels.as_ref())
+}
+
+/// What is wrong with a size.
+pub fn size_fault(gb: u32) -> Option<FieldError> {
+    let message = format!("A volume has {SIZE_MIN_GB} to {SIZE_MAX_GB} GB.");
+    (!(SIZE_MIN_GB..=SIZE_MAX_GB).contains(&gb)).then(|| fault("size", message))
+}
+
+/// What is wrong with growing a volume of `has` GB to `gb`.
+pub fn resize_fault(has: u32, gb: u32) -> Option<FieldError> {
+    let message = || format!("The volume has {has} GB already, and never shrinks.");
+    size_fault(gb).or_else(|| (gb <= has).then(|| fault("size", message())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_has_ten_gigabytes_to_ten_terabytes_and_only_grows() {
+        for (gb, fine) in
+            [(0, false), (9, false), (10, true), (10_240, true), (10_241, false), (u32::MAX, false)]
+        {
+            assert_eq!(size_fault(gb).is_none(), fine, "{gb}");
+        }
+        for (has, gb, fine) in [(10, 10, false), (11, 10, false), (10, 11, true), (10_240, 10_241, false)] {
+            assert_eq!(resize_fault(has, gb).is_none(), fine, "{has} {gb}");
+        }
+    }
+}

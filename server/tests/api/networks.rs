@@ -1,0 +1,345 @@
+//! Private networks: their cards reach the machines, and their members every node.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use berth_agent::hypervisor::Hypervisor as _;
+use berth_model::action::{ActionReply, ActionStatus};
+use berth_model::agent::{Nic, PrivateNetwork};
+use berth_model::network::{Network, NetworkList, NetworkReply};
+use berth_model::{NetworkId, ServerId, VmId};
+use berth_server::networks::jobs::Step;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::fleet::SimulatedNode;
+use crate::shop::{Shop, mishaps};
+use crate::support::{Berth, Person, Reply, until};
+
+fn subnet(ip_range: &str) -> Value {
+    json!({"type": "cloud", "network_zone": "eu-west", "ip_range": ip_range})
+}
+
+async fn make(person: &Person, name: &str, subnets: &[&str]) -> Network {
+    let subnets: Vec<Value> = subnets.iter().map(|range| subnet(range)).collect();
+    let body = json!({"name": name, "ip_range": "10.0.0.0/16", "subnets": subnets});
+    person.post("/v1/networks", body).await.expect::<NetworkReply>(201).network
+}
+
+async fn does(person: &Person, network: NetworkId, verb: &str, body: Value) -> Reply {
+    person.post(&format!("/v1/networks/{network}/actions/{verb}"), body).await
+}
+
+async fn shown(person: &Person, network: NetworkId) -> Network {
+    person.get(&format!("/v1/networks/{network}")).await.expect::<NetworkReply>(200).network
+}
+
+impl SimulatedNode {
+    /// What the node was told of its only network.
+    fn network(&self) -> Option<PrivateNetwork> {
+        let networks = self.simulator.network().unwrap().networks;
+        assert!(networks.len() < 2, "{networks:?}");
+        networks.into_iter().next().map(|state| state.network)
+    }
+
+    /// The MAC addresses that the node finds elsewhere, and where.
+    fn finds(&self) -> Vec<(std::net::IpAddr, Vec<String>)> {
+        self.network().map_or_else(Vec::new, |network| {
+            network.peers.into_iter().map(|peer| (peer.node, peer.macs)).collect()
+        })
+    }
+
+    fn private_card(&self, server: ServerId) -> Option<Nic> {
+        let spec = self.simulator.get(VmId::from(server)).unwrap().spec.unwrap();
+        spec.nics.into_iter().find(|nic| nic.private.is_some())
+    }
+}
+
+impl Shop {
+    async fn asks_card(&self, server: ServerId, verb: &str, body: Value) -> Reply {
+        self.customer.post(&format!("/v1/servers/{server}/actions/{verb}"), body).await
+    }
+
+    async fn card_changes(&self, server: ServerId, verb: &str, body: Value) {
+        let action = self.asks_card(server, verb, body).await.expect::<ActionReply>(201).action;
+        assert_eq!(action.command, verb);
+        self.succeeds(action.id).await;
+    }
+
+    /// A server that runs.
+    async fn running(&self, more: Value) -> ServerId {
+        let made = self.order_with(more).await;
+        self.succeeds(made.action.id).await;
+        made.server.id
+    }
+}
+
+#[tokio::test]
+async fn a_network_is_made_found_changed_and_deleted() {
+    let berth = Berth::without_workers().await;
+    berth.catalog().await;
+    let customer = berth.customer().await;
+    let body = json!({
+        "name": " inner ", "ip_range": "10.0.0.0/16", "labels": {"env": "prod"},
+        "subnets": [{"type": "cloud", "network_zone": "eu-west"}],
+        "routes": [{"destination": "10.100.1.0/24", "gateway": "10.0.0.2"}],
+    });
+    let made = customer.post("/v1/networks", body).await.expect::<NetworkReply>(201).network;
+    assert_eq!((made.name.as_str(), made.ip_range.as_str(), made.routes.len()), ("inner", "10.0.0.0/16", 1));
+    assert_eq!(made.subnets[0].ip_range, "10.0.0.0/24", "a /24 is chosen");
+    assert_eq!(made.subnets[0].gateway, Ipv4Addr::new(10, 0, 0, 1));
+    let id = made.id;
+    for (query, count) in [
+        ("", 1),
+        ("?name=inner", 1),
+        ("?name=inne", 0),
+        ("?label_selector=env%3Dprod", 1),
+        ("?label_selector=!env", 0),
+    ] {
+        let list: NetworkList = customer.get(&format!("/v1/networks{query}")).await.expect(200);
+        assert_eq!(
+            (list.networks.len(), list.meta.pagination.total_entries),
+            (count, count as u64),
+            "{query}"
+        );
+    }
+    for (verb, body) in [
+        ("add_subnet", subnet("10.0.7.0/24")),
+        ("add_route", json!({"destination": "0.0.0.0/0", "gateway": "10.0.7.1"})),
+        ("delete_route", json!({"destination": "10.100.1.0/24", "gateway": "10.0.0.2"})),
+        ("delete_subnet", json!({"ip_range": "10.0.0.0/24"})),
+        ("change_ip_range", json!({"ip_range": "10.0.0.0/8"})),
+        ("change_protection", json!({"delete": true})),
+    ] {
+        let action = does(&customer, id, verb, body).await.expect::<ActionReply>(201).action;
+        assert_eq!((action.command.as_str(), action.status), (verb, ActionStatus::Success));
+    }
+    let now = shown(&customer, id).await;
+    assert_eq!((now.ip_range.as_str(), now.subnets.len(), now.routes.len()), ("10.0.0.0/8", 1, 1));
+    assert_eq!(now.subnets[0].ip_range, "10.0.7.0/24");
+    let path = format!("/v1/networks/{id}");
+    assert_eq!(customer.delete(&path).await.code(), "protected");
+    does(&customer, id, "change_protection", json!({"delete": false})).await.expect::<ActionReply>(201);
+
+    let taken = customer.post("/v1/networks", json!({"name": "inner", "ip_range": "10.0.0.0/16"})).await;
+    assert_eq!((taken.status.as_u16(), taken.code().as_str()), (409, "uniqueness_error"));
+    let renamed = customer.put(&path, json!({"name": "outer"})).await.expect::<NetworkReply>(200).network;
+    assert_eq!((renamed.name.as_str(), renamed.labels.len()), ("outer", 1));
+    assert_eq!(customer.delete(&path).await.status, 204);
+    assert_eq!(customer.delete(&path).await.code(), "not_found");
+    // The name is free at once.
+    make(&customer, "outer", &[]).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused_by_field() {
+    let berth = Berth::without_workers().await;
+    berth.catalog().await;
+    let customer = berth.customer().await;
+    let with = |more: Value| {
+        let mut body = json!({"name": "a", "ip_range": "10.0.0.0/16"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let vswitch = json!({"type": "vswitch", "network_zone": "eu-west", "vswitch_id": 1});
+    let mars = json!({"type": "cloud", "network_zone": "mars"});
+    for (body, field) in [
+        (json!({"ip_range": "10.0.0.0/16"}), "name"),
+        (json!({"name": "a"}), "ip_range"),
+        (with(json!({"name": ""})), "name"),
+        (with(json!({"ip_range": "8.0.0.0/16"})), "ip_range"),
+        (with(json!({"ip_range": "10.0.0.0/25"})), "ip_range"),
+        (with(json!({"labels": {"a": "b c"}})), "labels.a"),
+        (with(json!({"expose_routes_to_vswitch": true})), "expose_routes_to_vswitch"),
+        (with(json!({"subnets": [vswitch]})), "subnets[0].type"),
+        (with(json!({"subnets": [mars]})), "subnets[0].network_zone"),
+        (with(json!({"subnets": [subnet("10.0.0.0/24"), subnet("10.0.0.128/25")]})), "subnets[1].ip_range"),
+        (
+            with(json!({"routes": [{"destination": "10.9.0.0/24", "gateway": "10.0.0.1"}]})),
+            "routes[0].gateway",
+        ),
+    ] {
+        customer.post("/v1/networks", body).await.refuses(field);
+    }
+    let id = make(&customer, "a", &["10.0.0.0/24"]).await.id;
+    for (verb, body, field) in [
+        ("add_subnet", subnet("10.0.0.0/25"), "ip_range"),
+        ("delete_subnet", json!({"ip_range": "10.0.9.0/24"}), "ip_range"),
+        ("add_route", json!({"destination": "10.0.0.0/24", "gateway": "10.0.0.9"}), "destination"),
+        ("delete_route", json!({"destination": "10.0.0.0/24", "gateway": "10.0.0.9"}), "destination"),
+        ("change_ip_range", json!({"ip_range": "10.0.0.0/24"}), "ip_range"),
+    ] {
+        does(&customer, id, verb, body).await.refuses(field);
+    }
+    let order = json!({"name": "s", "server_type": "s1", "image": "tiny", "networks": [id, 4711]});
+    customer.post("/v1/servers", order).await.refuses("networks[1]");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_on_two_nodes_are_found_from_each() {
+    let shop = Shop::open().await;
+    let second = shop.berth.node("node-2").await;
+    let (worker, nodes) = (shop.worker(""), [&shop.node, &second]);
+    let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+    let mut at = Vec::new();
+    for _ in 0..2 {
+        let server = shop.running(json!({"networks": [network]})).await;
+        let node = nodes.iter().position(|node| node.simulator.get(VmId::from(server)).is_ok()).unwrap();
+        at.push((server, nodes[node]));
+    }
+    let [(a, here), (b, there)] = [at[0], at[1]];
+    assert_ne!(here.id, there.id, "servers spread");
+    let mac = |server, node: &SimulatedNode| node.private_card(server).unwrap().mac;
+    let ip = |node: &SimulatedNode| node.listens().ip();
+    until("each finds the other", async || {
+        let both = here.finds() == [(ip(there), vec![mac(b, there)])]
+            && there.finds() == [(ip(here), vec![mac(a, here)])];
+        both.then_some(())
+    })
+    .await;
+    let card = there.private_card(b).unwrap();
+    assert_eq!((card.addresses[0].ip.to_string().as_str(), card.addresses[0].prefix), ("10.0.1.2", 16));
+    let net = &shop.server(b).await.unwrap().private_net[0];
+    assert_eq!(
+        (net.network, net.ip.to_string(), &net.mac_address),
+        (network, "10.0.1.2".to_owned(), &card.mac)
+    );
+    assert_eq!(shown(&shop.customer, network).await.servers, [a, b]);
+
+    // A larger range is told to the machines.
+    let larger = json!({"ip_range": "10.0.0.0/8"});
+    does(&shop.customer, network, "change_ip_range", larger).await.expect::<ActionReply>(201);
+    until("the card knows the range", async || {
+        (there.private_card(b).unwrap().addresses[0].prefix == 8).then_some(())
+    })
+    .await;
+
+    let path = format!("/v1/networks/{network}");
+    assert_eq!(shop.customer.delete(&path).await.code(), "resource_in_use");
+    let subnet = does(&shop.customer, network, "delete_subnet", json!({"ip_range": "10.0.1.0/24"})).await;
+    assert_eq!(subnet.code(), "resource_in_use");
+    shop.card_changes(b, "detach_from_network", json!({"network": network})).await;
+    assert_eq!(there.private_card(b), None);
+    until("nobody is found elsewhere", async || here.finds().is_empty().then_some(())).await;
+    let gone = shop.delete(a).await;
+    shop.succeeds(gone.id).await;
+    assert_eq!(shop.customer.delete(&path).await.status, 204);
+    until("nothing of the network is left", async || {
+        let kept: i64 = sqlx::query_scalar("select count(*) from networks")
+            .fetch_one(&shop.berth.world().db)
+            .await
+            .unwrap();
+        (here.network().is_none() && there.network().is_none() && kept == 0).then_some(())
+    })
+    .await;
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_attached_with_the_addresses_it_asks_for() {
+    let shop = Shop::open().await;
+    let worker = shop.worker("");
+    let network = make(&shop.customer, "inner", &["10.0.0.0/24", "10.0.1.0/24"]).await.id;
+    let (server, other) = (shop.running(json!({})).await, shop.running(json!({"networks": [network]})).await);
+    assert_eq!(
+        shop.server(other).await.unwrap().private_net[0].ip,
+        Ipv4Addr::new(10, 0, 0, 2),
+        ".1 is the gateway"
+    );
+    let with = |more: Value| {
+        let mut body = json!({"network": network});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (body, code) in [
+        (json!({"network": 4711}), "invalid_input"),
+        (with(json!({"ip": "10.0.0.1"})), "invalid_input"),
+        (with(json!({"ip": "10.0.0.255"})), "invalid_input"),
+        (with(json!({"ip": "10.0.9.9"})), "invalid_input"),
+        (with(json!({"ip": "10.0.0.2"})), "ip_not_available"),
+        (with(json!({"ip": "10.0.0.3", "alias_ips": ["10.0.0.3"]})), "ip_not_available"),
+        (with(json!({"ip_range": "10.0.2.0/24"})), "no_subnet_available"),
+    ] {
+        let reply = shop.asks_card(server, "attach_to_network", body.clone()).await;
+        assert_eq!(reply.code(), code, "{body}: {}", reply.text);
+    }
+    for verb in ["detach_from_network", "change_alias_ips"] {
+        let body =
+            if verb == "detach_from_network" { with(json!({})) } else { with(json!({"alias_ips": []})) };
+        assert_eq!(shop.asks_card(server, verb, body).await.code(), "conflict", "it is not in the network");
+    }
+    let asked = with(json!({"ip": "10.0.1.7", "alias_ips": ["10.0.1.8", "10.0.1.9"]}));
+    shop.card_changes(server, "attach_to_network", asked).await;
+    let again = shop.asks_card(server, "attach_to_network", with(json!({}))).await;
+    assert_eq!((again.status.as_u16(), again.code().as_str()), (409, "server_already_attached"));
+    let card = shop.node.private_card(server).unwrap();
+    let aliases = |card: &Nic| card.networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!((card.addresses[0].ip.to_string().as_str(), card.firewall.as_ref()), ("10.0.1.7", None));
+    assert_eq!(aliases(&card), ["10.0.1.8/32", "10.0.1.9/32"]);
+
+    shop.card_changes(server, "change_alias_ips", with(json!({"alias_ips": ["10.0.1.9", "10.0.1.10"]})))
+        .await;
+    assert_eq!(aliases(&shop.node.private_card(server).unwrap()), ["10.0.1.9/32", "10.0.1.10/32"]);
+    // What one gave back another may have.
+    shop.card_changes(other, "change_alias_ips", with(json!({"alias_ips": ["10.0.1.8"]}))).await;
+    let same = shop.asks_card(server, "change_alias_ips", with(json!({"alias_ips": ["10.0.1.8"]}))).await;
+    assert_eq!(same.code(), "ip_not_available");
+    let many: Vec<String> = (20..26).map(|n| format!("10.0.1.{n}")).collect();
+    shop.asks_card(server, "change_alias_ips", with(json!({"alias_ips": many}))).await.refuses("alias_ips");
+
+    // A second network with the same addresses would not be told apart.
+    let twin = make(&shop.customer, "twin", &["10.0.0.0/24"]).await.id;
+    let reply = shop.asks_card(server, "attach_to_network", json!({"network": twin})).await;
+    assert_eq!(reply.code(), "conflict", "{}", reply.text);
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn of_ten_orders_at_once_six_get_the_last_six_addresses() {
+    let shop = Shop::open().await;
+    let network = make(&shop.customer, "inner", &["10.0.1.0/29"]).await.id;
+    let order = |n: usize| {
+        let body =
+            json!({"name": format!("s{n}"), "server_type": "s1", "image": "tiny", "networks": [network]});
+        shop.customer.post("/v1/servers", body)
+    };
+    let bodies: Vec<_> = (0..10).map(order).collect();
+    let replies = join_all(bodies).await;
+    let (won, lost): (Vec<&Reply>, Vec<&Reply>) = replies.iter().partition(|reply| reply.status == 201);
+    assert_eq!((won.len(), lost.len()), (6, 4));
+    assert!(lost.iter().all(|reply| reply.code() == "ip_not_available"));
+    let mut ips: Vec<String> = won
+        .iter()
+        .map(|reply| reply.json()["server"]["private_net"][0]["ip"].as_str().unwrap().to_owned())
+        .collect();
+    ips.sort();
+    ips.dedup();
+    assert_eq!(ips.len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_telling_the_nodes_is_cut_off_repeated_or_fails_all_hear_of_a_member() {
+    let shop = Shop::open().await;
+    let second = shop.berth.node("node-2").await;
+    let first = shop.worker("");
+    let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+    let (a, b) = (shop.running(json!({"networks": [network]})).await, shop.running(json!({})).await);
+    first.stop(Duration::from_secs(10)).await;
+    let here = if shop.node.simulator.get(VmId::from(a)).is_ok() { &shop.node } else { &second };
+    assert!(here.simulator.get(VmId::from(b)).is_err(), "servers spread");
+    for (place, what) in mishaps::<Step>("follow_network") {
+        let faults: Vec<String> = what.map(|what| format!("{place}={what}")).into_iter().collect();
+        let dies_at = what.is_none().then_some(place.as_str());
+        let begin = async || {
+            let body = json!({"network": network});
+            shop.asks_card(b, "attach_to_network", body).await.expect::<ActionReply>(201).action
+        };
+        let (action, worker) = shop.with_mishap(&faults, dies_at, begin).await;
+        shop.succeeds(action.id).await;
+        until(&format!("{place}: the new member is found"), async || (here.finds().len() == 1).then_some(()))
+            .await;
+        shop.card_changes(b, "detach_from_network", json!({"network": network})).await;
+        until(&format!("{place}: it is found no more"), async || here.finds().is_empty().then_some(())).await;
+        worker.stop(Duration::from_secs(10)).await;
+    }
+}
