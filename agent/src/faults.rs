@@ -53,6 +53,7 @@ pub const POINTS: &[&str] = &[
     "put.after_volumes",
     "put.after_hotplug",
     "volume.after_record",
+    "volume.during_fetch",
     "volume.after_fill",
     "volume.after_data",
     "volume.after_promise",

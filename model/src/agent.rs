@@ -81,7 +81,8 @@ pub use services::{CardAsked, CardLeases, LeaseList};
 pub use size::{VmLimits, VmResize};
 pub use storage::{
     CloneMode, FileSystem, Pool, PoolKind, PoolList, Snapshot, SnapshotList, Volume, VolumeAttach,
-    VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat, VolumeList, VolumeResize,
+    VolumeAttachment, VolumeClone, VolumeCreate, VolumeFetch, VolumeFormat, VolumeList, VolumeOffer,
+    VolumeResize,
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{

@@ -2,11 +2,13 @@
 
 use berth_model::agent::function::{pool, volume};
 use berth_model::agent::{Nothing, PoolList, Vm, VmSpec, VolumeAttachment, VolumeList};
+use berth_model::error::ApiError;
 use berth_model::{VmId, VolumeId};
 
 use super::{Functions, no_faults};
 use crate::api::Api;
 use crate::error::Refusal;
+use crate::moving::fetch_faults;
 use crate::storage::{clone_faults, create_faults, volume_faults};
 
 pub(super) fn tie(functions: &mut Functions) {
@@ -28,6 +30,18 @@ pub(super) fn tie(functions: &mut Functions) {
         |wanted| volume_faults(wanted.size),
         |api, _, id, wanted| Ok(api.work.hypervisor().volume_resize(*id, wanted.size)?),
     );
+    functions.change::<volume::Offer>(no_faults, |api, _, id, _| {
+        api.moves.offer(api.work.hypervisor().storage().offer(*id)?)
+    });
+    functions.change::<volume::Fetch>(fetch_faults, |api, cx, id, wanted| {
+        let offered = &wanted.from.volume;
+        if offered.id != *id {
+            let message = format!("This offer is of volume {}.", offered.id);
+            return Err(Refusal(ApiError::field("from.volume", message)));
+        }
+        let way = api.moves.way_to(&wanted)?;
+        Ok(api.work.hypervisor().storage().fetch(cx, offered, wanted.pool.as_ref(), || way.disk())?)
+    });
     functions.change::<volume::Delete>(no_faults, |api, _, id, _| {
         api.work.hypervisor().storage().delete(*id)?;
         Ok(Nothing {})
@@ -64,7 +78,7 @@ fn change_volumes(
     }
     let faults = crate::spec::faults(&spec);
     if !faults.is_empty() {
-        return Err(Refusal(berth_model::error::ApiError::fields(faults)));
+        return Err(Refusal(ApiError::fields(faults)));
     }
     // Its power is not this function's business, whatever it was told last.
     let spec = VmSpec { power: berth_model::agent::WantedPower::Keep, ..spec };

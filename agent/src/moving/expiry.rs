@@ -1,4 +1,4 @@
-//! Rooms in which no VM arrived in time.
+//! Rooms in which no VM arrived in time, and volumes that were offered for long enough.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ impl Moves {
     /// Removes rooms whose time is over, for as long as this is polled.
     pub async fn expire(self: Arc<Self>, work: Arc<Work>) {
         loop {
+            self.withdraw_old_offers();
             let wait = self.expire_once(&work).await.unwrap_or_else(|refusal| {
                 tracing::debug!(error = %refusal.0, "rooms for VMs could not be looked at");
                 LOOK_EVERY

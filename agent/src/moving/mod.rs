@@ -1,4 +1,4 @@
-//! Moving a VM from one node to another: the way between two agents.
+//! Moving a VM, or a volume that no VM has, from one node to another: the way between two agents.
 //!
 //! ```text
 //!       source node                                             target node
@@ -8,10 +8,12 @@
 //!               disk of a VM that is off ══════════════════════ a file
 //! ```
 //!
+//! A volume goes the same way in the other direction: the node that has it offers it, and the one that wants it comes.
+//!
 //! libvirt and QEMU speak to socket files on their own node, and the agents carry the bytes between them.
 //! So neither libvirt nor QEMU listens on the network or has a key: certificates are renewed in one
 //! place, and a guest that breaks out of its QEMU finds no key of the node. The port is open only while
-//! a VM is awaited. Who comes in shows a certificate of the control plane's CA and the move's secret, which
+//! a VM is awaited, or a volume offered. Who comes in shows a certificate of the control plane's CA and the move's secret, which
 //! the control plane got from the target and handed to the source; the source in turn asks for the
 //! certificate of the node it was told.
 //!
@@ -32,10 +34,12 @@ mod tls;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use berth_model::agent::{DomainType, MOVE_KEEP_MAX_S, MovePlace, MovePrepare, MoveRoom, MoveSend};
-use berth_model::{FieldError, Timestamp, VmId};
+use berth_model::agent::{
+    DomainType, MOVE_KEEP_MAX_S, MovePlace, MovePrepare, MoveRoom, MoveSend, Volume, VolumeFetch, VolumeOffer,
+};
+use berth_model::{FieldError, Timestamp, VmId, VolumeId};
 use rustix::net::sockopt;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
@@ -49,14 +53,26 @@ use crate::clock::Ends;
 use crate::error::Refusal;
 use crate::hypervisor::Hypervisor;
 use crate::tls::Tls;
-use crate::{entropy, spec, storage};
+use crate::{clock, entropy, spec, storage};
 
 /// Longest line with which a channel begins, and its answer.
 const LINE_MAX_BYTES: usize = 4096;
 /// Longest that nothing is heard of the other node's kernel.
 const SILENCE: Duration = Duration::from_secs(20);
+/// How long a volume is offered.
+const OFFER_KEEP: Duration = Duration::from_secs(3600);
 /// Bytes that are carried at once.
 const BUFFER_BYTES: usize = 128 * 1024;
+
+/// What is asked for through the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Thing {
+    /// A VM that is awaited.
+    Vm(VmId),
+    /// A volume that is offered.
+    Volume(VolumeId),
+}
 
 /// What a connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +80,7 @@ const BUFFER_BYTES: usize = 128 * 1024;
 enum Channel {
     /// Nothing: has the VM arrived?
     Ask,
-    /// The disk of a VM that is off.
+    /// The disk of a VM that is off, or a volume.
     Disk,
     /// To libvirt.
     Driver,
@@ -77,7 +93,7 @@ enum Channel {
 /// The first line of a connection.
 #[derive(Serialize, Deserialize)]
 struct Hello {
-    vm: VmId,
+    thing: Thing,
     secret: String,
     channel: Channel,
 }
@@ -106,6 +122,13 @@ pub struct Moves {
 struct State {
     door: Option<Door>,
     awaited: HashMap<VmId, (Arc<Awaited>, Option<SocketsFolder>)>,
+    offered: HashMap<VolumeId, Offered>,
+}
+
+/// A volume that is offered.
+struct Offered {
+    secret: String,
+    until: Instant,
 }
 
 /// The open port; shut when it is dropped.
@@ -170,19 +193,56 @@ impl Moves {
         if let Some((awaited, _sockets)) = state.awaited.remove(&id) {
             awaited.cut.cancel();
         }
-        if state.awaited.is_empty() {
-            state.door = None;
-        }
+        state.shut_if_idle();
+    }
+
+    /// Offers a volume for an hour. To be called within the async runtime, on a thread that may block.
+    pub fn offer(self: &Arc<Self>, volume: Volume) -> Result<VolumeOffer, Refusal> {
+        let node = self.tls.identity()?.node;
+        let port = self.open()?;
+        let until = Instant::now() + OFFER_KEEP;
+        let mut state = self.state();
+        let offered = state.offered.entry(volume.id);
+        let offered = offered.or_insert_with(|| Offered { secret: entropy::ticket(), until });
+        offered.until = until;
+        let secret = offered.secret.clone();
+        drop(state);
+        let until = clock::now().plus_seconds(OFFER_KEEP.as_secs().cast_signed());
+        Ok(VolumeOffer { node, port, secret, until, volume })
+    }
+
+    /// Offers no more what was offered for long enough.
+    fn withdraw_old_offers(&self) {
+        let mut state = self.state();
+        state.offered.retain(|_, offered| offered.until > Instant::now());
+        state.shut_if_idle();
+    }
+
+    /// The way to where a volume is offered.
+    pub fn way_to(&self, from: &VolumeFetch) -> Result<Way, Refusal> {
+        let VolumeOffer { node, port, secret, volume, .. } = &from.from;
+        let place = (from.host.as_str(), *port, *node);
+        Ok(Way::new(Thing::Volume(volume.id), place, secret, tls::client(&self.tls.identity()?)?))
     }
 
     /// The way to where `order` sends a VM.
     pub fn way(&self, id: VmId, order: &MoveSend) -> Result<Way, Refusal> {
-        Ok(Way::new(id, order, tls::client(&self.tls.identity()?)?))
+        let place = (order.host.as_str(), order.to.port, order.to.node);
+        Ok(Way::new(Thing::Vm(id), place, &order.to.secret, tls::client(&self.tls.identity()?)?))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Changed by single inserts and removes: whole after any panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// With the last that comes or goes the port is shut.
+    fn shut_if_idle(&mut self) {
+        if self.awaited.is_empty() && self.offered.is_empty() {
+            self.door = None;
+        }
     }
 }
 
@@ -221,18 +281,32 @@ pub fn room_faults(asked: &MovePrepare) -> Vec<FieldError> {
     faults
 }
 
-/// What is wrong with an order to send.
-pub fn faults(order: &MoveSend) -> Vec<FieldError> {
+/// What is wrong with the other node's address, and the port there.
+fn place_faults(host: &str, (port_name, port): (&str, u16)) -> Vec<FieldError> {
     let mut faults = Vec::new();
-    let host = &order.host;
     let named = (1..=253).contains(&host.len())
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
     if !named && host.parse::<std::net::IpAddr>().is_err() {
         faults.push(fault("host", "The other node is an IP address or a name, without a port."));
     }
-    if order.to.port == 0 {
-        faults.push(fault("to.port", "A port is 1 to 65535."));
+    if port == 0 {
+        faults.push(fault(port_name, "A port is 1 to 65535."));
     }
+    faults
+}
+
+/// What is wrong with the wish for a volume.
+pub fn fetch_faults(wanted: &VolumeFetch) -> Vec<FieldError> {
+    let mut faults = place_faults(&wanted.host, ("from.port", wanted.from.port));
+    if !storage::volume_faults(wanted.from.volume.size).is_empty() {
+        faults.push(fault("from.volume", "This is not what a node answered to volume.offer."));
+    }
+    faults
+}
+
+/// What is wrong with an order to send.
+pub fn faults(order: &MoveSend) -> Vec<FieldError> {
+    let mut faults = place_faults(&order.host, ("to.port", order.to.port));
     if order.bandwidth_mib_s == Some(0) {
         faults.push(fault("bandwidth_mib_s", "At least 1 MiB a second is sent."));
     }

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use berth_model::VmId;
+use berth_model::{VmId, VolumeId};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -15,11 +15,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Awaited, BUFFER_BYTES, Channel, Door, Hello, LINE_MAX_BYTES, Moves, Welcome, guard, tls};
+use super::{Awaited, BUFFER_BYTES, Channel, Door, Hello, LINE_MAX_BYTES, Moves, Thing, Welcome, guard, tls};
 use crate::error::Refusal;
 
 /// How long handshake and first line may take.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest that the other node takes nothing of a volume.
+const TAKE_PATIENCE: Duration = Duration::from_secs(120);
 /// Connections at once; a move has a handful.
 const CONNECTIONS_MAX: usize = 128;
 /// Where libvirt listens on its node: as one daemon, or QEMU's own.
@@ -80,19 +82,50 @@ impl Moves {
             Ok::<_, io::Error>((stream, hello))
         };
         let (mut stream, hello) = tokio::time::timeout(HELLO_PATIENCE, hello).await??;
-        let Some(awaited) = self.awaited(&hello) else {
-            tracing::warn!(vm = hello.vm.0, "a node came with a move that is not awaited");
-            return refuse(&mut stream, format!("VM {} is not awaited on this node.", hello.vm)).await;
-        };
-        let cut = awaited.cut.clone();
-        drop(cut.run_until_cancelled(self.carry(stream, hello.vm, hello.channel, &awaited)).await);
-        Ok(())
+        match hello.thing {
+            Thing::Vm(vm) => {
+                let Some(awaited) = self.awaited(vm, &hello.secret) else {
+                    tracing::warn!(vm = vm.0, "a node came with a move that is not awaited");
+                    return refuse(&mut stream, format!("VM {vm} is not awaited on this node.")).await;
+                };
+                let cut = awaited.cut.clone();
+                drop(cut.run_until_cancelled(self.carry(stream, vm, hello.channel, &awaited)).await);
+                Ok(())
+            }
+            Thing::Volume(id) if self.is_offered(id, &hello.secret) => self.give_volume(stream, id).await,
+            Thing::Volume(id) => {
+                tracing::warn!(volume = id.0, "a node came for a volume that is not offered");
+                refuse(&mut stream, format!("Volume {id} is not offered on this node.")).await
+            }
+        }
     }
 
-    fn awaited(&self, hello: &Hello) -> Option<Arc<Awaited>> {
-        let awaited = self.state().awaited.get(&hello.vm).map(|(awaited, _)| Arc::clone(awaited))?;
-        // Digests are compared, so that the time it takes says nothing of the secret.
-        (Sha256::digest(&hello.secret) == Sha256::digest(&awaited.secret)).then_some(awaited)
+    fn awaited(&self, vm: VmId, secret: &str) -> Option<Arc<Awaited>> {
+        let awaited = self.state().awaited.get(&vm).map(|(awaited, _)| Arc::clone(awaited))?;
+        is_same(secret, &awaited.secret).then_some(awaited)
+    }
+
+    fn is_offered(&self, id: VolumeId, secret: &str) -> bool {
+        let state = self.state();
+        let offered = state.offered.get(&id).filter(|offered| offered.until > Instant::now());
+        offered.is_some_and(|offered| is_same(secret, &offered.secret))
+    }
+
+    async fn give_volume(&self, mut stream: TlsStream<TcpStream>, id: VolumeId) -> io::Result<()> {
+        let (mut theirs, ours) = std::os::unix::net::UnixStream::pair()?;
+        theirs.set_write_timeout(Some(TAKE_PATIENCE))?;
+        ours.set_nonblocking(true)?;
+        let mut ours = UnixStream::from_std(ours)?;
+        let hypervisor = Arc::clone(&self.hypervisor);
+        let given = tokio::task::spawn_blocking(move || hypervisor.storage().send(id, &mut theirs));
+        welcome(&mut stream).await?;
+        let carried = copy(&mut ours, &mut stream).await;
+        drop(ours);
+        if let Err(e) = given.await? {
+            tracing::warn!(volume = id.0, error = %e, "a volume was not given");
+        }
+        carried?;
+        stream.shutdown().await
     }
 
     async fn carry(
@@ -139,6 +172,11 @@ impl Moves {
         }
         Ok(())
     }
+}
+
+/// Digests are compared, so that the time it takes says nothing of the secret.
+fn is_same(one: &str, other: &str) -> bool {
+    Sha256::digest(one) == Sha256::digest(other)
 }
 
 /// The first line of a connection.

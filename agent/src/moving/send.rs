@@ -4,8 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_model::VmId;
-use berth_model::agent::MoveSend;
+use berth_model::NodeId;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::copy_bidirectional_with_sizes;
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::receive::{read_line, say};
 use super::sockets::own;
-use super::{BUFFER_BYTES, Channel, Hello, SocketsFolder, Welcome, guard};
+use super::{BUFFER_BYTES, Channel, Hello, SocketsFolder, Thing, Welcome, guard};
 use crate::hypervisor::HypervisorError;
 
 /// How long the other node may take to let a connection in.
@@ -25,7 +24,7 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(15);
 /// Longest silence while a disk is sent.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// The way to the node that awaits a VM. When it is dropped, all that it carries is cut.
+/// The way to the node that awaits a VM, or offers a volume. When it is dropped, all that it carries is cut.
 pub struct Way {
     line: Arc<Line>,
     runtime: Handle,
@@ -33,7 +32,7 @@ pub struct Way {
 }
 
 struct Line {
-    vm: VmId,
+    thing: Thing,
     secret: String,
     host: String,
     port: u16,
@@ -49,13 +48,18 @@ impl Drop for Way {
 
 impl Way {
     /// To be called within the async runtime.
-    pub(super) fn new(vm: VmId, order: &MoveSend, config: Arc<ClientConfig>) -> Self {
+    pub(super) fn new(
+        thing: Thing,
+        (host, port, node): (&str, u16, NodeId),
+        secret: &str,
+        config: Arc<ClientConfig>,
+    ) -> Self {
         let line = Line {
-            vm,
-            secret: order.to.secret.clone(),
-            host: order.host.clone(),
-            port: order.to.port,
-            name: format!("node-{}.berth.internal", order.to.node),
+            thing,
+            secret: secret.to_owned(),
+            host: host.to_owned(),
+            port,
+            name: format!("node-{node}.berth.internal"),
             connector: TlsConnector::from(config),
         };
         Self { line: Arc::new(line), runtime: Handle::current(), cut: CancellationToken::new() }
@@ -72,7 +76,7 @@ impl Way {
         opened.map(|(_, welcome)| welcome.arrived).map_err(|e| self.unreached(&e))
     }
 
-    /// A stream to what takes a disk there, with a limit on silence.
+    /// A stream to what takes a disk there, or gives a volume, with a limit on silence.
     pub fn disk(&self) -> Result<std::os::unix::net::UnixStream, HypervisorError> {
         let opened = self.runtime.block_on(self.line.open(Channel::Disk));
         let (mut stream, _) = opened.map_err(|e| self.unreached(&e))?;
@@ -110,7 +114,7 @@ impl Way {
 
     fn unreached(&self, e: &io::Error) -> HypervisorError {
         let Line { host, port, .. } = &*self.line;
-        HypervisorError::Unavailable(format!("The node that awaits the VM, {host} port {port}: {e}"))
+        HypervisorError::Unavailable(format!("The other node, {host} port {port}: {e}"))
     }
 }
 
@@ -137,7 +141,7 @@ impl Line {
             guard(&tcp)?;
             let name = ServerName::try_from(self.name.clone()).map_err(io::Error::other)?;
             let mut stream = self.connector.connect(name, tcp).await?;
-            say(&mut stream, &Hello { vm: self.vm, secret: self.secret.clone(), channel }).await?;
+            say(&mut stream, &Hello { thing: self.thing, secret: self.secret.clone(), channel }).await?;
             let welcome: Welcome = serde_json::from_str(&read_line(&mut stream).await?)?;
             match welcome.error {
                 Some(error) => Err(io::Error::other(error)),

@@ -11,7 +11,7 @@ use berth_model::agent::function::TargetValue as _;
 use berth_model::agent::{CloneMode, Name, PoolKind, VolumeFormat};
 use berth_model::{ByteSize, VolumeId};
 
-use super::pool::{Data, From, Item, Pool, Source, Space, word};
+use super::pool::{Data, Fill, From, Item, Pool, Source, Space, word};
 use super::shared;
 use crate::faults;
 use crate::hypervisor::HypervisorError;
@@ -108,13 +108,17 @@ impl Pool for Directory {
     }
 
     fn create(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError> {
+        self.take(data, &mut |new| self.fill(cx, data, from, new))
+    }
+
+    fn take(&self, data: &Data, fill: &mut Fill<'_>) -> Result<(), HypervisorError> {
         let file = self.file(data);
         if file.try_exists()? {
             return Ok(());
         }
         make_folder(&self.folder(data))?;
         let new = file.with_extension("new");
-        let made = self.fill(cx, data, from, &new).and_then(|()| {
+        let made = fill(&new).and_then(|()| {
             faults::point("volume.after_fill")?;
             File::open(&new)?.sync_all()?;
             fs::rename(&new, &file)?;

@@ -16,6 +16,7 @@
 mod checks;
 mod directory;
 pub mod disks;
+pub mod fetching;
 mod formatted;
 mod left;
 mod lvm;
@@ -288,6 +289,7 @@ impl Storage {
             stands_on_image: !pool.keeps_images()
                 && record.from.as_ref().is_some_and(|from| from.mode == CloneMode::Backing),
             serial: serial(id),
+            file_system: record.file_system,
             attached_to: record.attached_to,
             whole: record.whole,
         })
@@ -368,6 +370,24 @@ impl Storage {
 
     fn make(&self, cx: &Cx, item: Item, pool: &dyn Pool, record: Record) -> Result<Record, HypervisorError> {
         let from = self.source_of(&record)?;
+        let now = from.as_ref().filter(|from| from.mode == CloneMode::Copy).map_or(0, From::file_bytes);
+        let file_system = record.file_system;
+        self.make_by(item, pool, record, ByteSize(now), |data| match (file_system, &self.scratch) {
+            (Some(file_system), Some(scratch)) => formatted::make(cx, file_system, data.size, scratch)
+                .and_then(|made| pool.create(cx, data, Some(&made.from()))),
+            _ => pool.create(cx, data, from.as_ref()),
+        })
+    }
+
+    /// Makes what the record says by `fill`, which takes up `now` at once.
+    fn make_by(
+        &self,
+        item: Item,
+        pool: &dyn Pool,
+        record: Record,
+        now: ByteSize,
+        fill: impl FnOnce(&Data) -> Result<(), HypervisorError>,
+    ) -> Result<Record, HypervisorError> {
         let data = record.data(item);
         let is_new = {
             let _deciding = self.decide();
@@ -388,25 +408,15 @@ impl Storage {
                 }
                 Some(known) if known.whole => return Ok(known),
                 known => {
-                    let now = from.as_ref().filter(|from| from.mode == CloneMode::Copy);
-                    let now = now.map_or(0, |from| from.file_bytes());
-                    self.check_room(
-                        pool,
-                        if known.is_some() { ByteSize(0) } else { record.size },
-                        ByteSize(now),
-                    )?;
+                    let more = if known.is_some() { ByteSize(0) } else { record.size };
+                    self.check_room(pool, more, now)?;
                     self.write(item, &record)?;
                     known.is_none()
                 }
             }
         };
         faults::point("volume.after_record")?;
-        let filled = match (record.file_system, &self.scratch) {
-            (Some(file_system), Some(scratch)) => formatted::make(cx, file_system, record.size, scratch)
-                .and_then(|made| pool.create(cx, &data, Some(&made.from()))),
-            _ => pool.create(cx, &data, from.as_ref()),
-        };
-        if let Err(e) = filled {
+        if let Err(e) = fill(&data) {
             // What a caller was refused is not there; what was cut off before stays to be found.
             if is_new {
                 pool.remove(&data)?;

@@ -175,6 +175,9 @@ pub fn word(format: VolumeFormat) -> &'static str {
     }
 }
 
+/// Writes a volume's data to a file.
+pub type Fill<'a> = dyn FnMut(&Path) -> Result<(), HypervisorError> + 'a;
+
 /// A place for volumes. Every function ends the same when it is told twice or was cut off.
 pub trait Pool: Send + Sync + Debug {
     /// Its name.
@@ -201,6 +204,14 @@ pub trait Pool: Send + Sync + Debug {
     fn space(&self) -> Result<Space, HypervisorError>;
     /// Makes a volume's data; fine if it is there. What fails leaves nothing.
     fn create(&self, cx: &Cx, data: &Data, from: Option<&From>) -> Result<(), HypervisorError>;
+    /// Makes a volume's data by `fill`, which writes it to an empty file as it was elsewhere; fine if it is there. What
+    /// fails leaves nothing.
+    fn take(&self, _data: &Data, _fill: &mut Fill<'_>) -> Result<(), HypervisorError> {
+        Err(HypervisorError::Conflict(format!(
+            "A volume can be fetched to a pool that is a folder, and {} is none.",
+            self.name()
+        )))
+    }
     /// Grows what no guest has open to `data.size`.
     fn grow(&self, data: &Data) -> Result<(), HypervisorError>;
     /// Removes a volume's data; fine if there is none.
@@ -271,6 +282,9 @@ impl Pool for Simulated {
     }
     fn create(&self, _: &Cx, _: &Data, _: Option<&From>) -> Result<(), HypervisorError> {
         Ok(())
+    }
+    fn take(&self, _: &Data, fill: &mut Fill<'_>) -> Result<(), HypervisorError> {
+        fill(Path::new("/dev/null"))
     }
     fn grow(&self, _: &Data) -> Result<(), HypervisorError> {
         Ok(())

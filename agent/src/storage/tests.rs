@@ -227,6 +227,102 @@ fn cut_off_anywhere_and_told_again_it_ends_the_same() {
     assert_eq!(std::fs::read_dir(home.path().join("volumes")).unwrap().count(), 0);
 }
 
+/// What a node sends of a volume, once `meddle` has done something after the first bytes.
+fn sent(from: &Storage, id: VolumeId, meddle: impl FnMut()) -> Vec<u8> {
+    struct Wire<F>(Vec<u8>, F);
+    impl<F: FnMut()> std::io::Write for Wire<F> {
+        fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+            self.0.extend(part);
+            (self.1)();
+            Ok(part.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut wire = Wire(Vec::new(), meddle);
+    from.send(id, &mut wire).unwrap();
+    wire.0
+}
+
+#[test]
+fn a_volume_comes_whole_from_another_node_or_not_at_all() {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    let _proof = crate::proof::pure(&["volume.offer", "volume.fetch"]);
+    let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [here, there] = homes.each_ref().map(|home| storage(home.path()));
+    let (id, cx) = (VolumeId(5), Cx::unwatched());
+    for format in [VolumeFormat::Raw, VolumeFormat::Qcow2] {
+        let wanted = VolumeCreate { format: Some(format), ..empty(ByteSize::mib(64)) };
+        let wanted = VolumeCreate { file_system: Some(FileSystem::Ext4), ..wanted };
+        let made = here.create(id, &wanted).unwrap();
+        let file = |home: &Path| home.join("volumes/5").join(format!("volume.{}", pool::word(format)));
+        let [source, target] = homes.each_ref().map(|home| file(home.path()));
+        let writable = std::fs::File::options().write(true).open(&source).unwrap();
+
+        let offered = here.offer(id).unwrap();
+        assert_eq!(offered, made);
+        let whole = sent(&here, id, || {});
+        let fetch =
+            |bytes: &[u8]| there.fetch(&cx, &offered, None, || Ok(std::io::Cursor::new(bytes.to_vec())));
+        // Cut off, by the other node or by a crash of this one.
+        for length in [0, 10, whole.len() / 2, whole.len() - 2] {
+            let cut = fetch(&whole[..length]).unwrap_err();
+            assert!(matches!(cut, HypervisorError::Unavailable(_)), "{length}: {cut}");
+            assert!(matches!(there.volume(id), Err(HypervisorError::Unknown(_))) && !target.exists());
+        }
+        for point in ["volume.after_record", "volume.after_data"] {
+            assert!(faults::with(&format!("{point}=error"), || fetch(&whole)).is_err(), "{point}");
+            assert!(!there.volume(id).unwrap().whole);
+        }
+        assert!(faults::with("volume.during_fetch=error", || fetch(&whole)).is_err());
+        let cancelled = Cx::unwatched();
+        cancelled.cancel();
+        assert!(there.fetch(&cancelled, &offered, None, || Ok(&*whole)).is_err());
+
+        // Somebody wrote to it, or it was given to a VM, while it was read.
+        let written = sent(&here, id, || drop(writable.write_at(&[0x5a; 512], (1 << 20) - 512)));
+        assert!(fetch(&written).unwrap_err().to_string().contains("changed while it was read"));
+        let given = sent(&here, id, || drop(here.claim(VmId(7), &[attachment(5)])));
+        assert!(fetch(&given).unwrap_err().to_string().contains("changed while it was read"));
+        assert!(here.offer(id).unwrap_err().to_string().contains("VM 7 has it"));
+        assert!(here.send(id, &mut Vec::new()).is_err());
+        here.release(VmId(7), &[]).unwrap();
+
+        // Of what was cut off nothing is taken: this is what it has become.
+        let whole = sent(&here, id, || {});
+        let came = fetch(&whole).unwrap();
+        assert_eq!(Volume { allocated: made.allocated, ..came.clone() }, here.volume(id).unwrap());
+        assert!(came.allocated < ByteSize::mib(16), "what is zero takes no room: {came:?}");
+        assert!(std::fs::read(&source).unwrap() == std::fs::read(&target).unwrap());
+        assert_eq!(std::fs::metadata(&target).unwrap().size(), std::fs::metadata(&source).unwrap().size());
+        assert_eq!(fetch(b"nobody is asked").unwrap(), came, "it is here");
+
+        // It is another one by now: this one goes, and its own node keeps what it has.
+        there.delete(id).unwrap();
+        assert!(here.volume(id).unwrap().whole);
+        here.delete(id).unwrap();
+    }
+    let lacking =
+        Volume { size: ByteSize::gib(1 << 20), allocated: ByteSize::gib(1 << 20), ..there_is(&here) };
+    let refused = there.fetch(&cx, &lacking, None, || Ok(&b""[..]));
+    assert!(matches!(refused, Err(HypervisorError::Lacking(_))), "{refused:?}");
+    let sha256 = image(homes[0].path());
+    let clone = VolumeClone {
+        image: sha256,
+        size: ByteSize::mib(64),
+        pool: None,
+        format: None,
+        mode: CloneMode::Backing,
+    };
+    here.clone_from_image(&cx, VolumeId(8), &clone).unwrap();
+    assert!(here.offer(VolumeId(8)).unwrap_err().to_string().contains("stands on an image"));
+}
+
+fn there_is(storage: &Storage) -> Volume {
+    storage.create(VolumeId(9), &empty(ByteSize::mib(1))).unwrap()
+}
+
 #[test]
 fn two_vms_never_have_one_volume() {
     let _proof = crate::proof::pure(&["volume.attach", "volume.detach", "volume.delete"]);

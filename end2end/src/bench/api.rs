@@ -15,8 +15,8 @@ const SERVERS: i64 = 25_000;
 const READS_PER_S: u64 = 2_000;
 const WRITES_PER_S: u64 = 200;
 const SECONDS: u64 = 20;
-/// Every so many reads are of the first page.
-const PAGE_EVERY: u64 = 4;
+/// Of the reads: first pages of the list of all servers.
+const PAGES_PER_S: u64 = 100;
 
 /// Fills the database, then reads and writes at steady rates, all at once.
 ///
@@ -80,48 +80,66 @@ async fn bare_writes(pool: &PgPool, ids: &Arc<[i64]>) -> anyhow::Result<Vec<f64>
     .await
 }
 
-/// Single servers, their actions, servers by a label.
+/// What programs that wait and look ask for: single servers, every fourth time a server's actions, and every hundredth
+/// time a page of the servers with a label that 8,333 have.
 async fn reads(installation: &Installation, ids: &Arc<[i64]>) -> anyhow::Result<Vec<f64>> {
-    let client = installation.client(0);
-    steadily(READS_PER_S - READS_PER_S / PAGE_EVERY, SECONDS, |number| {
-        let (client, id) = (client.clone(), some(ids, number));
-        let path = match number % 8 {
-            0 => "/servers?label_selector=env%3Dprod&per_page=25".to_owned(),
-            1 => format!("/servers/{id}/actions"),
+    let caller = Caller::of(installation);
+    steadily(READS_PER_S - PAGES_PER_S, SECONDS, |number| {
+        let (caller, id) = (caller.clone(), some(ids, number));
+        let path = match number % 100 {
+            1 => "/servers?label_selector=env%3Dprod".to_owned(),
+            part if part % 4 == 0 => format!("/servers/{id}/actions"),
             _ => format!("/servers/{id}"),
         };
-        async move { ask(&client, Method::GET, &path, None).await }
+        caller.ask(Method::GET, path, None)
     })
     .await
 }
 
 async fn pages(installation: &Installation) -> anyhow::Result<Vec<f64>> {
-    let client = installation.client(0);
-    steadily(READS_PER_S / PAGE_EVERY, SECONDS, |_| {
-        let client = client.clone();
-        async move { ask(&client, Method::GET, "/servers", None).await }
-    })
-    .await
+    let caller = Caller::of(installation);
+    steadily(PAGES_PER_S, SECONDS, |_| caller.clone().ask(Method::GET, "/servers".to_owned(), None)).await
 }
 
 /// Labels of servers.
 async fn writes(installation: &Installation, ids: &Arc<[i64]>) -> anyhow::Result<Vec<f64>> {
-    let client = installation.client(0);
+    let caller = Caller::of(installation);
     steadily(WRITES_PER_S, SECONDS, |number| {
-        let (client, id) = (client.clone(), some(ids, number));
+        let (caller, id) = (caller.clone(), some(ids, number));
         let body = json!({"labels": {"env": "prod", "turn": number.to_string()}});
-        async move { ask(&client, Method::PUT, &format!("/servers/{id}"), Some(body)).await }
+        caller.ask(Method::PUT, format!("/servers/{id}"), Some(body))
     })
     .await
 }
 
-async fn ask(
-    client: &crate::Client,
-    method: Method,
-    path: &str,
-    body: Option<serde_json::Value>,
-) -> anyhow::Result<usize> {
-    let (status, answer) = client.send(method, path, body.as_ref()).await?;
-    anyhow::ensure!(status.is_success(), "{path}: {status}: {answer}");
-    Ok(1)
+/// The beginning of a request: a client, and what it needs for each.
+#[derive(Clone)]
+struct Caller {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+impl Caller {
+    fn of(installation: &Installation) -> Self {
+        Self { http: crate::client::http(), base: installation.base(0).to_owned(), token: installation.token.clone() }
+    }
+
+    /// Asks, and reads the whole answer.
+    async fn ask(
+        self,
+        method: Method,
+        path: String,
+        body: Option<serde_json::Value>,
+    ) -> anyhow::Result<usize> {
+        let mut request =
+            self.http.request(method, format!("{}/v1{path}", self.base)).bearer_auth(&self.token);
+        if let Some(body) = &body {
+            request = request.json(body);
+        }
+        let answer = request.send().await?;
+        let (status, bytes) = (answer.status(), answer.bytes().await?);
+        anyhow::ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&bytes));
+        Ok(bytes.len())
+    }
 }

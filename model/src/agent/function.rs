@@ -498,6 +498,17 @@ functions! {
         ///
         /// Fine when it has this size; it never shrinks.
         Resize = "resize" Change Post "/v1/volumes/{volume}/resize" (VolumeId) VolumeResize => Volume;
+        /// Let another node fetch a volume that no VM has.
+        ///
+        /// Opens a port for an hour; the answer is handed to `volume.fetch` on the other node. Told again, it is
+        /// offered for another hour. `conflict` while a VM has it, or when it stands on an image or is no file.
+        Offer = "offer" Change Post "/v1/volumes/{volume}/offer" (VolumeId) Nothing => VolumeOffer;
+        /// Bring a volume here from the node that offers it.
+        ///
+        /// That node keeps its own until it is told to delete it. Fine when it is here whole; after it was cut off or
+        /// cancelled, it is fetched anew. What was written to it there meanwhile is found, and nothing is kept then.
+        /// `unavailable` when that node is silent; `conflict` when the pool is no folder.
+        Fetch = "fetch" Long Post "/v1/volumes/{volume}/fetch" (VolumeId) VolumeFetch => Volume;
         /// Delete a volume and what is on it.
         ///
         /// Fine when there is none; `conflict` while a VM has it.

@@ -1,9 +1,11 @@
 //! Pools, volumes and snapshots.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::function::Name;
-use crate::{ByteSize, Timestamp, VmId, VolumeId};
+use crate::{ByteSize, NodeId, Timestamp, VmId, VolumeId};
 
 /// What a pool is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -187,10 +189,55 @@ pub struct Volume {
     /// Its serial number in a guest, the same on every VM: `volume-5`, there found as
     /// `/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_volume-5`.
     pub serial: String,
+    /// The file system that it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<FileSystem>,
     /// The VM that has it.
     pub attached_to: Option<VmId>,
     /// False when its making or its deletion was cut off: make it or delete it again.
     pub whole: bool,
+}
+
+/// Where a volume can be fetched from. It is handed to the node that fetches, as it is.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VolumeOffer {
+    /// The node; who fetches asks for its certificate.
+    pub node: NodeId,
+    /// TCP port of the node, open as long as it offers something.
+    pub port: u16,
+    /// Opens this volume to be read, and nothing else. Secret.
+    pub secret: String,
+    /// Until when a fetch may begin. Told again, it is offered anew.
+    pub until: Timestamp,
+    /// What is offered.
+    pub volume: Volume,
+}
+
+impl fmt::Debug for VolumeOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VolumeOffer")
+            .field("node", &self.node)
+            .field("port", &self.port)
+            .field("until", &self.until)
+            .field("volume", &self.volume)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A volume to be fetched from another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct VolumeFetch {
+    /// Address or name under which this node reaches the other, without a port.
+    pub host: String,
+    /// What the other node answered to `volume.offer`.
+    pub from: VolumeOffer,
+    /// The pool it will lie in here; `default` if not said.
+    #[serde(default)]
+    pub pool: Option<Name>,
 }
 
 /// `volume.list`.

@@ -233,24 +233,24 @@ pub async fn of_servers(
     let ids: Vec<i64> = servers.iter().map(|(_, id, _)| id.0).collect();
     let mut projects: Vec<i64> = servers.iter().map(|(project, ..)| project.0).collect();
     projects.dedup();
-    let by_number = sqlx::query!(
-        r#"select server_id as "server: ServerId", firewall_id as "firewall: FirewallId"
-           from firewall_servers where server_id = any ($1)"#,
-        &ids
-    );
-    let mut has: HashMap<ServerId, BTreeSet<FirewallId>> = HashMap::new();
-    for row in by_number.fetch_all(&mut *conn).await? {
-        has.entry(row.server).or_default().insert(row.firewall);
-    }
-    let selectors = sqlx::query!(
-        r#"select f.project_id as "project: ProjectId", f.id as "firewall: FirewallId", s.selector
-           from firewall_selectors s join firewalls f on f.id = s.firewall_id where f.project_id = any ($1)"#,
+    let rows = sqlx::query!(
+        r#"select firewall_id as "firewall!: FirewallId", server_id as "server: ServerId",
+                  null::bigint as "project: ProjectId", null::text as selector
+           from firewall_servers where server_id = any ($1)
+           union all
+           select f.id, null, f.project_id, s.selector
+           from firewall_selectors s join firewalls f on f.id = s.firewall_id where f.project_id = any ($2)"#,
+        &ids,
         &projects
     );
-    for row in selectors.fetch_all(conn).await? {
-        let selector = read(&row.selector)?;
+    let mut has: HashMap<ServerId, BTreeSet<FirewallId>> = HashMap::new();
+    for row in rows.fetch_all(conn).await? {
+        if let Some(server) = row.server {
+            has.entry(server).or_default().insert(row.firewall);
+        }
+        let Some(selector) = row.selector.as_deref().map(read).transpose()? else { continue };
         for (project, server, marks) in servers {
-            if *project == row.project && selector.matches(marks) {
+            if Some(*project) == row.project && selector.matches(marks) {
                 has.entry(*server).or_default().insert(row.firewall);
             }
         }
