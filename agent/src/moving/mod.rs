@@ -53,7 +53,7 @@ use crate::clock::Ends;
 use crate::error::Refusal;
 use crate::hypervisor::Hypervisor;
 use crate::tls::Tls;
-use crate::{clock, entropy, spec, storage};
+use crate::{entropy, spec, storage};
 
 /// Longest line with which a channel begins, and its answer.
 const LINE_MAX_BYTES: usize = 4096;
@@ -206,9 +206,7 @@ impl Moves {
         let offered = offered.or_insert_with(|| Offered { secret: entropy::ticket(), until });
         offered.until = until;
         let secret = offered.secret.clone();
-        drop(state);
-        let until = clock::now().plus_seconds(OFFER_KEEP.as_secs().cast_signed());
-        Ok(VolumeOffer { node, port, secret, until, volume })
+        Ok(VolumeOffer { node, port, secret, volume })
     }
 
     /// Offers no more what was offered for long enough.

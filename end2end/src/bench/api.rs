@@ -122,7 +122,11 @@ struct Caller {
 
 impl Caller {
     fn of(installation: &Installation) -> Self {
-        Self { http: crate::client::http(), base: installation.base(0).to_owned(), token: installation.token.clone() }
+        Self {
+            http: crate::client::http(),
+            base: installation.base(0).to_owned(),
+            token: installation.token.clone(),
+        }
     }
 
     /// Asks, and reads the whole answer.

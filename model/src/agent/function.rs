@@ -500,8 +500,8 @@ functions! {
         Resize = "resize" Change Post "/v1/volumes/{volume}/resize" (VolumeId) VolumeResize => Volume;
         /// Let another node fetch a volume that no VM has.
         ///
-        /// Opens a port for an hour; the answer is handed to `volume.fetch` on the other node. Told again, it is
-        /// offered for another hour. `conflict` while a VM has it, or when it stands on an image or is no file.
+        /// Opens a port for an hour; the answer is handed to `volume.fetch` on the other node. Told again, it answers
+        /// the same, and the hour begins anew. `conflict` while a VM has it, or when it stands on an image or is no file.
         Offer = "offer" Change Post "/v1/volumes/{volume}/offer" (VolumeId) Nothing => VolumeOffer;
         /// Bring a volume here from the node that offers it.
         ///

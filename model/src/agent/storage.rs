@@ -209,8 +209,6 @@ pub struct VolumeOffer {
     pub port: u16,
     /// Opens this volume to be read, and nothing else. Secret.
     pub secret: String,
-    /// Until when a fetch may begin. Told again, it is offered anew.
-    pub until: Timestamp,
     /// What is offered.
     pub volume: Volume,
 }
@@ -220,7 +218,6 @@ impl fmt::Debug for VolumeOffer {
         f.debug_struct("VolumeOffer")
             .field("node", &self.node)
             .field("port", &self.port)
-            .field("until", &self.until)
             .field("volume", &self.volume)
             .finish_non_exhaustive()
     }

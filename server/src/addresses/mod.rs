@@ -61,8 +61,9 @@ impl From<FloatingIpId> for PublicIpId {
 }
 
 /// How an address is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::Type, serde::Deserialize)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// As a server's own.
     Primary,

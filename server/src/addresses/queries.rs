@@ -14,7 +14,7 @@ use berth_model::{
 use ipnet::IpNet;
 use sqlx::PgConnection;
 
-pub use card::{Card, card, public_nets};
+pub use card::{Card, PublicIp, card, public_net};
 pub use pools::{Standing, put, standing, withdraw};
 pub use select::{Filter, floating, floating_list, primary, primary_list};
 

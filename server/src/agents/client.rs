@@ -228,6 +228,14 @@ impl AgentClient {
         }
     }
 
+    /// The name or address under which the node is reached, by other nodes as well.
+    ///
+    /// # Errors
+    /// When the node is down, or has not enrolled.
+    pub async fn host(&self) -> Result<String, AgentError> {
+        Ok(self.address().await?.host)
+    }
+
     async fn address(&self) -> Result<AgentAddress, AgentError> {
         if let Some(address) = &self.address {
             return Ok(address.clone());

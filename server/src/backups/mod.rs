@@ -17,7 +17,6 @@ pub mod http;
 mod queries;
 pub mod rules;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use berth_model::image::ImageKind;
@@ -88,21 +87,12 @@ async fn begin(conn: &mut PgConnection, project: ProjectId, id: ServerId, now: T
     Ok(true)
 }
 
-/// The windows of these servers; those without a plan have none.
-///
-/// # Errors
-/// When the database fails.
-pub async fn windows(conn: &mut PgConnection, servers: &[i64]) -> sqlx::Result<HashMap<ServerId, String>> {
-    let hours = queries::first_hours(conn, servers).await?;
-    Ok(hours.into_iter().map(|(server, first_hour)| (server, rules::window(first_hour))).collect())
-}
-
 /// Is this server backed up?
 ///
 /// # Errors
 /// When the database fails.
 pub async fn is_enabled(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<bool> {
-    Ok(!queries::first_hours(conn, &[server.0]).await?.is_empty())
+    queries::has_plan(conn, server).await
 }
 
 /// Removes the backups of a server but the newest `kept`.

@@ -65,14 +65,12 @@ pub(super) async fn delete(conn: &mut PgConnection, server: ServerId) -> sqlx::R
     sqlx::query!("delete from backup_plans where server_id = $1", server.0).execute(conn).await.map(drop)
 }
 
-/// The first hours of the windows of these servers.
-pub(super) async fn first_hours(
-    conn: &mut PgConnection,
-    servers: &[i64],
-) -> sqlx::Result<Vec<(ServerId, i16)>> {
-    let rows = sqlx::query!(
-        r#"select server_id as "server: ServerId", first_hour from backup_plans where server_id = any ($1)"#,
-        servers
-    );
-    Ok(rows.fetch_all(conn).await?.into_iter().map(|row| (row.server, row.first_hour)).collect())
+/// Has the server a plan?
+pub(super) async fn has_plan(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"select exists (select from backup_plans where server_id = $1) as "has!""#,
+        server.0
+    )
+    .fetch_one(conn)
+    .await
 }

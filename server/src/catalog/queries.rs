@@ -1,4 +1,7 @@
-//! All SQL of `locations`, `server_types` and `server_type_prices`.
+//! All SQL of `locations`, `server_types`, `server_type_prices` and `catalog_edition`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_model::location::Location;
 use berth_model::server::NameOrId;
@@ -21,6 +24,40 @@ pub async fn locations(conn: &mut PgConnection) -> sqlx::Result<Vec<Location>> {
     )
     .fetch_all(conn)
     .await
+}
+
+/// All that servers show of the catalog.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    /// Server types by number.
+    pub types: HashMap<ServerTypeId, ServerType>,
+    /// Locations by number.
+    pub locations: HashMap<LocationId, Location>,
+}
+
+/// The editions read last, in this process; of several installations, if it speaks to several.
+static SHELVES: Mutex<VecDeque<(String, Arc<Shelf>)>> = Mutex::new(VecDeque::new());
+/// So many of them are kept.
+const SHELVES_MAX: usize = 4;
+
+/// The catalog of this edition, which the caller has just read from `catalog_edition`: no two are alike, so it is read
+/// once.
+///
+/// # Errors
+/// When the database fails.
+pub async fn shelf(conn: &mut PgConnection, edition: &str) -> sqlx::Result<Arc<Shelf>> {
+    // Changed by single steps: whole after any panic.
+    let shelves = || SHELVES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, known)) = shelves().iter().find(|(known, _)| known == edition) {
+        return Ok(Arc::clone(known));
+    }
+    let types = server_types(conn, None).await?.into_iter().map(|t| (t.id, t)).collect();
+    let locations = locations(conn).await?.into_iter().map(|l| (l.id, l)).collect();
+    let shelf = Arc::new(Shelf { types, locations });
+    let mut shelves = shelves();
+    shelves.push_front((edition.to_owned(), Arc::clone(&shelf)));
+    shelves.truncate(SHELVES_MAX);
+    Ok(shelf)
 }
 
 /// All server types with their prices, or those with these numbers; by number.

@@ -56,7 +56,7 @@ pub async fn enqueue<S: Saga>(
         step: S::Step::ALL[0].word(),
         data,
         action,
-        deadline: S::DEADLINE,
+        deadline: saga.deadline(),
         request: request.as_deref(),
         now,
     };

@@ -93,6 +93,11 @@ pub trait Saga: Serialize + DeserializeOwned + Send + Sync + Sized + 'static {
     /// Its steps.
     type Step: StepName;
 
+    /// [`Self::DEADLINE`], where a single job needs longer.
+    fn deadline(&self) -> Duration {
+        Self::DEADLINE
+    }
+
     /// Does the outside half of a step. May run twice, and may be cut off anywhere.
     fn run(
         &mut self,

@@ -41,7 +41,12 @@ pub trait Change: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Sen
     /// After this it is given up.
     const DEADLINE: Duration = Duration::from_secs(10 * 60);
 
-    /// Brings to the node what the machine will need there. May run twice.
+    /// [`Self::DEADLINE`], where a single change needs longer.
+    fn deadline(&self) -> Duration {
+        Self::DEADLINE
+    }
+
+    /// Brings to the node what the machine will need there. May run twice; what `self` is then, is kept.
     fn prepare(
         &mut self,
         _server: ServerId,

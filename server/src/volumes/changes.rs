@@ -8,38 +8,80 @@ use berth_model::{ErrorCode, NodeId, ProjectId, ServerId, Timestamp, VolumeId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::jobs::copy::CopyRemove;
 use super::jobs::settle::UnsettledVolume;
 use super::queries::{self, HeldVolume};
 use crate::World;
 use crate::http::{ApiResult, Problem};
-use crate::jobs::StepError;
+use crate::jobs::{self, StepError};
 use crate::nodes;
 use crate::servers::change::{self, Change};
 use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
 
+/// Longest that a volume may take to come from another node, for each GiB: so long where the network carries 17 MiB/s.
+const LONGEST_PER_GIB: Duration = Duration::from_secs(60);
+
 /// A server gets this volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachVolume {
     volume: VolumeId,
+    /// What of it has to be brought.
+    #[serde(default)]
+    coming: Option<Coming>,
+}
+
+/// A volume comes from another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Coming {
+    from: NodeId,
+    to: NodeId,
+    size_gib: i32,
+    /// It is whole where it comes to. From then on the server may write to it: so that is the volume, and what still
+    /// lies where it came from is old.
+    arrived: bool,
 }
 
 impl Change for AttachVolume {
     const COMMAND: &'static str = "attach_volume";
     const TITLES: &'static [&'static str] = &["Bring the volume", "Plug it in"];
 
-    async fn prepare(&mut self, _: ServerId, node: NodeId, world: &World) -> Result<(), StepError> {
-        super::make(world, node, &[self.volume]).await
+    fn deadline(&self) -> Duration {
+        let way = self.coming.as_ref().map(|coming| coming.size_gib.unsigned_abs() * LONGEST_PER_GIB);
+        Self::DEADLINE + way.unwrap_or_default()
     }
 
-    async fn done(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
+    async fn prepare(&mut self, _: ServerId, node: NodeId, world: &World) -> Result<(), StepError> {
+        match &mut self.coming {
+            Some(coming) => {
+                super::bring(world, self.volume, (coming.from, coming.to)).await?;
+                coming.arrived = true;
+                Ok(())
+            }
+            None => super::make(world, node, &[self.volume]).await,
+        }
+    }
+
+    async fn done(&self, conn: &mut PgConnection, _: ServerId, now: Timestamp) -> sqlx::Result<()> {
+        self.settle_place(conn, now).await?;
         queries::attached(conn, self.volume).await
     }
 
     /// The machine may have it all the same: it stays held until that has lost it.
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
         queries::set_server(conn, self.volume, None).await?;
+        self.settle_place(conn, now).await?;
         losing::free_once_lost(conn, server, UnsettledVolume::new(self.volume), now).await
+    }
+}
+
+impl AttachVolume {
+    /// It lies where it has arrived, or where it was; the other node's copy goes.
+    async fn settle_place(&self, conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<()> {
+        let Some(Coming { from, to, arrived, .. }) = self.coming else { return Ok(()) };
+        let (lies, other) = if arrived { (to, from) } else { (from, to) };
+        queries::set_places(conn, self.volume, lies, Some(other)).await?;
+        jobs::enqueue(conn, &CopyRemove::new(self.volume, other), None, now).await.map(drop)
     }
 }
 
@@ -89,18 +131,25 @@ pub async fn attach(
         return refuse(ErrorCode::Conflict, "The server is in another location than the volume.");
     }
     let node = change::placed(server)?;
+    let mut coming = None;
     match volume.node {
         None => refuse_full(conn, volume.location, node, volume.size_gib).await?,
         Some(lies) if lies != node => {
-            let message = "The volume lies on another node than the server, and cannot be brought there. Attach it \
-                           to a server that it had before, or order a server with it.";
-            return refuse(ErrorCode::ResourceUnavailable, message);
+            if volume.has_copy {
+                let message = "The volume has just come from another node, where a copy of it is being removed. Try \
+                               again when that has ended.";
+                return refuse(ErrorCode::Locked, message);
+            }
+            refuse_full(conn, volume.location, node, volume.size_gib).await?;
+            queries::set_places(conn, volume.id, lies, Some(node)).await?;
+            coming = Some(Coming { from: lies, to: node, size_gib: volume.size_gib, arrived: false });
         }
         Some(_) => {}
     }
     queries::give(conn, volume.id, (server.id, Some(node)), automount).await?;
     let beside = [(ResourceKind::Volume, volume.id.0)];
-    let action = change::begin(conn, project, server, &beside, AttachVolume { volume: volume.id }).await?;
+    let change = AttachVolume { volume: volume.id, coming };
+    let action = change::begin(conn, project, server, &beside, change).await?;
     queries::lock(conn, volume.id, Some(action.id)).await?;
     Ok(action)
 }

@@ -1,8 +1,9 @@
 //! Volumes: disks that live longer than the servers they are attached to.
 //!
 //! Words. A volume is *ordered* when its row is written; it is *made* on the node of the first server that gets it,
-//! with its file system, and stays on that node: it lies on the node's own disks, and no function of the agent brings
-//! a volume without a server to another node. The action that attaches, detaches or grows it *holds* it.
+//! with its file system, and lies on that node's own disks. For a server on another node it is *brought* there, from
+//! agent to agent, before it is plugged in; then the old *copy* goes. The action that attaches, detaches or grows a
+//! volume *holds* it.
 //!
 //! ```text
 //!   ordered ──attach──▶ being made ──▶ made, of a server ◀──attach, detach──▶ made, of none
@@ -12,7 +13,8 @@
 //! ```
 //!
 //! An attachment that is given up may have happened on the node all the same: the volume stays held until the server's
-//! machine has lost it, and the node too if it was made for that ([`jobs::settle`]).
+//! machine has lost it, and the node too if it was made for that ([`jobs::settle`]). One that was being brought lies where
+//! it was, until it has arrived whole; from then on the machine may write to it, so it lies where it arrived.
 //!
 //! Invariants. Names are unique in a project (`volumes_name_key`). A volume has one server at most, and what no server
 //! has had is on no node: both stand in one row, which whoever changes it holds. Order of locks: servers first, then
@@ -27,8 +29,8 @@ pub mod rules;
 
 pub use http::router;
 
-use berth_model::agent::VolumeCreate;
 use berth_model::agent::function::volume;
+use berth_model::agent::{Nothing, VolumeCreate, VolumeFetch};
 use berth_model::{NodeId, ServerId, Timestamp, VolumeId};
 use sqlx::PgConnection;
 
@@ -45,6 +47,15 @@ async fn make(world: &World, node: NodeId, volumes: &[VolumeId]) -> Result<(), S
         world.agents.node(node).call::<volume::Create>(&id, &wanted).await?;
     }
     Ok(())
+}
+
+/// Brings a volume that no machine has from one node to another, from one agent to the other. That node keeps its copy.
+/// May run twice.
+async fn bring(world: &World, volume: VolumeId, (from, to): (NodeId, NodeId)) -> Result<(), StepError> {
+    let giver = world.agents.node(from);
+    let offer = giver.call::<volume::Offer>(&volume, &Nothing {}).await?;
+    let fetch = VolumeFetch { host: giver.host().await?, from: offer, pool: None };
+    Ok(world.agents.node(to).call::<volume::Fetch>(&volume, &fetch).await.map(drop)?)
 }
 
 /// Makes the volumes of a server that is being made on its node. May run twice.

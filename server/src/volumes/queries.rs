@@ -69,6 +69,8 @@ pub struct HeldVolume {
     pub locked: bool,
     /// It cannot be deleted.
     pub protect_delete: bool,
+    /// Another node may have a copy of it still.
+    pub has_copy: bool,
 }
 
 /// A volume of the project, its row locked until the transaction ends.
@@ -84,7 +86,7 @@ pub async fn hold(
         HeldVolume,
         r#"select id as "id: VolumeId", size_gib, location_id as "location: LocationId",
                   node_id as "node: NodeId", server_id as "server: ServerId", locked_by is not null as "locked!",
-                  protect_delete
+                  protect_delete, other_node_id is not null as "has_copy!"
            from volumes where project_id = $1 and id = $2 and not gone for no key update"#,
         project.0,
         id.0
@@ -182,6 +184,38 @@ pub async fn give(
 /// When the database fails.
 pub async fn set_server(conn: &mut PgConnection, id: VolumeId, server: Option<ServerId>) -> sqlx::Result<()> {
     sqlx::query!("update volumes set server_id = $2 where id = $1", id.0, server.map(|server| server.0))
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// Sets where the volume lies, and which node may have a copy of it.
+///
+/// # Errors
+/// When the database fails.
+pub async fn set_places(
+    conn: &mut PgConnection,
+    id: VolumeId,
+    lies: NodeId,
+    other: Option<NodeId>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update volumes set node_id = $2, other_node_id = $3 where id = $1",
+        id.0,
+        lies.0,
+        other.map(|node| node.0)
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// That node has no copy of the volume any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn copy_removed(conn: &mut PgConnection, id: VolumeId, node: NodeId) -> sqlx::Result<()> {
+    sqlx::query!("update volumes set other_node_id = null where id = $1 and other_node_id = $2", id.0, node.0)
         .execute(conn)
         .await
         .map(drop)

@@ -14,7 +14,7 @@ use berth_server::servers::jobs::change::Step as ChangeStep;
 use berth_server::servers::jobs::{create, losing};
 use berth_server::volumes::changes::{AttachVolume, DetachVolume};
 use berth_server::volumes::jobs::settle::UnsettledVolume;
-use berth_server::volumes::jobs::{remove, resize};
+use berth_server::volumes::jobs::{copy, remove, resize};
 use serde_json::{Value, json};
 
 use crate::fleet::SimulatedNode;
@@ -57,6 +57,14 @@ impl Shop {
     fn machine_has(&self, server: ServerId) -> Vec<VolumeId> {
         let spec = self.node.simulator.get(VmId::from(server)).unwrap().spec.unwrap();
         spec.volumes.iter().map(|attachment| attachment.volume).collect()
+    }
+
+    async fn no_copies(&self, id: VolumeId) {
+        until("no node has an old copy", async || {
+            let copies = "select count(*) from volumes where id = $1 and other_node_id is not null";
+            (self.count(copies, ServerId(id.0)).await == 0).then_some(())
+        })
+        .await;
     }
 
     /// Waits until nothing holds the volume.
@@ -249,6 +257,50 @@ async fn wherever_a_volume_is_cut_off_on_its_way_the_machine_is_as_the_rows_say(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wherever_a_volume_is_cut_off_on_its_way_to_another_node_there_is_one_of_it_in_the_end() {
+    let shop = Shop::open().await;
+    let first = shop.worker("");
+    let here = shop.server_off().await;
+    let second = shop.berth.node("node-2").await;
+    let there = shop.server_off().await;
+    first.stop(Duration::from_secs(10)).await;
+    let attaches = mishaps::<ChangeStep<AttachVolume>>(AttachVolume::COMMAND);
+    let removals = mishaps::<copy::Step>("remove_volume_copy");
+    for (n, (place, what)) in attaches.iter().chain(&removals).enumerate() {
+        let name = format!("{place}={}", what.unwrap_or("die"));
+        let id = shop.volume(&format!("volume-{n}")).await.id;
+        let worker = shop.worker("");
+        shop.do_volume(id, "attach", json!({"server": here})).await;
+        shop.do_volume(id, "detach", json!({})).await;
+        worker.stop(Duration::from_secs(10)).await;
+        let faults: Vec<String> = what.map(|what| format!("{place}={what}")).into_iter().collect();
+        let begin = async || shop.begin_volume(id, "attach", json!({"server": there})).await;
+        let (action, worker) =
+            shop.with_mishap(&faults, what.is_none().then_some(place.as_str()), begin).await;
+        let undone = *what == Some("error") && place.starts_with("attach");
+        let ended = shop.ends(action.id).await;
+        assert_eq!(ended.status == ActionStatus::Error, undone, "{name}: {ended:?}");
+        shop.is_free(id, &name).await;
+        shop.no_copies(id).await;
+        let lies = (on_node(&shop.node, id).is_some(), on_node(&second, id).is_some());
+        assert_ne!(lies.0, lies.1, "{name}: one of it, and one only");
+        assert!(lies.1 || undone, "{name}: it lies where its server is");
+        let has = |server| async move { shop.server(server).await.unwrap().volumes.contains(&id) };
+        assert_eq!((has(here).await, has(there).await), (false, !undone), "{name}");
+        // Wherever it lies, both servers can have it.
+        for server in [there, here, there] {
+            if has(there).await || has(here).await {
+                shop.do_volume(id, "detach", json!({})).await;
+            }
+            shop.no_copies(id).await;
+            shop.do_volume(id, "attach", json!({"server": server})).await;
+        }
+        shop.do_volume(id, "detach", json!({})).await;
+        worker.stop(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wherever_a_volume_is_cut_off_as_it_grows_or_goes_it_ends_the_same() {
     let shop = Shop::open().await;
     let first = shop.worker("");
@@ -356,7 +408,7 @@ async fn a_server_comes_with_volumes_or_leaves_them_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_stays_on_its_node_and_a_server_is_made_where_it_lies() {
+async fn a_volume_comes_to_the_node_of_its_server_and_a_server_is_made_where_its_volume_lies() {
     let shop = Shop::open().await;
     let _worker = shop.worker("");
     let here = shop.server_off().await;
@@ -366,9 +418,25 @@ async fn a_volume_stays_on_its_node_and_a_server_is_made_where_it_lies() {
     let second = shop.berth.node("node-2").await;
     let there = shop.server_off().await;
     assert!(second.simulator.get(VmId::from(there)).is_ok(), "the emptier node is chosen");
-    let refused = shop.ask_volume(id, "attach", json!({"server": there})).await;
-    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (422, "resource_unavailable"));
-    assert!(refused.text.contains("another node"), "{}", refused.text);
+    let places = || (on_node(&shop.node, id), on_node(&second, id));
+    let ten = Some(ByteSize::gib(10));
+    assert_eq!(places(), (ten, None));
+
+    shop.do_volume(id, "attach", json!({"server": there})).await;
+    let has = second.simulator.get(VmId::from(there)).unwrap().spec.unwrap().volumes;
+    assert_eq!(has.iter().map(|has| has.volume).collect::<Vec<_>>(), [id]);
+    until("the old copy is gone", async || (places() == (None, ten)).then_some(())).await;
+    shop.do_volume(id, "resize", json!({"size": 11})).await;
+    assert_eq!(places(), (None, Some(ByteSize::gib(11))));
+    shop.do_volume(id, "detach", json!({})).await;
+
+    // Back again, as soon as nothing old can be taken for it.
+    shop.no_copies(id).await;
+    shop.do_volume(id, "attach", json!({"server": here})).await;
+    assert_eq!(shop.machine_has(here), [id]);
+    shop.no_copies(id).await;
+    assert_eq!(places(), (Some(ByteSize::gib(11)), None));
+    shop.do_volume(id, "detach", json!({})).await;
     let made: ServerCreated = shop.order_with(json!({"volumes": [id]})).await;
     shop.succeeds(made.action.id).await;
     assert_eq!(shop.machine_has(made.server.id), [id]);

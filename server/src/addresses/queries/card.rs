@@ -1,6 +1,5 @@
 //! What of all this a server has: on its public network card, and as the API shows it.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use berth_model::address::{DnsPtr, IpFamily};
@@ -8,8 +7,8 @@ use berth_model::agent::NicAddress;
 use berth_model::server::{PublicIpv4, PublicIpv6, PublicNet};
 use berth_model::{FloatingIpId, PrimaryIpId, ServerId};
 use ipnet::IpNet;
+use serde::Deserialize;
 use sqlx::PgConnection;
-use sqlx::types::Json;
 
 use crate::addresses::Kind;
 
@@ -66,37 +65,30 @@ fn own_address(net: IpNet) -> IpAddr {
     }
 }
 
-/// The public side of these servers, as the API shows it; those without anything are left out.
-///
-/// # Errors
-/// When the database fails.
-pub async fn public_nets(
-    conn: &mut PgConnection,
-    servers: &[i64],
-) -> sqlx::Result<HashMap<ServerId, PublicNet>> {
-    let rows = sqlx::query!(
-        r#"select p.id, p.server_id as "server!: ServerId", p.kind as "kind: Kind", host(a.ip) as "ip!",
-                  coalesce((select jsonb_agg(jsonb_build_object('ip', host(r.ip), 'dns_ptr', r.name) order by r.ip)
-                            from reverse_names r where r.public_ip_id = p.id), '[]') as "names!: Json<Vec<DnsPtr>>"
-           from public_ips p join addresses a on a.id = p.address_id
-           where p.server_id = any ($1) order by p.id"#,
-        servers
-    );
-    let mut nets: HashMap<ServerId, PublicNet> = HashMap::new();
-    for row in rows.fetch_all(conn).await? {
-        let net = nets.entry(row.server).or_default();
-        let (id, names) = (PrimaryIpId(row.id), row.names.0);
-        match (row.kind, super::ip(&row.ip)?) {
-            (Kind::Floating, _) => net.floating_ips.push(FloatingIpId(row.id)),
+/// An address of a server, as the view `public_ips_of_server` has it.
+#[derive(Debug, Deserialize)]
+pub struct PublicIp {
+    id: i64,
+    kind: Kind,
+    ip: IpAddr,
+    names: Vec<DnsPtr>,
+}
+
+/// The public side of a server, as the API shows it.
+pub fn public_net(ips: Vec<PublicIp>) -> PublicNet {
+    let mut net = PublicNet::default();
+    for PublicIp { id, kind, ip, names } in ips {
+        match (kind, ip) {
+            (Kind::Floating, _) => net.floating_ips.push(FloatingIpId(id)),
             (Kind::Primary, IpAddr::V4(ip)) => {
-                let dns_ptr = names.into_iter().next().map(|name| name.dns_ptr);
+                let (id, dns_ptr) = (PrimaryIpId(id), names.into_iter().next().map(|name| name.dns_ptr));
                 net.ipv4 = Some(PublicIpv4 { id, ip, blocked: false, dns_ptr });
             }
             (Kind::Primary, IpAddr::V6(ip)) => {
-                let ip = format!("{ip}/{}", super::IPV6_PREFIX);
+                let (id, ip) = (PrimaryIpId(id), format!("{ip}/{}", super::IPV6_PREFIX));
                 net.ipv6 = Some(PublicIpv6 { id, ip, blocked: false, dns_ptr: names });
             }
         }
     }
-    Ok(nets)
+    net
 }

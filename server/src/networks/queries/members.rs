@@ -1,9 +1,8 @@
 //! Servers in networks: their cards and addresses.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use berth_model::network::PrivateNet;
 use berth_model::{NetworkId, PrivateNetworkId, ServerId};
 use ipnet::Ipv4Net;
 use sqlx::PgConnection;
@@ -43,22 +42,6 @@ pub async fn cards(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<Ve
 /// When the database fails.
 pub async fn all_cards(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<Vec<Card>> {
     cards_of(conn, &[server.0], true).await.map(|cards| cards.into_iter().map(|(_, card)| card).collect())
-}
-
-/// The private side of these servers, as the API shows it; those without any are left out.
-///
-/// # Errors
-/// When the database fails.
-pub async fn private_nets(
-    conn: &mut PgConnection,
-    servers: &[i64],
-) -> sqlx::Result<HashMap<ServerId, Vec<PrivateNet>>> {
-    let mut nets: HashMap<ServerId, Vec<PrivateNet>> = HashMap::new();
-    for (server, card) in cards_of(conn, servers, false).await? {
-        let Card { network, ip, aliases: alias_ips, mac: mac_address, .. } = card;
-        nets.entry(server).or_default().push(PrivateNet { network, ip, alias_ips, mac_address });
-    }
-    Ok(nets)
 }
 
 async fn cards_of(

@@ -103,6 +103,10 @@ impl<C: Change> Saga for Changing<C> {
     const DEADLINE: Duration = C::DEADLINE;
     type Step = Step<C>;
 
+    fn deadline(&self) -> Duration {
+        self.change.deadline()
+    }
+
     async fn run(&mut self, step: Step<C>, _: &StepContext, world: &World) -> Result<(), StepError> {
         if step.prepares {
             return self.change.prepare(self.server, self.node, world).await;

@@ -3,15 +3,16 @@
 use std::collections::HashMap;
 
 use berth_model::location::Datacenter;
+use berth_model::network::PrivateNet;
 use berth_model::server::{AppliedFirewall, AppliedStatus, Server, ServerProtection, ServerStatus};
 use berth_model::{
-    ImageId, IsoId, LocationId, PlacementGroupId, ProjectId, ServerId, ServerTypeId, Timestamp,
+    ImageId, IsoId, LocationId, PlacementGroupId, ProjectId, ServerId, ServerTypeId, Timestamp, VolumeId,
 };
 use sqlx::PgConnection;
+use sqlx::types::Json;
 
-use crate::{
-    addresses, backups, catalog, firewalls, images, isos, labels, networks, placement_groups, volumes,
-};
+use crate::addresses::queries::PublicIp;
+use crate::{addresses, backups, catalog, firewalls, images, isos, labels, placement_groups};
 
 /// These servers, each with its project, in the order given; those that are gone are left out.
 ///
@@ -29,7 +30,14 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
                   s.location_id as "location: LocationId", s.locked_by is not null as "locked!",
                   s.protect_delete, s.protect_rebuild, s.labels, s.disk_gib, s.iso_id as "iso: IsoId",
                   s.placement_group_id as "group: PlacementGroupId",
-                  s.rescue_sha256 is not null as "rescue!", s.revision_told = s.revision as "told!"
+                  s.rescue_sha256 is not null as "rescue!", s.revision_told = s.revision as "told!",
+                  (select volumes from volumes_of_server v where v.server_id = s.id) as volumes,
+                  (select public_ips from public_ips_of_server p where p.server_id = s.id)
+                      as "public_ips: Json<Vec<PublicIp>>",
+                  (select private_nets from private_nets_of_server n where n.server_id = s.id)
+                      as "private_nets: Json<Vec<PrivateNet>>",
+                  (select first_hour from windows_of_server b where b.server_id = s.id) as first_hour,
+                  (select edition from catalog_edition) as "edition!"
            from unnest($1::bigint[]) with ordinality as asked (id, place)
            join servers s on s.id = asked.id
            order by asked.place"#,
@@ -38,13 +46,8 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     .fetch_all(&mut *conn)
     .await?;
 
-    let mut types: Vec<ServerTypeId> = rows.iter().map(|row| row.server_type).collect();
-    types.sort_unstable();
-    types.dedup();
-    let types = catalog::queries::server_types(conn, Some(&types)).await?;
-    let types: HashMap<_, _> = types.into_iter().map(|t| (t.id, t)).collect();
-    let locations = catalog::queries::locations(conn).await?;
-    let locations: HashMap<_, _> = locations.into_iter().map(|l| (l.id, l)).collect();
+    let Some(edition) = rows.first().map(|row| row.edition.clone()) else { return Ok(Vec::new()) };
+    let catalog = catalog::queries::shelf(conn, &edition).await?;
     let mut used: Vec<ImageId> = rows.iter().map(|row| row.image).collect();
     used.sort_unstable();
     used.dedup();
@@ -62,26 +65,20 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
     };
     let groups: HashMap<_, _> = groups.into_iter().map(|group| (group.id, group)).collect();
 
-    let mut volumes = volumes::queries::of_servers(conn, &numbers).await?;
-    let mut public_nets = addresses::queries::public_nets(conn, &numbers).await?;
-
-    let mut windows = backups::windows(conn, &numbers).await?;
-
     let marked: Vec<_> =
         rows.iter().map(|row| (row.project, row.id, labels::from_json(row.labels.clone()))).collect();
     let mut firewalls = firewalls::queries::of_servers(conn, &marked).await?;
 
-    let mut private_nets = networks::queries::private_nets(conn, &numbers).await?;
-
     let mut servers = Vec::with_capacity(rows.len());
     for (row, (.., labels)) in rows.into_iter().zip(marked) {
         // Rows that servers refer to are never deleted.
-        let (Some(server_type), Some(location)) = (types.get(&row.server_type), locations.get(&row.location))
-        else {
+        let types = (catalog.types.get(&row.server_type), catalog.locations.get(&row.location));
+        let (Some(server_type), Some(location)) = types else {
             return Err(sqlx::Error::RowNotFound);
         };
         let price = server_type.prices.iter().find(|price| price.location == location.name);
-        let mut public_net = public_nets.remove(&row.id).unwrap_or_default();
+        let mut public_net =
+            addresses::queries::public_net(row.public_ips.map_or_else(Vec::new, |ips| ips.0));
         let status = if row.told { AppliedStatus::Applied } else { AppliedStatus::Pending };
         let applied = firewalls.remove(&row.id).unwrap_or_default().into_iter();
         public_net.firewalls = applied.map(|id| AppliedFirewall { id, status }).collect();
@@ -91,7 +88,7 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             status: row.status,
             created: row.created,
             public_net,
-            private_net: private_nets.remove(&row.id).unwrap_or_default(),
+            private_net: row.private_nets.map_or_else(Vec::new, |nets| nets.0),
             server_type: server_type.clone(),
             location: location.clone(),
             datacenter: Datacenter::of(location),
@@ -99,13 +96,13 @@ pub async fn render(conn: &mut PgConnection, ids: &[ServerId]) -> sqlx::Result<V
             iso: row.iso.and_then(|id| isos.get(&id).cloned()),
             rescue_enabled: row.rescue,
             locked: row.locked,
-            backup_window: windows.remove(&row.id),
+            backup_window: row.first_hour.map(backups::rules::window),
             outgoing_traffic: None,
             ingoing_traffic: None,
             included_traffic: price.map_or(server_type.included_traffic, |price| price.included_traffic),
             protection: ServerProtection { delete: row.protect_delete, rebuild: row.protect_rebuild },
             labels,
-            volumes: volumes.remove(&row.id).unwrap_or_default(),
+            volumes: row.volumes.unwrap_or_default().into_iter().map(VolumeId).collect(),
             load_balancers: Vec::new(),
             primary_disk_size: row.disk_gib.unsigned_abs(),
             placement_group: row.group.and_then(|id| groups.get(&id).cloned()),

@@ -1,5 +1,6 @@
 //! The sagas of volumes, one file each.
 
+pub mod copy;
 pub mod remove;
 pub mod resize;
 pub mod settle;
@@ -15,6 +16,7 @@ pub fn register(registry: Registry) -> Registry {
     registry
         .with::<Changing<AttachVolume>>()
         .with::<Changing<DetachVolume>>()
+        .with::<copy::CopyRemove>()
         .with::<remove::VolumeRemove>()
         .with::<resize::VolumeGrow>()
         .with::<Losing<settle::UnsettledVolume>>()
