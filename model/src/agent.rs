@@ -86,5 +86,5 @@ pub use storage::{
 };
 pub use stream::{CounterSample, StreamCommand, StreamMessage, VmEvent};
 pub use vm::{
-    Nic, NicAddress, PowerVerb, Vm, VmImage, VmList, VmPlace, VmSeed, VmSpec, VmState, WantedPower,
+    Nic, NicAddress, NicRoute, PowerVerb, Vm, VmImage, VmList, VmPlace, VmSeed, VmSpec, VmState, WantedPower,
 };

@@ -21,12 +21,13 @@ mod traffic;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_model::agent::function::Mac;
 use berth_model::agent::{
-    CardLeases, Firewall, Limits, NetworkState, Nic, NicAddress, NicState, PrivateNetwork,
+    CardLeases, Firewall, Limits, NetworkState, Nic, NicAddress, NicRoute, NicState, PrivateNetwork,
     PrivateNetworkState, TrafficList, VmSpec,
 };
 use berth_model::{FieldError, PrivateNetworkId, VmId};
@@ -44,7 +45,9 @@ pub const RULES_MAX: usize = 250;
 /// Most peers of a rule.
 pub const RULE_PEERS_MAX: usize = 100;
 /// Most networks that are routed to a card.
-pub const NETWORKS_MAX: usize = 16;
+pub const NETWORKS_MAX: usize = 128;
+/// Most routes of a card.
+pub const ROUTES_MAX: usize = 100;
 /// Least bandwidth, in bits per second.
 pub const BITS_PER_SECOND_MIN: u64 = 64_000;
 /// Most bandwidth: 1 Tbit/s.
@@ -457,15 +460,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub fn nic_faults(nic: &Nic, field: &str) -> Vec<FieldError> {
     let mut faults = Vec::new();
     if nic.networks.len() > NETWORKS_MAX {
-        faults.push(fault(&format!("{field}.networks"), "At most 16 networks are routed to a card."));
+        faults.push(fault(&format!("{field}.networks"), "At most 128 networks are routed to a card."));
     }
     for (n, net) in nic.networks.iter().enumerate().take(NETWORKS_MAX) {
-        let least = if net.addr().is_ipv4() { 8 } else { 16 };
+        // In a private network, the way out to everywhere may be a neighbour.
+        let least = match (nic.private.is_some(), net.addr().is_ipv4()) {
+            (true, _) => 1,
+            (false, true) => 8,
+            (false, false) => 16,
+        };
         let ip = net.network();
         if net.prefix_len() < least || *net != net.trunc() || ip.is_multicast() || ip.is_loopback() {
-            let rule = "A network is written like 2001:db8:7::/64, is no larger than a /8 or an IPv6 /16, and \
-                        can be routed.";
+            let rule = "A network is written like 2001:db8:7::/64, is no larger than a /8 or an IPv6 /16 (than a /1 \
+                        in a private network), and can be routed.";
             faults.push(fault(&format!("{field}.networks[{n}]"), rule));
+        }
+    }
+    if nic.routes.len() > ROUTES_MAX {
+        faults.push(fault(&format!("{field}.routes"), "A card has at most 100 routes."));
+    }
+    for (n, NicRoute { to, via }) in nic.routes.iter().enumerate().take(ROUTES_MAX) {
+        let is_neighbour = |address: &NicAddress| {
+            IpNet::new(address.ip, address.prefix).is_ok_and(|net| net.contains(&IpAddr::V4(*via)))
+        };
+        if *to != to.trunc() || !nic.addresses.iter().any(is_neighbour) {
+            let rule = "A route leads to a network like 10.100.1.0/24, by a neighbour of one of the card's addresses.";
+            faults.push(fault(&format!("{field}.routes[{n}]"), rule));
         }
     }
     for (n, address) in nic.addresses.iter().enumerate() {

@@ -181,10 +181,8 @@ impl Options {
     }
 
     fn add(&mut self, kind: u8, data: impl AsRef<[u8]>) {
-        let data = data.as_ref();
-        if !data.is_empty() && data.len() <= usize::from(u8::MAX) {
-            self.0.push((kind, data.to_vec()));
-        }
+        // What is longer goes on in another option of the same number (RFC 3396).
+        self.0.extend(data.as_ref().chunks(u8::MAX.into()).map(|part| (kind, part.to_vec())));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_model::agent::function::Mac;
-use berth_model::agent::{Nic, VmSpec};
+use berth_model::agent::{Nic, NicRoute, VmSpec};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smoltcp::wire::EthernetAddress;
 
@@ -24,6 +24,8 @@ pub struct Offer {
     pub v4: Option<V4>,
     /// Its part of IPv6; without one routers stay silent.
     pub v6: Option<V6>,
+    /// Networks behind neighbours.
+    pub routes: Vec<NicRoute>,
     /// Name servers.
     pub name_servers: Vec<IpAddr>,
     /// The host name.
@@ -74,6 +76,7 @@ impl Offer {
             mac: mac_address(&mac)?,
             v4: v4(nic),
             v6: v6(nic, routed),
+            routes: nic.routes.clone(),
             name_servers: spec.seed.name_servers.clone(),
             hostname: spec.seed.hostname.clone(),
             mtu: if nic.private.is_some() { PRIVATE_MTU } else { PUBLIC_MTU },
@@ -85,6 +88,7 @@ impl Offer {
         let Some(v4) = &self.v4 else { return Vec::new() };
         let alone = |ip: Ipv4Addr| (Ipv4Net::from(ip), Ipv4Addr::UNSPECIFIED);
         let mut routes = vec![alone(SERVICE_V4)];
+        routes.extend(self.routes.iter().map(|route| (route.to, route.via)));
         if let Some(gateway) = v4.gateway {
             if !v4.address.contains(&gateway) || v4.address.prefix_len() == 32 {
                 routes.push(alone(gateway));

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use berth_model::PrivateNetworkId;
-use berth_model::agent::{Nic, NicAddress, Rescue, VmImage, VmPlace, VmSeed};
+use berth_model::agent::{Nic, NicAddress, NicRoute, Rescue, VmImage, VmPlace, VmSeed};
 use dhcproto::v6::{self, DhcpOption as Option6, MessageType};
 use dhcproto::{Decodable as _, Decoder, Encodable as _};
 use proptest::prelude::*;
@@ -100,7 +100,9 @@ fn dhcp_in(frame: &[u8]) -> (Ipv4Addr, DhcpMessageType, Ipv4Addr, BTreeMap<u8, V
     assert_eq!((udp.src_port(), udp.dst_port()), (67, 68));
     let dhcp = DhcpPacket::new_checked(udp.payload()).unwrap();
     assert_eq!((dhcp.transaction_id(), dhcp.client_hardware_address()), (0x1234_5678, ADDRESS));
-    let options: BTreeMap<_, _> = dhcp.options().map(|option| (option.kind, option.data.to_vec())).collect();
+    let mut options: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    // Those of one number are one (RFC 3396).
+    dhcp.options().for_each(|option| options.entry(option.kind).or_default().extend(option.data));
     (ip.dst_addr(), options[&53][0].into(), dhcp.your_ip(), options)
 }
 
@@ -276,6 +278,26 @@ fn a_router_advertisement_says_what_the_addresses_call_for() {
     let card = Nic { private: Some(PrivateNetworkId(5)), ..nic(&[("fd05::2/64", "")], &[]) };
     assert_eq!(advertised(&offer(&card, true), None).4[..2], ["mtu 1430", "fd05::/64 on-link"]);
     assert_eq!(router::advertise(&offer(&nic(&[("10.0.0.2/24", "")], &[]), true), None), None);
+}
+
+#[test]
+fn a_lease_tells_of_all_networks_behind_neighbours() {
+    let _proof = proof::pure(&["nic.leases", "nic.attach"]);
+    let via = Ipv4Addr::new(10, 0, 0, 9);
+    let route = |n: u8| NicRoute { to: ipnet::Ipv4Net::new(Ipv4Addr::new(10, 100, n, 0), 24).unwrap(), via };
+    let card = Nic { routes: (0..100).map(route).collect(), ..nic(&[("10.0.0.2/16", "")], &[]) };
+    let asked = message(DhcpMessageType::Discover, ADDRESS, |_| {});
+    let answered = dhcp::answer(&offer(&card, false), &asked).unwrap();
+    let (.., options) = dhcp_in(&answered.frame.unwrap());
+    let routes = &options[&121];
+    assert_eq!(routes[..9], [32, 169, 254, 169, 254, 0, 0, 0, 0]);
+    assert_eq!(routes[9..17], [24, 10, 100, 0, 10, 0, 0, 9]);
+    assert_eq!((routes.len(), &routes[9 + 99 * 8..]), (9 + 100 * 8, &[24, 10, 100, 99, 10, 0, 0, 9][..]));
+    let faults = crate::network::nic_faults(&card, "nics[0]");
+    assert!(faults.is_empty(), "{faults:?}");
+    let stranger = NicRoute { via: Ipv4Addr::new(10, 1, 0, 1), ..route(0) };
+    let faults = crate::network::nic_faults(&Nic { routes: vec![route(0), stranger], ..card }, "nics[0]");
+    assert_eq!(faults[0].name, "nics[0].routes[1]");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::{CloneMode, Firewall, Hardware, Limits, Name, Rescue, VmLimits, VolumeAttachment};
@@ -101,10 +101,13 @@ pub struct Nic {
     /// Its addresses, told to the guest through cloud-init, and by DHCP (the first IPv4 address), DHCPv6 and
     /// router advertisements. Without one, the guest asks whatever DHCP server there is on its network.
     pub addresses: Vec<NicAddress>,
-    /// Whole networks that are routed to it, beside its addresses: an IPv6 /64 of its own. At most 16.
+    /// Whole networks that are routed to it, beside its addresses: an IPv6 /64 of its own. At most 128.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub networks: Vec<IpNet>,
+    /// Networks that lie behind neighbours, told to the guest through cloud-init and by DHCP (option 121). At most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<NicRoute>,
     /// What may come in and go out; everything without one. Not for a card in a private network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firewall: Option<Firewall>,
@@ -114,6 +117,19 @@ pub struct Nic {
     /// The private network it is plugged into, which was put on the node before; the public one without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private: Option<PrivateNetworkId>,
+}
+
+/// A network behind a neighbour of a network card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NicRoute {
+    /// The network: `10.100.1.0/24`.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub to: Ipv4Net,
+    /// The neighbour: an address on the same wire.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "ipv4"))]
+    pub via: Ipv4Addr,
 }
 
 /// An address of a network card.

@@ -203,7 +203,8 @@ async fn network_delete_subnet(
     Ok(told(action))
 }
 
-/// Add a route. It is kept for the systems of servers, which set it themselves.
+/// Add a route by one of the network's servers. The others learn it as they renew their lease, new systems at their
+/// first boot. A route to everywhere is for servers that have no public address.
 #[utoipa::path(post, path = "/networks/{id}/actions/add_route", tag = "networks",
     params(("id" = NetworkId, Path)), request_body = Route,
     responses((status = 201, body = ActionReply), Errors))]
@@ -214,10 +215,11 @@ async fn network_add_route(
     Body(asked): Body<Route>,
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
-    let network = hold(&mut tx, access.project, id).await?;
+    let now = clock::now();
+    let network = hold_told_anew(&mut tx, access.project, id, now).await?;
     let (to, via) = rules::route(&network.shape, &asked, "").map_err(wrong)?;
     queries::add_route(&mut tx, id, to, via).await?;
-    let action = done(&mut tx, access.project, id, "add_route", clock::now()).await?;
+    let action = done(&mut tx, access.project, id, "add_route", now).await?;
     tx.commit().await?;
     Ok(told(action))
 }
@@ -233,7 +235,8 @@ async fn network_delete_route(
     Body(asked): Body<Route>,
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
-    let network = hold(&mut tx, access.project, id).await?;
+    let now = clock::now();
+    let network = hold_told_anew(&mut tx, access.project, id, now).await?;
     let named = |(to, via): &&(ipnet::Ipv4Net, std::net::Ipv4Addr)| {
         to.to_string() == asked.destination && via.to_string() == asked.gateway
     };
@@ -241,7 +244,7 @@ async fn network_delete_route(
         return Err(Problem::field("destination", "The network has no such route."));
     };
     queries::remove_route(&mut tx, id, *to).await?;
-    let action = done(&mut tx, access.project, id, "delete_route", clock::now()).await?;
+    let action = done(&mut tx, access.project, id, "delete_route", now).await?;
     tx.commit().await?;
     Ok(told(action))
 }
@@ -258,19 +261,7 @@ async fn network_change_ip_range(
 ) -> ApiResult<Told> {
     let (now, project) = (clock::now(), access.project);
     let mut tx = world.db.begin().await?;
-    if !queries::exists(&mut tx, project, id).await? {
-        return Err(no_such());
-    }
-    // Servers' rows are locked before a network's.
-    let members = queries::servers_in(&mut tx, id).await?;
-    for server in &members {
-        follow::told_anew(&mut tx, *server, now).await?;
-    }
-    let network = hold(&mut tx, project, id).await?;
-    if queries::servers_in(&mut tx, id).await? != members {
-        let message = "A server has just been attached or detached. Try again.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
-    }
+    let network = hold_told_anew(&mut tx, project, id, now).await?;
     let range = rules::wider(&network.shape, &asked.ip_range);
     let range = range.map_err(|message| Problem::field("ip_range", message))?;
     queries::set_range(&mut tx, id, range).await?;
@@ -295,6 +286,30 @@ async fn network_change_protection(
     let action = done(&mut tx, access.project, id, "change_protection", clock::now()).await?;
     tx.commit().await?;
     Ok(told(action))
+}
+
+/// A network of the project that can be changed now; the machines of its servers are told, from the caller's transaction
+/// on, what has changed for their cards.
+async fn hold_told_anew(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    id: NetworkId,
+    now: Timestamp,
+) -> ApiResult<Held> {
+    if !queries::exists(conn, project, id).await? {
+        return Err(no_such());
+    }
+    // Servers' rows are locked before a network's.
+    let members = queries::servers_in(conn, id).await?;
+    for server in &members {
+        follow::told_anew(conn, *server, now).await?;
+    }
+    let network = hold(conn, project, id).await?;
+    if queries::servers_in(conn, id).await? != members {
+        let message = "A server has just been attached or detached. Try again.";
+        return Err(Problem::new(ErrorCode::Conflict, message));
+    }
+    Ok(network)
 }
 
 fn told(action: Action) -> Told {

@@ -27,7 +27,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::anyhow;
 use berth_model::agent::function::network;
-use berth_model::agent::{Nic, NicAddress, Peer, PrivateNetwork};
+use berth_model::agent::{Nic, NicAddress, NicRoute, Peer, PrivateNetwork};
 use berth_model::network::AttachToNetwork;
 use berth_model::{ErrorCode, FieldError, NetworkId, NodeId, ProjectId, ServerId, Timestamp};
 use ipnet::IpNet;
@@ -46,20 +46,42 @@ use rules::NoAddress;
 /// Draws of a MAC address before we give up. Of 16 million few are taken, so one is nearly always enough.
 const MAC_DRAWS_MAX: usize = 16;
 
-/// The cards of a server in private networks, by network.
+/// The cards of a server in private networks, by network. What routes lead to the server may come from it, and it is
+/// told of the others; of the way to everywhere only when it has no other (`has_way_out`).
 ///
 /// # Errors
 /// When the database fails.
-pub async fn of_machine(conn: &mut PgConnection, server: ServerId) -> sqlx::Result<Vec<Nic>> {
-    let cards = queries::cards(conn, server).await?;
-    let nic = |card: queries::Card| Nic {
-        mac: card.mac,
-        addresses: vec![NicAddress { ip: card.ip.into(), prefix: card.range.prefix_len(), gateway: None }],
-        networks: card.aliases.into_iter().map(|ip| IpNet::from(IpAddr::from(ip))).collect(),
-        private: Some(card.vni),
-        ..Nic::default()
-    };
-    Ok(cards.into_iter().map(nic).collect())
+pub async fn of_machine(
+    conn: &mut PgConnection,
+    server: ServerId,
+    has_way_out: bool,
+) -> sqlx::Result<Vec<Nic>> {
+    let mut nics = Vec::new();
+    for card in queries::cards(conn, server).await? {
+        let routes = queries::routes(conn, card.network).await?;
+        let is_own = |via: &Ipv4Addr| *via == card.ip || card.aliases.contains(via);
+        let (own, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(|(_, via)| is_own(via));
+        let behind = own.into_iter().flat_map(|(to, _)| rules::halves_of_everything(to)).map(IpNet::V4);
+        let told = others.into_iter().filter(|(to, _)| to.prefix_len() > 0 || !has_way_out);
+        nics.push(Nic {
+            mac: card.mac,
+            addresses: vec![NicAddress {
+                ip: card.ip.into(),
+                prefix: card.range.prefix_len(),
+                gateway: None,
+            }],
+            networks: card
+                .aliases
+                .into_iter()
+                .map(|ip| IpNet::from(IpAddr::from(ip)))
+                .chain(behind)
+                .collect(),
+            routes: told.map(|(to, via)| NicRoute { to, via }).collect(),
+            private: Some(card.vni),
+            ..Nic::default()
+        });
+    }
+    Ok(nics)
 }
 
 /// The networks that an order names, each once, and what is wrong with them.

@@ -82,20 +82,26 @@ pub async fn hold(conn: &mut PgConnection, project: ProjectId, id: NetworkId) ->
         id.0
     );
     let subnets = subnets.fetch_all(&mut *conn).await?;
-    let routes = sqlx::query!(
+    let subnets = subnets.into_iter().map(|row| Ok((read(&row.range)?, row.network_zone)));
+    let shape = Shape {
+        range: read(&row.range)?,
+        subnets: subnets.collect::<sqlx::Result<_>>()?,
+        routes: routes(conn, id).await?,
+    };
+    Ok(Some(Held { id, shape, protect_delete: row.protect_delete }))
+}
+
+/// The routes of a network, by what they lead to.
+///
+/// # Errors
+/// When the database fails.
+pub async fn routes(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<Vec<(Ipv4Net, Ipv4Addr)>> {
+    let rows = sqlx::query!(
         r#"select destination::text as "to!", host(gateway) as "via!" from network_routes
            where network_id = $1 order by network_routes.destination"#,
         id.0
     );
-    let routes = routes.fetch_all(conn).await?;
-    let subnets = subnets.into_iter().map(|row| Ok((read(&row.range)?, row.network_zone)));
-    let routes = routes.into_iter().map(|row| Ok((read(&row.to)?, read(&row.via)?)));
-    let shape = Shape {
-        range: read(&row.range)?,
-        subnets: subnets.collect::<sqlx::Result<_>>()?,
-        routes: routes.collect::<sqlx::Result<_>>()?,
-    };
-    Ok(Some(Held { id, shape, protect_delete: row.protect_delete }))
+    rows.fetch_all(conn).await?.into_iter().map(|row| Ok((read(&row.to)?, read(&row.via)?))).collect()
 }
 
 /// Has the project a network of this number?

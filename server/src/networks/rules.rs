@@ -98,6 +98,15 @@ pub fn wider(shape: &Shape, text: &str) -> Result<Ipv4Net, String> {
     Ok(wider)
 }
 
+/// A network as those that are filtered by: everything is two halves.
+pub fn halves_of_everything(net: Ipv4Net) -> Vec<Ipv4Net> {
+    if net.prefix_len() > 0 {
+        vec![net]
+    } else {
+        net.subnets(1).map_or_else(|_| Vec::new(), Iterator::collect)
+    }
+}
+
 /// Everything that is wrong with a network's order by itself, beside its range, subnets and routes.
 pub fn create_faults(create: &NetworkCreate) -> Vec<FieldError> {
     let mut faults = Vec::new();

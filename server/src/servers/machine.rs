@@ -42,6 +42,8 @@ pub async fn wanted(
     let boot = if iso.is_some() { vec![BootDevice::Iso, BootDevice::Disk] } else { vec![BootDevice::Disk] };
     let (attached, mounts) = volumes::queries::of_machine(conn, server).await?;
     let card = addresses::queries::card(conn, server).await?;
+    let has_way_out = card.addresses.iter().any(|address| address.ip.is_ipv4());
+    let private = networks::of_machine(conn, server, has_way_out).await?;
     let firewall = firewalls::of_machine(conn, server).await?;
     // A card without addresses would be one on which the guest may have any: there is none then.
     let public = (!card.is_empty()).then(|| Nic {
@@ -57,7 +59,7 @@ pub async fn wanted(
         disk: machine.need.disk,
         image: VmImage { sha256: machine.image_sha256.clone() },
         volumes: attached,
-        nics: public.into_iter().chain(networks::of_machine(conn, server).await?).collect(),
+        nics: public.into_iter().chain(private).collect(),
         seed: VmSeed {
             hostname: machine.name.clone(),
             ssh_keys: machine.ssh_public_keys.clone(),

@@ -238,6 +238,46 @@ async fn members_on_two_nodes_are_found_from_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_route_is_told_to_all_but_the_server_that_it_leads_to_which_may_send_from_behind_it() {
+    let shop = Shop::open().await;
+    let worker = shop.worker("");
+    let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+    let router = shop.running(json!({"networks": [network]})).await;
+    let member = shop.running(json!({"networks": [network]})).await;
+    let inside = json!({"enable_ipv4": false, "enable_ipv6": false});
+    let hidden = shop.running(json!({"networks": [network], "public_net": inside})).await;
+    let via = shop.server(router).await.unwrap().private_net[0].ip;
+    let route = |to: &str| json!({"destination": to, "gateway": via});
+    for to in ["10.100.1.0/24", "0.0.0.0/0"] {
+        does(&shop.customer, network, "add_route", route(to)).await.expect::<ActionReply>(201);
+    }
+    let told = |server| {
+        let card = shop.node.private_card(server).unwrap();
+        let routes: Vec<String> =
+            card.routes.iter().map(|route| format!("{} {}", route.to, route.via)).collect();
+        let networks: Vec<String> = card.networks.iter().map(ToString::to_string).collect();
+        (routes, networks)
+    };
+    let (everywhere, behind) = (format!("0.0.0.0/0 {via}"), format!("10.100.1.0/24 {via}"));
+    until("all are told", async || {
+        let halves = ["0.0.0.0/1", "128.0.0.0/1", "10.100.1.0/24"].map(str::to_owned).to_vec();
+        let done = told(router) == (vec![], halves)
+            && told(member) == (vec![behind.clone()], vec![])
+            && told(hidden) == (vec![everywhere.clone(), behind.clone()], vec![]);
+        done.then_some(())
+    })
+    .await;
+    let gone = does(&shop.customer, network, "delete_route", route("10.100.1.0/24")).await;
+    gone.expect::<ActionReply>(201);
+    until("all have lost it", async || {
+        let done = told(member) == (vec![], vec![]) && told(hidden).0 == [everywhere.clone()];
+        done.then_some(())
+    })
+    .await;
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_attached_with_the_addresses_it_asks_for() {
     let shop = Shop::open().await;
     let worker = shop.worker("");

@@ -20,7 +20,7 @@ use std::net::IpAddr::{self, V4, V6};
 use std::path::Path;
 use std::time::SystemTime;
 
-use berth_model::agent::{Nic, Rescue, VmSeed, VmSpec};
+use berth_model::agent::{Nic, NicRoute, Rescue, VmSeed, VmSpec};
 use berth_model::{VmId, VolumeId};
 
 use super::folder::Folder;
@@ -193,6 +193,9 @@ fn network_config(nics: &[Nic], seed: &VmSeed) -> String {
             if !routes.contains(&route) {
                 routes.push_str(&route);
             }
+        }
+        for NicRoute { to, via } in &nic.routes {
+            line(&mut routes, format_args!("      - to: {to}\n        via: {via}"));
         }
         if !routes.is_empty() {
             out.push_str("    routes:\n");
