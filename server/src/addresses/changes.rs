@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::PublicIpId;
+use super::jobs::releasing::LeavingIp;
 use super::queries::{self, HeldIp};
 use crate::http::{ApiResult, Problem};
 use crate::servers::change::{self, Change};
+use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
 
 /// A server gets this primary IP.
@@ -26,9 +28,10 @@ impl Change for AssignPrimaryIp {
         queries::lock(conn, self.ip, None).await
     }
 
-    async fn revert(&self, conn: &mut PgConnection, _: ServerId, _: Timestamp) -> sqlx::Result<()> {
-        queries::set_server(conn, self.ip, None, None).await?;
-        queries::lock(conn, self.ip, None).await
+    /// The machine may have it all the same: it stays held until that has lost it.
+    async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
+        queries::set_server(conn, self.ip, None, Some(server)).await?;
+        losing::free_once_lost(conn, server, LeavingIp::new(self.ip), now).await
     }
 }
 

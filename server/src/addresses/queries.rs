@@ -486,6 +486,22 @@ pub async fn remove(conn: &mut PgConnection, id: PublicIpId, now: Timestamp) -> 
     .map(drop)
 }
 
+/// The machine of the server that it was leaving has lost it: one that was deleted is removed, another is nobody's, and
+/// nothing holds it any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn settle(conn: &mut PgConnection, id: PublicIpId, now: Timestamp) -> sqlx::Result<()> {
+    let gone = sqlx::query_scalar!(
+        "update public_ips set leaving_id = null, locked_by = null where id = $1 returning gone",
+        id.0
+    );
+    match gone.fetch_optional(&mut *conn).await? {
+        Some(true) => remove(conn, id, now).await,
+        Some(false) | None => Ok(()),
+    }
+}
+
 /// A server's machine is gone, or never was: its primary IPs of these families that go with it are removed, the others
 /// and its floating IPs are nobody's. Nothing when it has none.
 ///

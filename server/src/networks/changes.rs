@@ -7,6 +7,7 @@ use berth_model::{ErrorCode, NetworkId, NodeId, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::jobs::leaving::{LeavingAliases, LeavingMember};
 use super::queries::{self, Held};
 use super::{jobs, rules};
 use crate::World;
@@ -14,6 +15,7 @@ use crate::http::{ApiResult, Problem};
 use crate::jobs::StepError;
 use crate::servers;
 use crate::servers::change::Change;
+use crate::servers::jobs::losing;
 
 /// A server gets a card in this network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +36,10 @@ impl Change for Attach {
         jobs::told_anew(conn, self.network, now).await
     }
 
+    /// The machine may have the card all the same: its addresses are kept until it has lost that.
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
-        queries::remove_member(conn, self.network, server).await?;
-        jobs::told_anew(conn, self.network, now).await
+        queries::set_leaving(conn, self.network, server, true).await?;
+        losing::free_once_lost(conn, server, LeavingMember::new(self.network), now).await
     }
 }
 
@@ -51,8 +54,7 @@ impl Change for Detach {
     const TITLES: &'static [&'static str] = &["Take the card out"];
 
     async fn done(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
-        queries::remove_member(conn, self.network, server).await?;
-        jobs::told_anew(conn, self.network, now).await
+        super::left(conn, self.network, server, now).await
     }
 
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
@@ -66,6 +68,8 @@ pub struct Aliases {
     network: NetworkId,
     /// Those that it gets.
     added: Vec<Ipv4Addr>,
+    /// Those that it loses.
+    removed: Vec<Ipv4Addr>,
 }
 
 impl Change for Aliases {
@@ -73,12 +77,15 @@ impl Change for Aliases {
     const TITLES: &'static [&'static str] = &["Change the alias addresses"];
 
     async fn done(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
-        queries::remove_leaving(conn, self.network, server).await
+        queries::remove_leaving(conn, self.network, server, &self.removed).await
     }
 
-    async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
-        queries::remove_addresses(conn, self.network, server, &self.added).await?;
-        queries::keep_leaving(conn, self.network, server).await
+    /// The machine may have the new ones all the same: nobody else gets them until it has lost them.
+    async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
+        queries::let_leave(conn, self.network, server, &self.removed, false).await?;
+        queries::let_leave(conn, self.network, server, &self.added, true).await?;
+        let added = LeavingAliases::new(self.network, self.added.clone());
+        losing::free_once_lost(conn, server, added, now).await
     }
 }
 
@@ -147,10 +154,11 @@ pub async fn change_aliases(
     let card = cards.into_iter().find(|card| card.network == network.id);
     refuse_stranger(card.is_some())?;
     let before = card.map(|card| card.aliases).unwrap_or_default();
-    queries::let_leave(conn, network.id, server.id, &asked.alias_ips).await?;
     let added: Vec<Ipv4Addr> = asked.alias_ips.iter().copied().filter(|ip| !before.contains(ip)).collect();
+    let removed: Vec<Ipv4Addr> = before.into_iter().filter(|ip| !asked.alias_ips.contains(ip)).collect();
+    queries::let_leave(conn, network.id, server.id, &removed, true).await?;
     let (zone, taken) =
         (servers::queries::network_zone(conn, server.id).await?, queries::taken(conn, network.id).await?);
     super::add_aliases(conn, &network, (server.id, &zone), &added, taken).await?;
-    Ok(Aliases { network: network.id, added })
+    Ok(Aliases { network: network.id, added, removed })
 }

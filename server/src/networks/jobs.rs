@@ -1,6 +1,8 @@
 //! `follow_network`: brings every node that has members of a network to what the rows say, or, when the network was
 //! deleted, to nothing of it.
 
+pub mod leaving;
+
 use std::time::Duration;
 
 use berth_model::agent::Nothing;
@@ -13,6 +15,7 @@ use super::queries::{self, Plan};
 use crate::World;
 use crate::jobs::{self, Queue, Registry, Saga, StepContext, StepError, StepName};
 use crate::servers::jobs::change::Changing;
+use crate::servers::jobs::losing::Losing;
 
 /// The registry, knowing the sagas of networks.
 #[must_use]
@@ -22,6 +25,8 @@ pub fn register(registry: Registry) -> Registry {
         .with::<Changing<super::changes::Attach>>()
         .with::<Changing<super::changes::Detach>>()
         .with::<Changing<super::changes::Aliases>>()
+        .with::<Losing<leaving::LeavingMember>>()
+        .with::<Losing<leaving::LeavingAliases>>()
 }
 
 /// The job's data.

@@ -123,10 +123,17 @@ async fn join(
     server: ServerId,
     asked: &AttachToNetwork,
 ) -> ApiResult<()> {
-    let cards = queries::all_cards(conn, server).await?;
-    if cards.iter().any(|card| card.network == network.id) {
-        let message = "The server is in this network already.";
-        return Err(Problem::new(ErrorCode::ServerAlreadyAttached, message));
+    let mut cards = queries::all_cards(conn, server).await?;
+    match cards.iter().find(|card| card.network == network.id) {
+        Some(card) if card.leaving => {
+            let message = "The server is just leaving this network. Try again when it has.";
+            return Err(Problem::new(ErrorCode::Conflict, message));
+        }
+        Some(_) => {
+            let message = "The server is in this network already.";
+            return Err(Problem::new(ErrorCode::ServerAlreadyAttached, message));
+        }
+        None => cards.retain(|card| !card.leaving),
     }
     let overlaps = |card: &&queries::Card| {
         card.range.contains(&network.shape.range) || network.shape.range.contains(&card.range)
@@ -213,14 +220,27 @@ pub async fn placed(
     Ok(())
 }
 
+/// A server is no member any more; its addresses are free. Its machine has no card there.
+///
+/// # Errors
+/// When the database fails.
+async fn left(
+    conn: &mut PgConnection,
+    network: NetworkId,
+    server: ServerId,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    queries::remove_member(conn, network, server).await?;
+    jobs::told_anew(conn, network, now).await
+}
+
 /// A server that goes is in no network any more.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn leave_all(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
     for card in queries::all_cards(conn, server).await? {
-        queries::remove_member(conn, card.network, server).await?;
-        jobs::told_anew(conn, card.network, now).await?;
+        left(conn, card.network, server, now).await?;
     }
     Ok(())
 }

@@ -8,13 +8,14 @@ use berth_model::{ErrorCode, NodeId, ProjectId, ServerId, Timestamp, VolumeId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::jobs::settle::VolumeSettle;
+use super::jobs::settle::UnsettledVolume;
 use super::queries::{self, HeldVolume};
 use crate::World;
 use crate::http::{ApiResult, Problem};
-use crate::jobs::{self, StepError};
+use crate::jobs::StepError;
 use crate::nodes;
 use crate::servers::change::{self, Change};
+use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
 
 /// A server gets this volume.
@@ -38,7 +39,7 @@ impl Change for AttachVolume {
     /// The machine may have it all the same: it stays held until that has lost it.
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
         queries::set_server(conn, self.volume, None).await?;
-        jobs::enqueue(conn, &VolumeSettle::new(self.volume, server), None, now).await.map(drop)
+        losing::free_once_lost(conn, server, UnsettledVolume::new(self.volume), now).await
     }
 }
 

@@ -33,7 +33,9 @@ use berth_model::{NodeId, ServerId, Timestamp, VolumeId};
 use sqlx::PgConnection;
 
 use crate::World;
-use crate::jobs::{StepError, enqueue};
+use crate::jobs::StepError;
+use crate::servers::jobs::losing;
+use jobs::settle::UnsettledVolume;
 
 /// Makes these volumes on the node, those that are not there. May run twice.
 async fn make(world: &World, node: NodeId, volumes: &[VolumeId]) -> Result<(), StepError> {
@@ -60,7 +62,7 @@ pub async fn make_for(world: &World, node: NodeId, server: ServerId) -> Result<(
 /// When the database fails.
 pub async fn leave(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
     for volume in queries::leave(conn, server).await? {
-        enqueue(conn, &jobs::settle::VolumeSettle::new(volume, server), None, now).await?;
+        losing::free_once_lost(conn, server, UnsettledVolume::new(volume), now).await?;
     }
     Ok(())
 }

@@ -12,15 +12,17 @@ use berth_model::address::{
 };
 use berth_model::agent::Nic;
 use berth_model::server::{Server, ServerCreated, ServerStatus};
-use berth_model::{FloatingIpId, ServerId, VmId};
+use berth_model::{FloatingIpId, PrimaryIpId, ServerId, VmId};
 use berth_server::addresses::changes::{AssignPrimaryIp, UnassignPrimaryIp};
 use berth_server::addresses::cli;
-use berth_server::addresses::jobs::{moving, releasing};
+use berth_server::addresses::jobs::moving;
+use berth_server::addresses::jobs::releasing::LeavingIp;
 use berth_server::addresses::pool::Written;
 use berth_server::catalog;
 use berth_server::serve::Options;
 use berth_server::servers::change::Change;
 use berth_server::servers::jobs::change::Step as ChangeStep;
+use berth_server::servers::jobs::losing;
 use futures_util::future::join_all;
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -87,6 +89,15 @@ impl Shop {
 
     async fn floating(&self, id: FloatingIpId) -> FloatingIp {
         self.customer.get(&format!("/v1/floating_ips/{id}")).await.expect::<FloatingIpReply>(200).floating_ip
+    }
+
+    /// Nothing holds the primary IP.
+    async fn is_released(&self, id: PrimaryIpId) {
+        until("nothing holds the primary IP", async || {
+            let held = "select count(*) from public_ips where id = $1 and locked_by is not null";
+            (self.count(held, ServerId(id.0)).await == 0).then_some(())
+        })
+        .await;
     }
 
     /// The machine of the server is as its rows say.
@@ -293,7 +304,7 @@ async fn wherever_the_end_of_an_address_is_cut_off_it_leaves_its_server_and_is_f
     let first = shop.worker("");
     let server = shop.made("{}").await;
     first.stop(Duration::from_secs(10)).await;
-    for (place, what) in mishaps::<releasing::Step>("release_public_ip") {
+    for (place, what) in mishaps::<losing::Step<LeavingIp>>("release_public_ip") {
         let name = format!("{place}={}", what.unwrap_or("die"));
         let worker = shop.worker("");
         let ip = floating(&shop.customer, "ipv4").await;
@@ -354,11 +365,42 @@ async fn wherever_the_change_of_a_primary_ip_is_cut_off_the_machine_is_as_the_ro
         assert_eq!(ended.status == ActionStatus::Error, undone, "{name}: {ended:?}");
         let has_it = is_assign != undone;
         shop.is_told(server.id, &name).await;
+        shop.is_released(ip.id).await;
         let seen = shop.server(server.id).await.unwrap();
         assert_eq!((has(&shop.card(server.id), &ip.ip), shown().await), (has_it, has_it), "{name}");
         assert_eq!((seen.public_net.ipv6.is_some(), seen.locked), (has_it, false), "{name}");
         worker.stop(Duration::from_secs(10)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_ip_that_a_server_did_not_get_is_held_until_its_node_has_lost_it() {
+    let shop = Shop::open().await;
+    with_ipv6(&shop.berth).await;
+    let first = shop.worker("");
+    let server = shop.made(r#"{"start_after_create": false, "public_net": {"enable_ipv6": false}}"#).await;
+    let ip = primary(&shop.customer, "mine", "ipv6").await;
+    first.stop(Duration::from_secs(10)).await;
+    let marker = shop.berth.folder().join("marker");
+    let worker = shop.worker(&format!(
+        "assign_primary_ip.tell.after_run=error,release_public_ip.lose.before=pause:{}",
+        marker.display()
+    ));
+    let path = format!("/v1/primary_ips/{}/actions/assign", ip.id);
+    let body = json!({"assignee_id": server.id, "assignee_type": "server"});
+    let given_up = shop.customer.post(&path, body.clone()).await.expect::<ActionReply>(201).action;
+    assert_eq!(shop.ends(given_up.id).await.status, ActionStatus::Error);
+    until("it is about to leave", async || marker.exists().then_some(())).await;
+    assert!(shop.server(server.id).await.unwrap().public_net.ipv6.is_none());
+    assert_eq!(shop.customer.post(&path, body).await.code(), "locked");
+    assert_eq!(shop.customer.delete(&format!("/v1/primary_ips/{}", ip.id)).await.code(), "locked");
+    shop.order_refused(json!({"public_net": {"ipv6": ip.id}})).await.refuses("public_net.ipv6");
+    std::fs::remove_file(&marker).unwrap();
+    shop.is_released(ip.id).await;
+    assert!(!has(&shop.card(server.id), &ip.ip));
+    let made = shop.made(&json!({"public_net": {"ipv6": ip.id}}).to_string()).await;
+    assert!(has(&shop.card(made.id), &ip.ip));
+    worker.stop(Duration::from_secs(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

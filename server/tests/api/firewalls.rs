@@ -296,7 +296,7 @@ async fn a_server_has_at_most_five_firewalls() {
 #[tokio::test]
 async fn a_firewall_is_applied_to_so_many_and_no_more() {
     let settings = "workers_interactive = 0\nworkers_background = 0\n
-        project_limits = { servers = 1000, cores = 1000, memory_mib = 1000000, disk_gib = 100000 }";
+        project_limits = { servers = 1000, cores = 1000, memory_mib = 1000000 }";
     let berth = Berth::start_with(settings, Options::default()).await;
     let customer = berth.customer().await;
     let selectors = |range: std::ops::Range<usize>| -> Vec<Value> {

@@ -9,6 +9,8 @@ use berth_model::agent::{Nic, PrivateNetwork};
 use berth_model::network::{Network, NetworkList, NetworkReply};
 use berth_model::{NetworkId, ServerId, VmId};
 use berth_server::networks::jobs::Step;
+use berth_server::networks::jobs::leaving::{LeavingAliases, LeavingMember};
+use berth_server::servers::jobs::losing;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -342,4 +344,77 @@ async fn wherever_telling_the_nodes_is_cut_off_repeated_or_fails_all_hear_of_a_m
         until(&format!("{place}: it is found no more"), async || here.finds().is_empty().then_some(())).await;
         worker.stop(Duration::from_secs(10)).await;
     }
+}
+
+impl Shop {
+    /// So many of the network's addresses are kept for a server.
+    async fn keeps_addresses(&self, server: ServerId, count: i64, what: &str) {
+        until(&format!("{what}: {count} addresses are kept"), async || {
+            let kept = "select count(*) from network_addresses where server_id = $1";
+            (self.count(kept, server).await == count).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_taking_back_what_a_server_did_not_get_is_cut_off_it_is_free_in_the_end() {
+    let shop = Shop::open().await;
+    let first = shop.worker("");
+    let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+    let (stranger, member) =
+        (shop.running(json!({})).await, shop.running(json!({"networks": [network]})).await);
+    first.stop(Duration::from_secs(10)).await;
+    let cards = mishaps::<losing::Step<LeavingMember>>("leave_network");
+    let aliases = mishaps::<losing::Step<LeavingAliases>>("leave_alias_ips");
+    for (place, what) in cards.iter().chain(&aliases) {
+        let name = format!("{place}={}", what.unwrap_or("die"));
+        let (server, verb, kept) = match place.starts_with("leave_network") {
+            true => (stranger, "attach_to_network", 0),
+            false => (member, "change_alias_ips", 1),
+        };
+        let mut faults: Vec<String> = what.map(|what| format!("{place}={what}")).into_iter().collect();
+        faults.push(format!("{verb}.tell.after_run=error"));
+        let body = json!({"network": network, "alias_ips": ["10.0.1.9"]});
+        let begin = async || shop.asks_card(server, verb, body).await.expect::<ActionReply>(201).action;
+        let (action, worker) =
+            shop.with_mishap(&faults, what.is_none().then_some(place.as_str()), begin).await;
+        assert_eq!(shop.ends(action.id).await.status, ActionStatus::Error, "{name}");
+        shop.keeps_addresses(server, kept, &name).await;
+        let card = shop.node.private_card(server);
+        assert_eq!(card.is_some(), server == member, "{name}: {card:?}");
+        assert!(card.is_none_or(|card| card.networks.is_empty()), "{name}");
+        worker.stop(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_did_not_get_nobody_gets_before_its_node_has_lost_it() {
+    let shop = Shop::open().await;
+    let first = shop.worker("");
+    let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+    let (a, b) = (shop.running(json!({})).await, shop.running(json!({})).await);
+    let member = shop.running(json!({"networks": [network]})).await;
+    first.stop(Duration::from_secs(10)).await;
+    for (server, verb, job, left) in
+        [(a, "attach_to_network", "leave_network", 0), (member, "change_alias_ips", "leave_alias_ips", 1)]
+    {
+        let marker = shop.berth.folder().join(job);
+        let pause = format!("{verb}.tell.after_run=error,{job}.lose.before=pause:{}", marker.display());
+        let worker = shop.worker(&pause);
+        let asked = json!({"network": network, "alias_ips": ["10.0.1.9"]});
+        let given_up = shop.asks_card(server, verb, asked.clone()).await.expect::<ActionReply>(201).action;
+        assert_eq!(shop.ends(given_up.id).await.status, ActionStatus::Error, "{verb}");
+        until("it is about to be lost", async || marker.exists().then_some(())).await;
+        assert_eq!(shop.asks_card(b, "attach_to_network", asked.clone()).await.code(), "ip_not_available");
+        let again = shop.asks_card(server, verb, asked).await;
+        let code = if server == a { "conflict" } else { "ip_not_available" };
+        assert_eq!(again.code(), code, "{verb}: {}", again.text);
+        std::fs::remove_file(&marker).unwrap();
+        shop.keeps_addresses(server, left, verb).await;
+        worker.stop(Duration::from_secs(10)).await;
+    }
+    let worker = shop.worker("");
+    shop.card_changes(b, "attach_to_network", json!({"network": network, "alias_ips": ["10.0.1.9"]})).await;
+    worker.stop(Duration::from_secs(10)).await;
 }

@@ -11,9 +11,10 @@ use berth_model::volume::{Volume, VolumeCreated, VolumeList, VolumeReply, Volume
 use berth_model::{ByteSize, ServerId, VmId, VolumeId};
 use berth_server::servers::change::Change;
 use berth_server::servers::jobs::change::Step as ChangeStep;
-use berth_server::servers::jobs::create;
+use berth_server::servers::jobs::{create, losing};
 use berth_server::volumes::changes::{AttachVolume, DetachVolume};
-use berth_server::volumes::jobs::{remove, resize, settle};
+use berth_server::volumes::jobs::settle::UnsettledVolume;
+use berth_server::volumes::jobs::{remove, resize};
 use serde_json::{Value, json};
 
 use crate::fleet::SimulatedNode;
@@ -299,7 +300,9 @@ async fn wherever_taking_a_volume_back_is_cut_off_it_can_be_attached_in_the_end(
     let first = shop.worker("");
     let server = shop.server_off().await;
     first.stop(Duration::from_secs(10)).await;
-    for (n, (place, what)) in mishaps::<settle::Step>("settle_volume").into_iter().enumerate() {
+    for (n, (place, what)) in
+        mishaps::<losing::Step<UnsettledVolume>>("settle_volume").into_iter().enumerate()
+    {
         let name = format!("{place}={}", what.unwrap_or("die"));
         let id = shop.volume(&format!("volume-{n}")).await.id;
         let mut faults: Vec<String> = what.map(|what| format!("{place}={what}")).into_iter().collect();

@@ -16,14 +16,15 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::jobs::releasing::PublicIpRelease;
+use super::jobs::releasing::LeavingIp;
 use super::queries::{self, HeldIp, NewIp};
 use super::{Kind, PublicIpId, none_left, rules};
 use crate::actions::{self, NewAction};
 use crate::config::Config;
 use crate::http::{ApiResult, Problem, Sort};
+use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
-use crate::{World, catalog, clock, jobs, labels, quotas, servers};
+use crate::{World, catalog, clock, labels, quotas, servers};
 
 /// The routes of addresses.
 pub fn router() -> OpenApiRouter<World> {
@@ -190,8 +191,7 @@ async fn delete(conn: &mut PgConnection, both: &Both) -> ApiResult<()> {
     }
     let Some(server) = &both.server else { return Ok(queries::remove(conn, ip.id, now).await?) };
     queries::set_gone(conn, ip.id).await?;
-    servers::queries::touch(conn, server.id).await?;
-    jobs::enqueue(conn, &PublicIpRelease::new(ip.id, server.id), None, now).await?;
+    losing::free_once_lost(conn, server.id, LeavingIp::new(ip.id), now).await?;
     Ok(servers::queries::publish(conn, server.id, now).await?)
 }
 

@@ -6,6 +6,7 @@ pub mod releasing;
 use super::changes::{AssignPrimaryIp, UnassignPrimaryIp};
 use crate::jobs::Registry;
 use crate::servers::jobs::change::Changing;
+use crate::servers::jobs::losing::Losing;
 
 /// The registry, knowing all sagas of addresses.
 #[must_use]
@@ -15,5 +16,5 @@ pub fn register(registry: Registry) -> Registry {
         .with::<Changing<UnassignPrimaryIp>>()
         .with::<moving::Moving<true>>()
         .with::<moving::Moving<false>>()
-        .with::<releasing::PublicIpRelease>()
+        .with::<Losing<releasing::LeavingIp>>()
 }

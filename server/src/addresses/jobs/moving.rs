@@ -22,11 +22,10 @@ use crate::addresses::{PublicIpId, queries};
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers;
 use crate::servers::jobs::follow::{self, Heard};
+use crate::servers::jobs::losing::LOOK_AGAIN;
 
 /// A move that takes longer is given up: nobody should wonder for long which server answers.
 pub const DEADLINE: Duration = Duration::from_secs(60);
-/// Pause before another look at a server that is being made or removed.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The job's data. `ASSIGNS`: in the end a server has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

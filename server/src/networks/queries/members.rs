@@ -25,6 +25,8 @@ pub struct Card {
     pub ip: Ipv4Addr,
     /// Further addresses that it may use.
     pub aliases: Vec<Ipv4Addr>,
+    /// The server is losing it.
+    pub leaving: bool,
 }
 
 /// The cards that a server is to have, by network.
@@ -66,7 +68,7 @@ async fn cards_of(
 ) -> sqlx::Result<Vec<(ServerId, Card)>> {
     let rows = sqlx::query!(
         r#"select m.server_id as "server: ServerId", m.network_id as "network: NetworkId", n.vni,
-                  n.ip_range::text as "range!", m.mac::text as "mac!", host(own.ip) as "ip!",
+                  n.ip_range::text as "range!", m.mac::text as "mac!", m.leaving, host(own.ip) as "ip!",
                   array(select host(a.ip) from network_addresses a
                         where a.network_id = m.network_id and a.server_id = m.server_id and a.alias
                           and (not a.leaving or $2) order by a.ip) as "aliases!"
@@ -89,6 +91,7 @@ async fn cards_of(
             mac: row.mac,
             ip: read(&row.ip)?,
             aliases,
+            leaving: row.leaving,
         };
         cards.push((row.server, card));
     }
@@ -222,7 +225,7 @@ pub async fn add_address(
     .map(drop)
 }
 
-/// A member's aliases other than these are leaving.
+/// These addresses of a member are leaving, or stay.
 ///
 /// # Errors
 /// When the database fails.
@@ -230,37 +233,24 @@ pub async fn let_leave(
     conn: &mut PgConnection,
     network: NetworkId,
     server: ServerId,
-    kept: &[Ipv4Addr],
+    ips: &[Ipv4Addr],
+    leaving: bool,
 ) -> sqlx::Result<()> {
-    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
     sqlx::query!(
-        "update network_addresses set leaving = true
-         where network_id = $1 and server_id = $2 and alias and not host(ip) = any ($3)",
+        "update network_addresses set leaving = $4
+         where network_id = $1 and server_id = $2 and alias and host(ip) = any ($3)",
         network.0,
         server.0,
-        &kept
+        &ips,
+        leaving
     )
     .execute(conn)
     .await
     .map(drop)
 }
 
-/// A member's addresses that were leaving stay.
-///
-/// # Errors
-/// When the database fails.
-pub async fn keep_leaving(conn: &mut PgConnection, network: NetworkId, server: ServerId) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update network_addresses set leaving = false where network_id = $1 and server_id = $2",
-        network.0,
-        server.0
-    )
-    .execute(conn)
-    .await
-    .map(drop)
-}
-
-/// A member's addresses that were leaving are free.
+/// These addresses of a member, which were leaving, are free.
 ///
 /// # Errors
 /// When the database fails.
@@ -268,30 +258,12 @@ pub async fn remove_leaving(
     conn: &mut PgConnection,
     network: NetworkId,
     server: ServerId,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "delete from network_addresses where network_id = $1 and server_id = $2 and leaving",
-        network.0,
-        server.0
-    )
-    .execute(conn)
-    .await
-    .map(drop)
-}
-
-/// These addresses of a member are free.
-///
-/// # Errors
-/// When the database fails.
-pub async fn remove_addresses(
-    conn: &mut PgConnection,
-    network: NetworkId,
-    server: ServerId,
     ips: &[Ipv4Addr],
 ) -> sqlx::Result<()> {
     let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
     sqlx::query!(
-        "delete from network_addresses where network_id = $1 and server_id = $2 and host(ip) = any ($3)",
+        "delete from network_addresses
+         where network_id = $1 and server_id = $2 and leaving and host(ip) = any ($3)",
         network.0,
         server.0,
         &ips

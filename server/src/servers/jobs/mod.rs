@@ -5,6 +5,7 @@ pub mod create;
 pub mod delete;
 pub mod follow;
 pub mod leftover;
+pub mod losing;
 pub mod password;
 pub mod power;
 

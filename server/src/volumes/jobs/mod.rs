@@ -7,6 +7,7 @@ pub mod settle;
 use super::changes::{AttachVolume, DetachVolume};
 use crate::jobs::Registry;
 use crate::servers::jobs::change::Changing;
+use crate::servers::jobs::losing::Losing;
 
 /// The registry, knowing all sagas of volumes.
 #[must_use]
@@ -16,5 +17,5 @@ pub fn register(registry: Registry) -> Registry {
         .with::<Changing<DetachVolume>>()
         .with::<remove::VolumeRemove>()
         .with::<resize::VolumeGrow>()
-        .with::<settle::VolumeSettle>()
+        .with::<Losing<settle::UnsettledVolume>>()
 }
