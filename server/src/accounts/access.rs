@@ -44,8 +44,34 @@ pub struct ProjectAccess {
     pub account: AccountId,
     /// The user, with a session.
     pub user: Option<UserId>,
-    /// The token, without one.
-    pub token: Option<TokenId>,
+    /// What they were let in by.
+    pub key: Key,
+}
+
+/// What somebody was let in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// A token.
+    Token(TokenId),
+    /// A session, by SHA-256 of its cookie.
+    Session([u8; 32]),
+}
+
+impl ProjectAccess {
+    /// The token, without a session.
+    pub fn token(&self) -> Option<TokenId> {
+        match self.key {
+            Key::Token(id) => Some(id),
+            Key::Session(_) => None,
+        }
+    }
+
+    /// May these rights have ended with what ended, in the words of [`Channel::Access`](crate::live::Channel)?
+    pub fn hangs_on(&self, ended: &str) -> bool {
+        let token = self.token().map(|id| format!("token {id}"));
+        let user = self.user.map(|id| format!("user {id}"));
+        [token, user, Some(format!("account {}", self.account))].iter().flatten().any(|own| own == ended)
+    }
 }
 
 /// May read what belongs to the project. A WebSocket of a session counts as a write as far as its
@@ -123,7 +149,7 @@ async fn principal(parts: &mut Parts, world: &World) -> ApiResult<Principal> {
                     Problem::new(ErrorCode::Unauthorized, message)
                 })?;
             note_who(Who { token: Some(token), project: Some(project), user: None });
-            let access = ProjectAccess { project, account, user: None, token: Some(token) };
+            let access = ProjectAccess { project, account, user: None, key: Key::Token(token) };
             Principal::Token { access, may, suspended: suspended.map(Arc::from) }
         }
         Credential::Session(secret_hash) => {
@@ -183,7 +209,7 @@ async fn project_access(parts: &mut Parts, world: &World, writes: bool) -> ApiRe
             refuse_suspended(writes, suspended.as_deref())?;
             Ok(access)
         }
-        Principal::Session(user, _) => {
+        Principal::Session(user, session) => {
             if writes || is_socket {
                 own_pages_only(parts, world)?;
             }
@@ -193,7 +219,8 @@ async fn project_access(parts: &mut Parts, world: &World, writes: bool) -> ApiRe
                 found.ok_or_else(|| Problem::not_found("project"))?;
             refuse_suspended(writes, suspended.as_deref())?;
             note_who(Who { user: Some(user.id), project: Some(project), token: None });
-            Ok(ProjectAccess { project, account, user: Some(user.id), token: None })
+            let key = Key::Session(session.secret_hash);
+            Ok(ProjectAccess { project, account, user: Some(user.id), key })
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod queries;
 pub mod rules;
 
 pub use access::{
-    COOKIE as SESSION_COOKIE, JustAsking, Owner, PROJECT_HEADER, ProjectAccess, Reader, SessionRef, SignedIn,
-    Staff, Writer,
+    COOKIE as SESSION_COOKIE, JustAsking, Key, Owner, PROJECT_HEADER, ProjectAccess, Reader, SessionRef,
+    SignedIn, Staff, Writer,
 };
 pub use http::router;

@@ -7,6 +7,7 @@ use berth_model::{AccountId, ProjectId, Timestamp, TokenId, UserId};
 use sqlx::{PgConnection, PgPool, query, query_as, query_scalar};
 
 use super::rules::{Limit, SIGN_IN_WINDOW};
+use super::{Key, ProjectAccess};
 
 /// Sessions and tokens note their last use once in so many seconds, so that reading does not
 /// write each time.
@@ -104,9 +105,8 @@ pub async fn password_change(
         .execute(&mut *conn)
         .await?;
     query!("delete from sessions where user_id = $1 and secret_hash <> $2", user as UserId, &keep[..])
-        .execute(&mut *conn)
+        .execute(conn)
         .await?;
-    query!("select pg_notify('access', 'user ' || $1::text)", user.to_string()).fetch_one(conn).await?;
     Ok(())
 }
 
@@ -278,13 +278,9 @@ pub async fn tokens(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result
 
 /// Deletes a token of a project; false when there is none. Sockets that were opened with it close.
 pub async fn token_delete(conn: &mut PgConnection, project: ProjectId, id: TokenId) -> sqlx::Result<bool> {
-    let done = query!(
-        "with gone as (delete from tokens where id = $1 and project_id = $2 returning id)
-         select pg_notify('access', 'token ' || id) from gone",
-        id as TokenId,
-        project as ProjectId
-    );
-    Ok(done.fetch_optional(conn).await?.is_some())
+    let done =
+        query!("delete from tokens where id = $1 and project_id = $2", id as TokenId, project as ProjectId);
+    Ok(done.execute(conn).await?.rows_affected() == 1)
 }
 
 /// What a token opens.
@@ -329,6 +325,36 @@ pub async fn token_access(
     let entered =
         Entered { project: row.project_id, account: row.account_id, suspended: row.suspended_reason };
     Ok(Some(Opened { token: row.id, may: row.access, entered }))
+}
+
+/// What a key opens now, to write in this project; nothing when it opens that no more.
+pub async fn writer(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    key: Key,
+    now: Timestamp,
+) -> sqlx::Result<Option<ProjectAccess>> {
+    let (token, session) = match &key {
+        Key::Token(id) => (Some(id.0), None),
+        Key::Session(hash) => (None, Some(&hash[..])),
+    };
+    let row = query!(
+        r#"select a.id as "account: AccountId", k.user_id as "user: UserId"
+           from projects p join accounts a on a.id = p.account_id cross join lateral (
+               select null::bigint as user_id from tokens t
+               where t.id = $2 and t.project_id = p.id and t.access = 'read_write'
+                 and (t.expires is null or t.expires > $4)
+               union all
+               select s.user_id from sessions s join memberships m on m.user_id = s.user_id
+               where s.secret_hash = $3 and m.account_id = a.id and s.expires > $4) k
+           where p.id = $1 and a.suspended is null"#,
+        project as ProjectId,
+        token,
+        session,
+        now as Timestamp
+    );
+    let row = row.fetch_optional(conn).await?;
+    Ok(row.map(|row| ProjectAccess { project, account: row.account, user: row.user, key }))
 }
 
 /// Which accounts staff ask for.

@@ -7,7 +7,7 @@ use berth_model::certificate::{
     Certificate, CertificateCreate, CertificateCreated, CertificateList, CertificateReply, CertificateType,
     CertificateUpdate,
 };
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::{CertificateId, ErrorCode, ProjectId};
 use http::StatusCode;
@@ -18,9 +18,8 @@ use utoipa_axum::routes;
 
 use super::{PURPOSE, queries, rules};
 use crate::accounts::{Reader, Writer};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
-use crate::servers::rules::fault;
-use crate::{World, clock, labels, quotas};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
+use crate::{World, clock, quotas};
 
 /// The routes of certificates.
 pub fn router() -> OpenApiRouter<World> {
@@ -30,39 +29,28 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(certificate_retry))
 }
 
-/// Which certificates are asked for.
+/// Which certificates are asked for besides.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Asked {
-    /// With this name.
-    name: Option<String>,
     /// Of these types.
     #[serde(default, rename = "type")]
     kind: Vec<CertificateType>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
 }
 
 /// Certificates of the project.
-#[utoipa::path(get, path = "/certificates", tag = "certificates", params(Asked, Page),
+#[utoipa::path(get, path = "/certificates", tag = "certificates", params(Filter, Asked, Page),
     responses((status = 200, body = CertificateList), Errors))]
 async fn certificate_list(
     State(world): State<World>,
     Reader(access): Reader,
+    filter: Filter,
     Query(asked): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<CertificateList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
-        name: asked.name,
-        kinds: asked.kind,
-    };
     let mut conn = world.db.acquire().await?;
-    let (certificates, total) = queries::list(&mut conn, access.project, &filter, page).await?;
+    let (certificates, total) =
+        queries::list(&mut conn, access.project, (&filter, &asked.kind), page).await?;
     Ok(Json(CertificateList { certificates, meta: page.meta(total) }))
 }
 
@@ -161,9 +149,9 @@ fn not_found() -> Problem {
 }
 
 fn name_is_taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("certificates_name_key", || {
-        let message = "The project has a certificate with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "certificates_name_key",
+        "name",
+        "The project has a certificate with this name already.",
+    )
 }

@@ -1,13 +1,13 @@
 //! All SQL of `certificates`.
 
 use berth_model::certificate::{Certificate, CertificateType};
-use berth_model::label::{Labels, Selector};
+use berth_model::label::Labels;
 use berth_model::{CertificateId, ProjectId, Timestamp};
 use serde_json::Value;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::rules::Uploaded;
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::labels;
 
 #[derive(sqlx::FromRow)]
@@ -42,33 +42,12 @@ impl From<Row> for Certificate {
     }
 }
 
-/// Which of a project's certificates a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// Of one of these types; empty for any.
-    pub kinds: Vec<CertificateType>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
-}
-
 const SELECT: &str =
     "select id, name, certificate, fingerprint, not_valid_before, not_valid_after, domain_names,
     labels, created";
 
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Filter) {
+fn push_from(sql: &mut QueryBuilder<Postgres>, project: ProjectId) {
     sql.push(" from certificates where project_id = ").push_bind(project);
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    // All are uploaded.
-    if !filter.kinds.is_empty() && !filter.kinds.contains(&CertificateType::Uploaded) {
-        sql.push(" and false");
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 /// Adds a certificate to the project, with its key sealed.
@@ -111,7 +90,7 @@ pub async fn get(
     id: CertificateId,
 ) -> sqlx::Result<Option<Certificate>> {
     let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, &Filter::default());
+    push_from(&mut sql, project);
     sql.push(" and id = ").push_bind(id);
     let row: Option<Row> = sql.build_query_as().fetch_optional(conn).await?;
     Ok(row.map(Certificate::from))
@@ -125,23 +104,24 @@ pub async fn exists(conn: &mut PgConnection, project: ProjectId, id: Certificate
     Ok(get(conn, project, id).await?.is_some())
 }
 
-/// A page of the project's certificates, and how many there are on all pages.
+/// A page of the project's certificates of one of these types, or of any, and how many there are on all pages.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
-    filter: &Filter,
+    (filter, kinds): (&Filter, &[CertificateType]),
     page: Page,
 ) -> sqlx::Result<(Vec<Certificate>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*)");
-    push_where(&mut sql, project, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-    let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, filter);
-    page.push_to(&mut sql, &filter.sort);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    let push_from = |sql: &mut QueryBuilder<Postgres>| {
+        push_from(sql, project);
+        // All are uploaded.
+        if !kinds.is_empty() && !kinds.contains(&CertificateType::Uploaded) {
+            sql.push(" and false");
+        }
+    };
+    let (rows, total) = filter.page_of::<Row>(conn, SELECT, push_from, page).await?;
     Ok((rows.into_iter().map(Certificate::from).collect(), total))
 }
 

@@ -18,10 +18,11 @@ use utoipa_axum::routes;
 use super::queries::{self, Ticket};
 use super::relay::{self, MESSAGE_MAX_BYTES};
 use super::rfb::PASSWORD_CHARS;
-use crate::accounts::Writer;
+use crate::accounts::{ProjectAccess, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Errors, Path, Problem, Query};
-use crate::{World, clock, entropy, servers};
+use crate::live::Doubts;
+use crate::{World, accounts, clock, entropy, servers};
 
 /// How long a ticket may be used.
 const TICKET_S: i64 = 60;
@@ -63,7 +64,8 @@ async fn server_request_console(
     let now = clock::now();
     let (secret, password) = (entropy::alphanumeric(TICKET_CHARS), entropy::alphanumeric(PASSWORD_CHARS));
     let password_sealed = world.secret_key.seal(PURPOSE, password.as_bytes());
-    let ticket = Ticket { server: id, password_sealed, expires: now.plus_seconds(TICKET_S) };
+    let expires = now.plus_seconds(TICKET_S);
+    let ticket = Ticket { server: id, project: access.project, key: access.key, password_sealed, expires };
     queries::insert(&mut tx, &hash(&secret), &ticket, now).await?;
     let action = NewAction {
         project: access.project,
@@ -96,7 +98,8 @@ async fn server_console(
     Query(Shown { token }): Query<Shown>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
-    let (password, node) = admitted(&world, id, &token, clock::now()).await?;
+    let doubts = world.live.doubts();
+    let Admitted { password, node, access } = admitted(&world, id, &token, clock::now()).await?;
     let upgrade = upgrade.map_err(|_| Problem::new(ErrorCode::InvalidInput, "Open this as a WebSocket."))?;
     let seat = world.consoles.take(id).ok_or_else(|| {
         Problem::new(ErrorCode::RateLimitExceeded, "Too many consoles are open already. Close one.")
@@ -112,22 +115,53 @@ async fn server_console(
     let upgrade =
         upgrade.protocols([PROTOCOL]).max_message_size(MESSAGE_MAX_BYTES).max_frame_size(MESSAGE_MAX_BYTES);
     Ok(upgrade.on_upgrade(move |socket| async move {
-        relay::serve(socket, agent, (password, challenge), stop).await;
+        let ended = rights_end(&world, id, access, doubts);
+        relay::serve(socket, agent, (password, challenge), ended, stop).await;
         drop(seat);
     }))
 }
 
-/// The password of the console that a ticket opens, and where its server stands. The ticket is used up, whatever
-/// comes of it.
-async fn admitted(world: &World, id: ServerId, token: &str, now: Timestamp) -> ApiResult<(String, NodeId)> {
+/// A console that a ticket opens.
+struct Admitted {
+    password: String,
+    /// Where its server stands.
+    node: NodeId,
+    /// With which rights.
+    access: ProjectAccess,
+}
+
+/// The console that a ticket opens. The ticket is used up, whatever comes of it.
+async fn admitted(world: &World, id: ServerId, token: &str, now: Timestamp) -> ApiResult<Admitted> {
     let mut conn = world.db.acquire().await?;
     let ticket = queries::take(&mut conn, &hash(token)).await?;
     let ticket = ticket.filter(|ticket| ticket.server == id && now < ticket.expires).ok_or_else(|| {
         let message = "This console was opened already, or its time is up. Ask for another.";
         Problem::new(ErrorCode::Unauthorized, message)
     })?;
+    let access = accounts::queries::writer(&mut conn, ticket.project, ticket.key, now).await?;
+    let access = access.ok_or_else(|| {
+        let message = "Who asked for this console may not write in its project any more.";
+        Problem::new(ErrorCode::Forbidden, message)
+    })?;
     let machine = servers::queries::machine(&mut conn, id).await?;
     let node = machine.and_then(|machine| machine.node).ok_or_else(|| Problem::not_found("server"))?;
     let password = world.secret_key.open(PURPOSE, &ticket.password_sealed).map_err(Problem::internal)?;
-    Ok((String::from_utf8(password).map_err(Problem::internal)?, node))
+    let password = String::from_utf8(password).map_err(Problem::internal)?;
+    Ok(Admitted { password, node, access })
+}
+
+/// Waits until the rights that opened a console are gone, or its server is. An answer that could not be had ends
+/// nothing.
+async fn rights_end(world: &World, server: ServerId, access: ProjectAccess, mut doubts: Doubts) {
+    let lasts = async || -> sqlx::Result<bool> {
+        let mut conn = world.db.acquire().await?;
+        let writer = accounts::queries::writer(&mut conn, access.project, access.key, clock::now()).await?;
+        Ok(writer.is_some() && servers::queries::exists(&mut conn, access.project, server).await?)
+    };
+    loop {
+        doubts.next(&access).await;
+        if lasts().await.is_ok_and(|lasts| !lasts) {
+            return;
+        }
+    }
 }

@@ -10,6 +10,9 @@
 //! an address, where it may be seen; so it opens one console once, and the password, which never stands there, is
 //! asked for inside ([`rfb`]). Of a ticket the database has the hash, of a password what is sealed.
 //!
+//! A console lasts no longer than the rights that opened it: it ends with the session or token that asked for it, with
+//! its user's membership, when the account is suspended, and with the server.
+//!
 //! A proxy in front of the control plane must pass WebSockets of `/v1/servers/{id}/console` on, as it does for
 //! `/v1/live`, and close no connection for being idle for 20 seconds. It sees each ticket, used
 //! up by then; the address in `wss_url` is made of the setting `public_url`.

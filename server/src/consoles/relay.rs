@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use berth_model::event::CLOSE_ENDED;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::timeout;
@@ -35,6 +36,8 @@ pub enum End {
     TooSlow,
     /// The browser said what it may not.
     Misused(&'static str),
+    /// The rights that opened it have ended.
+    NotAllowed,
     /// This control plane stops.
     Stopping,
     /// Something failed on our side.
@@ -48,6 +51,7 @@ impl End {
             Self::Stopped => (close_code::NORMAL, "the console ended with its server"),
             Self::TooSlow => (close_code::POLICY, "too slow, or silent for too long"),
             Self::Misused(reason) => (close_code::POLICY, *reason),
+            Self::NotAllowed => (CLOSE_ENDED, "the rights that opened it have ended"),
             Self::Stopping => (close_code::AWAY, "the control plane stops"),
             Self::Failed(_) => (close_code::ERROR, "the console failed"),
         };
@@ -140,11 +144,12 @@ impl Side for Node {
     }
 }
 
-/// Serves a console to its end.
+/// Serves a console to its end, which comes at the latest when `rights_end` or `stop` does.
 pub async fn serve(
     browser: WebSocket,
     node: AgentSocket,
     (password, challenge): (String, [u8; 16]),
+    rights_end: impl Future<Output = ()>,
     stop: CancellationToken,
 ) {
     let mut browser = Browser { socket: browser, held: BytesMut::new() };
@@ -159,6 +164,7 @@ pub async fn serve(
     };
     let end = tokio::select! {
         end = talk => end.err(),
+        () = rights_end => Some(End::NotAllowed),
         () = stop.cancelled() => Some(End::Stopping),
     };
     let end = end.unwrap_or(End::Gone);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::Json;
 use axum::extract::State;
 use berth_model::action::{Action, ResourceKind};
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::firewall::{
     FirewallActions, FirewallApply, FirewallCreate, FirewallCreated, FirewallList, FirewallRemove,
     FirewallReply, FirewallSetRules, FirewallTarget, FirewallUpdate,
@@ -13,7 +13,6 @@ use berth_model::firewall::{
 use berth_model::quota::QuotaKind;
 use berth_model::{ErrorCode, FirewallId, ProjectId, ServerId, Timestamp};
 use http::StatusCode;
-use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,10 +20,10 @@ use utoipa_axum::routes;
 use super::{check, queries, rules};
 use crate::accounts::{Reader, Writer};
 use crate::actions::{self, NewAction};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem};
 use crate::servers::jobs::follow::{self, ServerFollow};
 use crate::servers::rules::fault;
-use crate::{World, clock, jobs, labels, quotas, servers};
+use crate::{World, clock, jobs, quotas, servers};
 
 /// The routes of firewalls.
 pub fn router() -> OpenApiRouter<World> {
@@ -36,33 +35,15 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(firewall_remove_from_resources))
 }
 
-/// Which firewalls are asked for.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-struct Asked {
-    /// With this name.
-    name: Option<String>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
-}
-
 /// Firewalls of the project.
-#[utoipa::path(get, path = "/firewalls", tag = "firewalls", params(Asked, Page),
+#[utoipa::path(get, path = "/firewalls", tag = "firewalls", params(Filter, Page),
     responses((status = 200, body = FirewallList), Errors))]
 async fn firewall_list(
     State(world): State<World>,
     Reader(access): Reader,
-    Query(asked): Query<Asked>,
+    filter: Filter,
     page: Page,
 ) -> ApiResult<Json<FirewallList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
-        name: asked.name,
-    };
     let mut conn = world.db.acquire().await?;
     let (firewalls, total) = queries::list(&mut conn, access.project, &filter, page).await?;
     Ok(Json(FirewallList { firewalls, meta: page.meta(total) }))
@@ -250,11 +231,11 @@ async fn hold(conn: &mut PgConnection, project: ProjectId, id: FirewallId) -> Ap
 }
 
 fn name_is_taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("firewalls_name_key", || {
-        let message = "The project has a firewall with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "firewalls_name_key",
+        "name",
+        "The project has a firewall with this name already.",
+    )
 }
 
 /// What a request names, found.
@@ -316,6 +297,10 @@ async fn apply(
             let message = format!("The firewall is applied to {} already.", target.words());
             return Err(Problem::new(ErrorCode::FirewallAlreadyApplied, message));
         }
+    }
+    let (servers, selectors) = queries::applied_to(conn, id).await?;
+    if let Some(message) = rules::applied_fault(servers, selectors) {
+        return Err(ApiError::field("apply_to", message).into());
     }
     let after = queries::servers_with(conn, project, id).await?;
     let concerned: BTreeSet<ServerId> = after.difference(&before).copied().collect();

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Invariants. A name stands once in a project, a server and a selector once in a firewall (constraints). A server
-//! has at most [`rules::OF_SERVER_MAX`] firewalls, and each change of what a server has is told to its node: those
+//! has at most [`rules::OF_SERVER_MAX`] firewalls, a firewall is applied to at most [`rules::APPLIED_MAX`], and each change of what a server has is told to its node: those
 //! who change applications and those who change labels or add servers [take turns](queries::take_turns), so that
 //! each sees what the other did.
 
@@ -21,6 +21,7 @@ pub mod rules;
 use std::collections::HashMap;
 
 use berth_model::agent::Firewall;
+use berth_model::error::ApiError;
 use berth_model::server::FirewallNumber;
 use berth_model::{ErrorCode, FieldError, FirewallId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
@@ -71,7 +72,7 @@ pub async fn named(
 /// Applies to a server that was just written the firewalls that its order names.
 ///
 /// # Errors
-/// `conflict` when one has just been deleted; `resource_limit_exceeded` when with those that its labels fit it has
+/// `conflict` when one has just been deleted; `invalid_input` when one is applied to too many; `resource_limit_exceeded` when with those that its labels fit it has
 /// too many.
 pub async fn apply_ordered(
     conn: &mut PgConnection,
@@ -85,6 +86,10 @@ pub async fn apply_ordered(
             return Err(Problem::new(ErrorCode::Conflict, message));
         }
         queries::add_server(conn, *firewall, server).await?;
+        let (servers, selectors) = queries::applied_to(conn, *firewall).await?;
+        if let Some(message) = rules::applied_fault(servers, selectors) {
+            return Err(ApiError::field("firewalls", message).into());
+        }
     }
     check(conn, &[server]).await.map(drop)
 }

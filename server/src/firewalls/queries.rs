@@ -12,7 +12,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::rules;
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::{labels, servers};
 
 /// Until the transaction ends, nobody adds servers to the project or changes their labels while its firewalls are
@@ -150,6 +150,20 @@ pub async fn add_server(conn: &mut PgConnection, id: FirewallId, server: ServerI
     Ok(added.execute(conn).await?.rows_affected() == 1)
 }
 
+/// To how many servers, and how many selectors, a firewall is applied.
+///
+/// # Errors
+/// When the database fails.
+pub async fn applied_to(conn: &mut PgConnection, id: FirewallId) -> sqlx::Result<(i64, i64)> {
+    let counts = sqlx::query!(
+        r#"select (select count(*) from firewall_servers where firewall_id = $1) as "servers!",
+                  (select count(*) from firewall_selectors where firewall_id = $1) as "selectors!""#,
+        id.0
+    );
+    let counts = counts.fetch_one(conn).await?;
+    Ok((counts.servers, counts.selectors))
+}
+
 /// Takes a firewall from a server; `false` when it was not applied to it by its number.
 ///
 /// # Errors
@@ -271,17 +285,6 @@ pub async fn rules_of(conn: &mut PgConnection, ids: &[FirewallId]) -> sqlx::Resu
     Ok(rows.fetch_all(conn).await?.into_iter().map(|rules| rules.0).collect())
 }
 
-/// Which of a project's firewalls a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
-}
-
 #[derive(sqlx::FromRow)]
 struct Row {
     id: FirewallId,
@@ -295,8 +298,11 @@ struct Row {
 
 const SELECT: &str = "select id, name, labels, rules, created,
     array(select s.server_id from firewall_servers s where s.firewall_id = firewalls.id order by 1) as servers,
-    array(select s.selector from firewall_selectors s where s.firewall_id = firewalls.id order by 1) as selectors
-    from firewalls";
+    array(select s.selector from firewall_selectors s where s.firewall_id = firewalls.id order by 1) as selectors";
+
+fn push_from(sql: &mut QueryBuilder<Postgres>, project: ProjectId) {
+    sql.push(" from firewalls where project_id = ").push_bind(project);
+}
 
 /// One firewall of the project.
 ///
@@ -308,7 +314,8 @@ pub async fn get(
     id: FirewallId,
 ) -> sqlx::Result<Option<Firewall>> {
     let mut sql = QueryBuilder::new(SELECT);
-    sql.push(" where project_id = ").push_bind(project).push(" and id = ").push_bind(id);
+    push_from(&mut sql, project);
+    sql.push(" and id = ").push_bind(id);
     let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
     Ok(render(conn, project, rows).await?.pop())
 }
@@ -323,22 +330,8 @@ pub async fn list(
     filter: &Filter,
     page: Page,
 ) -> sqlx::Result<(Vec<Firewall>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*) from firewalls");
-    push_where(&mut sql, project, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-    let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, filter);
-    page.push_to(&mut sql, &filter.sort);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    let (rows, total) = filter.page_of(conn, SELECT, |sql| push_from(sql, project), page).await?;
     Ok((render(conn, project, rows).await?, total))
-}
-
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Filter) {
-    sql.push(" where project_id = ").push_bind(project);
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 async fn render(conn: &mut PgConnection, project: ProjectId, rows: Vec<Row>) -> sqlx::Result<Vec<Firewall>> {

@@ -22,10 +22,22 @@ pub const DESCRIPTION_MAX: usize = 255;
 pub const OF_SERVER_MAX: usize = 5;
 /// Most servers and selectors that one request names.
 pub const TARGETS_MAX: usize = 100;
+/// Most servers and selectors that one firewall is applied to.
+pub const APPLIED_MAX: i64 = 500;
+/// Most selectors among them: each is held against the labels of every server that is shown.
+pub const SELECTORS_MAX: i64 = 50;
 
 /// What to say of a server with more than [`OF_SERVER_MAX`].
 pub fn too_many() -> String {
     format!("A server has at most {OF_SERVER_MAX} firewalls.")
+}
+
+/// What is wrong with a firewall that is applied to so many.
+pub fn applied_fault(servers: i64, selectors: i64) -> Option<String> {
+    let is_too_much = selectors > SELECTORS_MAX || servers + selectors > APPLIED_MAX;
+    is_too_much.then(|| {
+        format!("A firewall is applied to at most {APPLIED_MAX} servers and label selectors, and to {SELECTORS_MAX} selectors.")
+    })
 }
 
 /// Everything that is wrong with the order of a firewall by itself.

@@ -125,7 +125,7 @@ impl Claim {
             .chain_update(target)
             .chain_update([0])
             // What only people may ask for must not be answered to a program, nor the other way round.
-            .chain_update([u8::from(access.token.is_some())])
+            .chain_update([u8::from(access.token().is_some())])
             .chain_update(&bytes)
             .finalize();
 

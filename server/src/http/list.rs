@@ -1,14 +1,17 @@
-//! What all lists understand: pages and sorting.
+//! What all lists understand: pages, sorting, and what is looked for.
 
 use axum::extract::FromRequestParts;
 use berth_model::error::ApiError;
+use berth_model::label::Selector;
 use berth_model::page::{Meta, PER_PAGE_DEFAULT, PER_PAGE_MAX, Pagination};
 use http::request::Parts;
 use serde::Deserialize;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 
 use super::extract;
 use super::problem::Problem;
+use crate::labels;
 
 /// The page that is asked for: `page` from 1, `per_page` 1 to 50, 25 unless said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, utoipa::IntoParams)]
@@ -79,6 +82,82 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         Ok(Self::from_query(parts.uri.query())?)
+    }
+}
+
+/// Which things of a project a list shows, and in which order: `name`, `label_selector` and `sort`.
+#[derive(Debug, Clone, Default, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// With this name.
+    pub name: Option<String>,
+    /// With labels that fit.
+    #[param(value_type = Option<String>)]
+    pub label_selector: Selector,
+    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
+    #[param(value_type = Vec<String>, required = false)]
+    pub sort: Vec<Sort>,
+}
+
+impl Filter {
+    /// Whether it shows everything there is.
+    pub fn is_everything(&self) -> bool {
+        self.name.is_none() && self.label_selector.0.is_empty()
+    }
+
+    /// Adds ` and …` for the columns `name` and `labels`.
+    pub fn push_to(&self, sql: &mut QueryBuilder<Postgres>) {
+        if let Some(name) = &self.name {
+            sql.push(" and name = ").push_bind(name.clone());
+        }
+        labels::push_selector(sql, &self.label_selector);
+    }
+
+    /// A page of those rows that `push_from` (` from … where …`) and this filter leave, and how many there are on
+    /// all pages.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn page_of<R>(
+        &self,
+        conn: &mut PgConnection,
+        select: &'static str,
+        push_from: impl Fn(&mut QueryBuilder<Postgres>),
+        page: Page,
+    ) -> sqlx::Result<(Vec<R>, i64)>
+    where
+        R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let narrowed = |select| {
+            let mut sql = QueryBuilder::new(select);
+            push_from(&mut sql);
+            self.push_to(&mut sql);
+            sql
+        };
+        let total = narrowed("select count(*)").build_query_scalar().fetch_one(&mut *conn).await?;
+        let mut sql = narrowed(select);
+        page.push_to(&mut sql, &self.sort);
+        Ok((sql.build_query_as().fetch_all(conn).await?, total))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Filter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        struct Asked {
+            name: Option<String>,
+            label_selector: Option<String>,
+            #[serde(default)]
+            sort: Vec<String>,
+        }
+        let asked: Asked = extract::query(parts.uri.query())?;
+        Ok(Self {
+            name: asked.name,
+            label_selector: labels::selector(asked.label_selector.as_deref())?,
+            sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
+        })
     }
 }
 

@@ -31,7 +31,7 @@ pub use around::{REQUEST_ID, around};
 pub use context::{RequestContext, RequestId, Who, current, note_who, request_id, within};
 pub use errors::Errors;
 pub use extract::{Body, Path, Query};
-pub use list::{Page, Sort, part_of};
+pub use list::{Filter, Page, Sort, part_of};
 pub use origin::{Origin, Site};
 pub use problem::{ApiResult, Problem, constraint};
 

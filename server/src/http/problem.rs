@@ -77,6 +77,16 @@ impl Problem {
         if cause.and_then(constraint) == Some(name) { error().into() } else { self }
     }
 
+    /// If the database refused because of the constraint `name`, `uniqueness_error` with this sentence, for this field.
+    #[must_use]
+    pub fn on_taken(self, name: &str, field: &str, message: &str) -> Self {
+        self.on_constraint(name, || ApiError {
+            code: ErrorCode::UniquenessError,
+            message: message.to_owned(),
+            ..ApiError::field(field, message)
+        })
+    }
+
     /// What the customer is told.
     pub fn error(&self) -> &ApiError {
         &self.error

@@ -26,6 +26,7 @@ use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use sha2::{Digest as _, Sha256};
 use sqlx::{PgConnection, PgPool, query};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -209,7 +210,7 @@ impl RateLimit {
 
     /// Settles with the shared buckets, one round at a time, if it is still `wanted` when it is our turn.
     async fn settle(&self, wanted: impl FnOnce(&Callers) -> bool) {
-        let mut trouble = self.settling.lock().await;
+        let trouble = Arc::clone(&self.settling).lock_owned().await;
         if trouble.is_some_and(|until| Instant::now() < until) || !wanted(&self.callers()) {
             return;
         }
@@ -217,6 +218,18 @@ impl RateLimit {
         if callers.is_empty() {
             return;
         }
+        // A request may be dropped while it waits. What was collected is settled all the same.
+        let round = tokio::spawn(self.clone().settle_these(trouble, callers, counts));
+        // An error is a panic, which was logged where it happened.
+        drop(round.await);
+    }
+
+    async fn settle_these(
+        self,
+        mut trouble: OwnedMutexGuard<Option<Instant>>,
+        callers: Vec<Vec<u8>>,
+        counts: Vec<i32>,
+    ) {
         *trouble = match take_shared(&self.db, self.sizes, &callers, &counts).await {
             Ok(rows) => {
                 let mut copies = self.callers();

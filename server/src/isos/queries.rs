@@ -6,6 +6,7 @@ use berth_model::{IsoId, ProjectId, Timestamp};
 use sqlx::PgConnection;
 
 use crate::images::queries::ARCHITECTURE;
+use crate::servers::queries::Loaded;
 
 /// How long an ISO can still be chosen after it was said that it should not be.
 const GRACE_S: i64 = 90 * 24 * 60 * 60;
@@ -67,16 +68,7 @@ pub async fn by_ids(conn: &mut PgConnection, ids: &[IsoId]) -> sqlx::Result<Vec<
     Ok(rows.fetch_all(conn).await?.into_iter().map(Iso::from).collect())
 }
 
-/// An ISO, as an action must know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Its number.
-    pub id: IsoId,
-    /// SHA-256 of its file.
-    pub sha256: String,
-}
-
-/// The ISO that a customer names, among those that the project may use.
+/// The ISO that a customer names, with its file as it is now, among those that the project may use.
 ///
 /// # Errors
 /// When the database fails.
@@ -84,9 +76,9 @@ pub async fn find(
     conn: &mut PgConnection,
     project: ProjectId,
     named: &NameOrId,
-) -> sqlx::Result<Option<Found>> {
+) -> sqlx::Result<Option<Loaded>> {
     sqlx::query_as!(
-        Found,
+        Loaded,
         r#"select id as "id: IsoId", sha256 from isos
            where (project_id is null or project_id = $1) and (id = $2 or name = $3) order by id = $2 desc limit 1"#,
         project.0,
@@ -97,15 +89,8 @@ pub async fn find(
     .await
 }
 
-/// SHA-256 of an ISO's file.
-///
-/// # Errors
-/// When the database fails.
-pub async fn sha256(conn: &mut PgConnection, id: IsoId) -> sqlx::Result<String> {
-    sqlx::query_scalar!("select sha256 from isos where id = $1", id.0).fetch_one(conn).await
-}
-
-/// Offers an ISO under its name, in place of the one before. The number stays.
+/// Offers an ISO under its name, in place of the one before. The number stays; drives keep the file that
+/// they were given.
 ///
 /// # Errors
 /// When the database fails.

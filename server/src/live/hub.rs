@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queries::{self, Row};
 use super::seats::Seats;
-use super::{Channel, Signals, publisher};
+use super::{Channel, Doubts, Signals, publisher};
 use crate::vital::Vital;
 
 /// Events that wait for one subscriber; with one more it is dropped.
@@ -156,9 +156,14 @@ impl Hub {
         &self.inner.stop
     }
 
-    /// Whose tokens and sessions end, from now on.
+    /// Whose rights end, from now on.
     pub(super) fn access(&self) -> broadcast::Receiver<String> {
         self.inner.signals.access()
+    }
+
+    /// When rights that are looked at next should be looked at again.
+    pub fn doubts(&self) -> Doubts {
+        Doubts::new(self)
     }
 
     /// From now on the events of `project`.

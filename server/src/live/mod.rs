@@ -21,6 +21,7 @@
 //! A subscriber whose queue is full is dropped: it resumes from the table. So memory is bounded by
 //! queues × [`hub::QUEUE_MAX`] shared events.
 
+mod doubts;
 pub mod hub;
 pub mod outbox;
 mod publisher;
@@ -29,6 +30,7 @@ mod seats;
 mod signals;
 mod socket;
 
+pub use doubts::Doubts;
 pub use hub::{Hub, Settings};
 pub use seats::{SOCKETS_PER_HOLDER, SOCKETS_PER_PROJECT};
 pub use signals::{Channel, Signals};

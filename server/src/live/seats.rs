@@ -36,7 +36,7 @@ pub(super) struct Seat {
 impl Seats {
     /// A place for one more socket, if there is one.
     pub(super) fn take(&self, access: &ProjectAccess) -> Option<Seat> {
-        let (project, holder) = (access.project, (access.user, access.token));
+        let (project, holder) = (access.project, (access.user, access.token()));
         let mut taken = self.lock();
         let of_project = taken.by_project.get(&project).is_none_or(|n| *n < SOCKETS_PER_PROJECT);
         let of_holder = taken.by_holder.get(&holder).is_none_or(|n| *n < SOCKETS_PER_HOLDER);
@@ -78,10 +78,11 @@ mod tests {
     use berth_model::AccountId;
 
     use super::*;
+    use crate::accounts::Key;
 
     fn access(project: i64, user: i64) -> ProjectAccess {
         let (project, account) = (ProjectId(project), AccountId(1));
-        ProjectAccess { project, account, user: Some(UserId(user)), token: None }
+        ProjectAccess { project, account, user: Some(UserId(user)), key: Key::Session([0; 32]) }
     }
 
     #[test]

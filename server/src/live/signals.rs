@@ -17,7 +17,7 @@ use crate::vital::Vital;
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// Payloads of samples that wait for who takes them in.
 const LOAD_MAX: usize = 256;
-/// Ended tokens and sessions that wait for sockets to hear of them.
+/// Ended rights that wait for sockets to hear of them.
 const ACCESS_MAX: usize = 64;
 
 /// What is listened for.
@@ -33,7 +33,7 @@ pub enum Channel {
     Watch,
     /// Load samples, as payload, on their way to other control planes.
     Load,
-    /// A token or a user's sessions have ended: whose, as payload.
+    /// A right has ended, of a token, a user or an account: whose, as payload.
     Access,
 }
 
@@ -87,7 +87,7 @@ impl Signals {
         self.0.load.subscribe()
     }
 
-    /// The payloads on [`Channel::Access`]: `token 7`, `user 9`. Who lags behind must assume that it is meant.
+    /// The payloads on [`Channel::Access`]: `token 7`, `user 9`, `account 3`. Who lags behind must assume that it is meant.
     pub fn access(&self) -> broadcast::Receiver<String> {
         self.0.access.subscribe()
     }

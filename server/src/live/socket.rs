@@ -112,13 +112,6 @@ impl Credentials {
     }
 }
 
-/// May what ended be what this socket was opened with? Whoever missed one cannot know.
-fn may_mean(ending: &Result<String, broadcast::error::RecvError>, access: &ProjectAccess) -> bool {
-    let token = access.token.map(|id| format!("token {id}"));
-    let own = token.or(access.user.map(|id| format!("user {id}")));
-    ending.as_ref().is_err() || ending.as_ref().ok() == own.as_ref()
-}
-
 /// Why a conversation is over.
 enum End {
     /// The client is gone, or said good-bye.
@@ -164,7 +157,7 @@ impl Conversation {
     }
 
     async fn talk(&mut self) -> Result<std::convert::Infallible, End> {
-        let mut ended = self.world.live.access();
+        let mut doubts = self.world.live.doubts();
         let hello = self.hello().await?;
         let mut subscription = self.world.live.subscribe(self.access.project);
         let mut seen = self.catch_up(hello, &subscription).await?;
@@ -172,9 +165,6 @@ impl Conversation {
         let mut watching = Watching::default();
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut recheck = interval(self.world.live.settings().recheck_every);
-        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        recheck.reset();
         let mut heard = Instant::now();
         let mut commands = 0;
         let stop = self.world.live.stop().clone();
@@ -214,15 +204,7 @@ impl Conversation {
                     }
                     self.send(Message::Ping(bytes::Bytes::new()), Some(&subscription)).await?;
                 }
-                ending = ended.recv() => {
-                    if !may_mean(&ending, &self.access) {
-                        continue;
-                    }
-                    if !self.credentials.are_good(&self.access, &self.world).await {
-                        return Err(End::NotAllowed);
-                    }
-                }
-                _ = recheck.tick() => {
+                () = doubts.next(&self.access) => {
                     commands = 0;
                     if !self.credentials.are_good(&self.access, &self.world).await {
                         return Err(End::NotAllowed);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::Json;
 use axum::extract::State;
 use berth_model::action::{Action, ActionReply, ResourceKind};
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::network::{
     ChangeNetworkProtection, IpRange, NetworkCreate, NetworkList, NetworkReply, NetworkUpdate, Route,
     SubnetCreate,
@@ -24,7 +24,6 @@ use crate::accounts::{Reader, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
 use crate::servers::jobs::follow;
-use crate::servers::rules::fault;
 use crate::{World, catalog, clock, labels, quotas};
 
 /// The routes of networks.
@@ -335,11 +334,11 @@ async fn zones(conn: &mut PgConnection) -> sqlx::Result<BTreeSet<String>> {
 }
 
 fn name_is_taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("networks_name_key", || {
-        let message = "The project has a network with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "networks_name_key",
+        "name",
+        "The project has a network with this name already.",
+    )
 }
 
 async fn done(

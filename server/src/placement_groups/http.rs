@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::placement_group::{
     PlacementGroup, PlacementGroupCreate, PlacementGroupCreated, PlacementGroupList, PlacementGroupReply,
     PlacementGroupType, PlacementGroupUpdate,
@@ -17,9 +17,8 @@ use utoipa_axum::routes;
 
 use super::{queries, rules};
 use crate::accounts::{Reader, Writer};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
-use crate::servers::rules::fault;
-use crate::{World, clock, labels, quotas};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
+use crate::{World, clock, quotas};
 
 /// The routes of placement groups.
 pub fn router() -> OpenApiRouter<World> {
@@ -30,37 +29,26 @@ pub fn router() -> OpenApiRouter<World> {
     ))
 }
 
-/// Which groups are asked for.
+/// Which groups are asked for besides.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Asked {
-    /// With this name.
-    name: Option<String>,
     /// Of these types: all are `spread`.
     #[serde(default, rename = "type")]
     #[expect(dead_code, reason = "there is one type, so that every group fits")]
     kind: Vec<PlacementGroupType>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
 }
 
 /// Placement groups of the project.
-#[utoipa::path(get, path = "/placement_groups", tag = "placement_groups", params(Asked, Page),
+#[utoipa::path(get, path = "/placement_groups", tag = "placement_groups", params(Filter, Asked, Page),
     responses((status = 200, body = PlacementGroupList), Errors))]
 async fn placement_group_list(
     State(world): State<World>,
     Reader(access): Reader,
-    Query(asked): Query<Asked>,
+    filter: Filter,
+    Query(_): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<PlacementGroupList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
-        name: asked.name,
-    };
     let mut conn = world.db.acquire().await?;
     let (placement_groups, total) = queries::list(&mut conn, access.project, &filter, page).await?;
     Ok(Json(PlacementGroupList { placement_groups, meta: page.meta(total) }))
@@ -153,9 +141,9 @@ fn not_found() -> Problem {
 }
 
 fn name_is_taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("placement_groups_name_key", || {
-        let message = "The project has a placement group with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "placement_groups_name_key",
+        "name",
+        "The project has a placement group with this name already.",
+    )
 }

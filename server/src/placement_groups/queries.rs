@@ -1,12 +1,12 @@
 //! All SQL of `placement_groups`, and of the column by which servers are in them.
 
-use berth_model::label::{Labels, Selector};
+use berth_model::label::Labels;
 use berth_model::placement_group::{PlacementGroup, PlacementGroupType};
 use berth_model::{NodeId, PlacementGroupId, ProjectId, ServerId, Timestamp};
 use serde_json::Value;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::labels;
 
 #[derive(sqlx::FromRow)]
@@ -31,26 +31,11 @@ impl From<Row> for PlacementGroup {
     }
 }
 
-/// Which of a project's groups a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
-}
-
 const SELECT: &str = "select g.id, g.name, g.labels, g.created,
     array(select s.id from servers s where s.placement_group_id = g.id order by s.id) as servers";
 
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Filter) {
+fn push_from(sql: &mut QueryBuilder<Postgres>, project: ProjectId) {
     sql.push(" from placement_groups g where project_id = ").push_bind(project);
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 /// Adds a group to the project.
@@ -85,7 +70,7 @@ pub async fn get(
     id: PlacementGroupId,
 ) -> sqlx::Result<Option<PlacementGroup>> {
     let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, &Filter::default());
+    push_from(&mut sql, project);
     sql.push(" and g.id = ").push_bind(id);
     let row: Option<Row> = sql.build_query_as().fetch_optional(conn).await?;
     Ok(row.map(PlacementGroup::from))
@@ -101,13 +86,7 @@ pub async fn list(
     filter: &Filter,
     page: Page,
 ) -> sqlx::Result<(Vec<PlacementGroup>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*)");
-    push_where(&mut sql, project, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-    let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, filter);
-    page.push_to(&mut sql, &filter.sort);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    let (rows, total) = filter.page_of::<Row>(conn, SELECT, |sql| push_from(sql, project), page).await?;
     Ok((rows.into_iter().map(PlacementGroup::from).collect(), total))
 }
 

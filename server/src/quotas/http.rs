@@ -2,12 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::quota::{
     LimitList, LimitRequestAnswer, LimitRequestCreate, LimitRequestList, LimitRequestReply,
     LimitRequestStatus, LimitSet,
 };
-use berth_model::{AccountId, ErrorCode, LimitRequestId, ProjectId};
+use berth_model::{AccountId, LimitRequestId, ProjectId};
 use http::StatusCode;
 use serde::Deserialize;
 use sqlx::PgConnection;
@@ -18,7 +18,6 @@ use super::queries::{self, Filter, Whose};
 use super::rules;
 use crate::accounts::{Reader, Staff, Writer};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query};
-use crate::servers::rules::fault;
 use crate::{World, clock};
 
 /// The routes.
@@ -96,11 +95,11 @@ async fn limit_request_create(
 }
 
 fn is_open(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("limit_requests_open_key", || {
-        let message = "A request of this kind is open already. Wait for its answer.";
-        let details = Some(ErrorDetails { fields: vec![fault("kind", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "limit_requests_open_key",
+        "kind",
+        "A request of this kind is open already. Wait for its answer.",
+    )
 }
 
 /// Requests of all projects, newest first. For staff.

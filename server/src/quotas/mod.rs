@@ -50,8 +50,8 @@ pub async fn check(
     }
 }
 
-/// Answers a request for more. Granted, the project gets the limit it asked for, and its account at least as
-/// much, if it had less.
+/// Answers a request for more. Granted, the project has the limit it asked for, and so has its account; what is
+/// higher by now stays.
 ///
 /// # Errors
 /// `not_found`; `conflict` when it was answered before.
@@ -68,11 +68,14 @@ pub async fn answer(
         return Err(Problem::new(ErrorCode::Conflict, "This request was answered already."));
     }
     if status == LimitRequestStatus::Granted {
+        queries::take_turns(conn).await?;
         let standing = queries::standing(conn, config, request.project).await?;
-        let (kind, most) = (request.kind, Some(request.limit));
-        queries::set(conn, Whose::Project(request.project), kind, most).await?;
-        if standing.iter().any(|limit| limit.kind == kind && limit.account_limit < request.limit) {
-            queries::set(conn, Whose::Account(request.account), kind, most).await?;
+        for limit in standing.iter().filter(|limit| limit.kind == request.kind) {
+            let project = (Whose::Project(request.project), limit.limit);
+            let account = (Whose::Account(request.account), limit.account_limit);
+            for (whose, _) in [project, account].into_iter().filter(|(_, has)| *has < request.limit) {
+                queries::set(conn, whose, request.kind, Some(request.limit)).await?;
+            }
         }
     }
     Ok(())

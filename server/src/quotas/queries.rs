@@ -103,6 +103,12 @@ impl Whose {
     }
 }
 
+/// Those who set limits do it one after another, until their transactions end.
+pub(super) async fn take_turns(conn: &mut PgConnection) -> sqlx::Result<()> {
+    let turn = query!("select pg_advisory_xact_lock(hashtextextended('quota_limits', 0))");
+    turn.execute(conn).await.map(drop)
+}
+
 /// Sets a limit, or takes it back to the installation's. False when there is no such account or project.
 ///
 /// # Errors
@@ -122,8 +128,7 @@ pub async fn set(
     if !exists.fetch_one(&mut *conn).await? {
         return Ok(false);
     }
-    // Two who set the same take turns.
-    query!("select pg_advisory_xact_lock(hashtextextended('quota_limits', 0))").execute(&mut *conn).await?;
+    take_turns(&mut *conn).await?;
     query!(
         "delete from quota_limits where kind = $3 and (account_id = $1 or project_id = $2)",
         account as Option<AccountId>,

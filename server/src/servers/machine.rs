@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 
 use super::queries::{self, Machine};
 use crate::config::Config;
-use crate::{addresses, firewalls, isos, networks, volumes};
+use crate::{addresses, firewalls, networks, volumes};
 
 /// A server's machine, as the rows have it.
 #[derive(Debug, Clone)]
@@ -35,10 +35,7 @@ pub async fn wanted(
 ) -> sqlx::Result<Option<Wanted>> {
     let Some(machine) = queries::machine(conn, server).await? else { return Ok(None) };
     let rescue = queries::rescue(conn, server).await?;
-    let iso = match queries::iso(conn, server).await? {
-        Some(iso) => Some(isos::queries::sha256(conn, iso).await?),
-        None => None,
-    };
+    let iso = queries::iso(conn, server).await?.map(|iso| iso.sha256);
     let boot = if iso.is_some() { vec![BootDevice::Iso, BootDevice::Disk] } else { vec![BootDevice::Disk] };
     let (attached, mounts) = volumes::queries::of_machine(conn, server).await?;
     let card = addresses::queries::card(conn, server).await?;

@@ -2,14 +2,12 @@
 //! What belongs to another account is treated as what does not exist.
 
 use berth_model::action::{Action, ResourceKind};
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::image::ImageStatus;
 use berth_model::location::{Datacenter, Location};
 use berth_model::quota::QuotaKind;
 use berth_model::server::{NameOrId, PublicNetCreate, ServerCreate, ServerStatus};
-use berth_model::{
-    ByteSize, ErrorCode, FieldError, FirewallId, LocationId, NetworkId, ProjectId, ServerId, Timestamp,
-};
+use berth_model::{ByteSize, FieldError, FirewallId, LocationId, NetworkId, ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
 
 use super::jobs::create;
@@ -295,9 +293,9 @@ async fn insert(conn: &mut PgConnection, new: &NewServer<'_>) -> ApiResult<Serve
 
 /// The error when the project has another server of this name.
 pub(super) fn name_is_taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("servers_name_key", || {
-        let message = "The project has a server with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "servers_name_key",
+        "name",
+        "The project has a server with this name already.",
+    )
 }

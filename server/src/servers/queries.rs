@@ -13,11 +13,11 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 pub use machine::{
-    Machine, Rescue, Size, System, Wish, any_made_from, begin_rescue, end_rescue, iso, machine, place,
-    rescue, set_iso, set_size, set_system, set_told, size, system, touch, wish,
+    Loaded, Machine, Rescue, Size, System, Wish, any_made_from, begin_rescue, end_rescue, iso, machine,
+    place, rescue, set_iso, set_size, set_system, set_told, size, system, touch, wish,
 };
 pub use render::render;
-pub use select::{Filter, all_labels, among, exists, get, labels_of, list, network_zone, nodes_of, on_node};
+pub use select::{all_labels, among, exists, get, labels_of, list, network_zone, nodes_of, on_node};
 pub use state::{
     Held, Known, hold, hold_observed, lock, observed, set_observed, set_starting, set_unknown, unlock,
 };

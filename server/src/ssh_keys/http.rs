@@ -2,10 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::SshKeyId;
+use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::ssh_key::{SshKeyCreate, SshKeyList, SshKeyReply, SshKeyUpdate};
-use berth_model::{ErrorCode, SshKeyId};
 use http::StatusCode;
 use serde::Deserialize;
 
@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 
 use super::{queries, rules};
 use crate::accounts::{Reader, Writer};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
-use crate::{World, clock, labels, quotas};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
+use crate::{World, clock, quotas};
 
 /// The routes of SSH keys.
 pub fn router() -> OpenApiRouter<World> {
@@ -26,38 +26,27 @@ pub fn router() -> OpenApiRouter<World> {
     ))
 }
 
-/// Which keys are asked for.
+/// Which keys are asked for besides.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Asked {
-    /// With this name.
-    name: Option<String>,
     /// With this fingerprint.
     fingerprint: Option<String>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id` or `name`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
 }
 
 /// Public keys of the project.
-#[utoipa::path(get, path = "/ssh_keys", tag = "ssh_keys", params(Asked, Page),
+#[utoipa::path(get, path = "/ssh_keys", tag = "ssh_keys", params(Filter, Asked, Page),
     responses((status = 200, body = SshKeyList), Errors))]
 async fn ssh_key_list(
     State(world): State<World>,
     Reader(access): Reader,
+    filter: Filter,
     Query(asked): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<SshKeyList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name"])?,
-        name: asked.name,
-        fingerprint: asked.fingerprint,
-    };
     let mut conn = world.db.acquire().await?;
-    let (ssh_keys, total) = queries::list(&mut conn, access.project, &filter, page).await?;
+    let (ssh_keys, total) =
+        queries::list(&mut conn, access.project, (&filter, asked.fingerprint.as_deref()), page).await?;
     Ok(Json(SshKeyList { ssh_keys, meta: page.meta(total) }))
 }
 
@@ -127,16 +116,11 @@ async fn ssh_key_delete(
 }
 
 fn taken(error: sqlx::Error) -> Problem {
-    let uniqueness = |field: &str, message: &str| ApiError {
-        code: ErrorCode::UniquenessError,
-        details: Some(ErrorDetails { fields: vec![crate::servers::rules::fault(field, message)] }),
-        message: message.to_owned(),
-    };
     Problem::from(error)
-        .on_constraint("ssh_keys_name_key", || {
-            uniqueness("name", "The project has a key with this name already.")
-        })
-        .on_constraint("ssh_keys_fingerprint_key", || {
-            uniqueness("public_key", "The project has this key already, under another name.")
-        })
+        .on_taken("ssh_keys_name_key", "name", "The project has a key with this name already.")
+        .on_taken(
+            "ssh_keys_fingerprint_key",
+            "public_key",
+            "The project has this key already, under another name.",
+        )
 }

@@ -1,6 +1,6 @@
 //! All SQL of `ssh_keys`.
 
-use berth_model::label::{Labels, Selector};
+use berth_model::label::Labels;
 use berth_model::server::NameOrId;
 use berth_model::ssh_key::SshKey;
 use berth_model::{ProjectId, SshKeyId, Timestamp};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::rules::Key;
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::labels;
 
 #[derive(sqlx::FromRow)]
@@ -32,19 +32,6 @@ impl From<Row> for SshKey {
             created: row.created,
         }
     }
-}
-
-/// Which of a project's keys a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// With this fingerprint.
-    pub fingerprint: Option<String>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
 }
 
 /// Adds a key to the project.
@@ -89,37 +76,25 @@ pub async fn get(conn: &mut PgConnection, project: ProjectId, id: SshKeyId) -> s
     Ok(row.fetch_optional(conn).await?.map(SshKey::from))
 }
 
-/// A page of the project's keys, and how many there are on all pages.
+/// A page of the project's keys, of those with this fingerprint if one is given, and how many there are on all pages.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
-    filter: &Filter,
+    (filter, fingerprint): (&Filter, Option<&str>),
     page: Page,
 ) -> sqlx::Result<(Vec<SshKey>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*) from ssh_keys");
-    push_where(&mut sql, project, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-
-    let mut sql =
-        QueryBuilder::new("select id, name, fingerprint, public_key, labels, created from ssh_keys");
-    push_where(&mut sql, project, filter);
-    page.push_to(&mut sql, &filter.sort);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    let select = "select id, name, fingerprint, public_key, labels, created";
+    let push_from = |sql: &mut QueryBuilder<Postgres>| {
+        sql.push(" from ssh_keys where project_id = ").push_bind(project);
+        if let Some(fingerprint) = fingerprint {
+            sql.push(" and fingerprint = ").push_bind(fingerprint.to_owned());
+        }
+    };
+    let (rows, total) = filter.page_of::<Row>(conn, select, push_from, page).await?;
     Ok((rows.into_iter().map(SshKey::from).collect(), total))
-}
-
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Filter) {
-    sql.push(" where project_id = ").push_bind(project);
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    if let Some(fingerprint) = &filter.fingerprint {
-        sql.push(" and fingerprint = ").push_bind(fingerprint.clone());
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 /// Changes name and labels; what is `None` stays. `None` when the project has no such key.

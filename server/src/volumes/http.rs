@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use berth_model::action::{Action, ActionReply, ResourceKind};
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::volume::{
     ChangeVolumeProtection, Volume, VolumeAttach, VolumeCreate, VolumeCreated, VolumeList, VolumeReply,
@@ -26,7 +26,6 @@ use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
 use crate::jobs::Saga as _;
 use crate::servers::change;
 use crate::servers::queries::Held;
-use crate::servers::rules::fault;
 use crate::{World, catalog, clock, jobs, labels, quotas, servers};
 
 /// The routes of volumes.
@@ -356,9 +355,9 @@ fn refuse_locked(volume: &HeldVolume) -> Result<(), ApiError> {
 }
 
 fn name_is_taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("volumes_name_key", || {
-        let message = "The project has a volume with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "volumes_name_key",
+        "name",
+        "The project has a volume with this name already.",
+    )
 }

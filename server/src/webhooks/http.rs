@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::webhook::{
     DeliveryStatus, Webhook, WebhookCreate, WebhookCreated, WebhookDelivery, WebhookDeliveryList,
@@ -18,7 +18,6 @@ use utoipa_axum::routes;
 use super::{queries, rules};
 use crate::accounts::{Reader, Writer};
 use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query};
-use crate::servers::rules::fault;
 use crate::{World, clock, entropy, quotas};
 
 /// What secrets are sealed for.
@@ -88,11 +87,11 @@ async fn webhook_create(
 }
 
 fn taken(error: sqlx::Error) -> Problem {
-    Problem::from(error).on_constraint("webhooks_name_key", || {
-        let message = "The project has a webhook with this name already.";
-        let details = Some(ErrorDetails { fields: vec![fault("name", message)] });
-        ApiError { code: ErrorCode::UniquenessError, message: message.to_owned(), details }
-    })
+    Problem::from(error).on_taken(
+        "webhooks_name_key",
+        "name",
+        "The project has a webhook with this name already.",
+    )
 }
 
 async fn found(conn: &mut PgConnection, project: ProjectId, id: WebhookId) -> ApiResult<Webhook> {

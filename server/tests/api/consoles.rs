@@ -1,9 +1,15 @@
 //! Consoles: for who has a ticket, once, and the password.
 
+use std::time::Duration;
+
 use berth_agent::hypervisor::Hypervisor as _;
+use berth_model::people::TokenCreated;
 use berth_model::server::ConsoleRequested;
 use berth_model::{ServerId, VmId};
 use berth_server::consoles::{PER_SERVER_MAX, rfb};
+use berth_server::live::Settings;
+use berth_server::serve::Options;
+use berth_server::{accounts, clock};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -14,7 +20,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::shop::Shop;
-use crate::support::{PATIENCE, until};
+use crate::support::{Client, PATIENCE, until};
 
 /// A viewer in a browser.
 struct Viewer {
@@ -93,8 +99,20 @@ impl Viewer {
 }
 
 async fn ask(shop: &Shop, server: ServerId) -> ConsoleRequested {
-    let path = format!("/v1/servers/{server}/actions/request_console");
-    shop.customer.post(&path, json!({})).await.expect(201)
+    ask_as(shop.customer.client(), server).await
+}
+
+async fn ask_as(client: &Client, server: ServerId) -> ConsoleRequested {
+    client.post(&format!("/v1/servers/{server}/actions/request_console"), json!({})).await.expect(201)
+}
+
+/// A console at which somebody sits.
+async fn sat_at(client: &Client, server: ServerId) -> Viewer {
+    let console = ask_as(client, server).await;
+    let mut viewer = Viewer::open(&console.wss_url).await.unwrap();
+    assert_eq!(viewer.show(&console.password).await, 0);
+    viewer.screen().await;
+    viewer
 }
 
 async fn running(shop: &Shop) -> ServerId {
@@ -122,7 +140,7 @@ async fn a_console_opens_in_a_browser_and_ends_with_its_server() {
         (reply.status == 409).then_some(())
     })
     .await;
-    worker.stop(std::time::Duration::from_secs(10)).await;
+    worker.stop(Duration::from_secs(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +180,66 @@ async fn a_ticket_that_was_used_is_late_or_for_another_server_opens_nothing() {
     let tries = (0..8).map(|_| Viewer::open(&kept.wss_url));
     let opened = futures_util::future::join_all(tries).await.into_iter().filter(Result::is_ok).count();
     assert_eq!(opened, 1);
-    worker.stop(std::time::Duration::from_secs(10)).await;
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_ends_with_the_rights_that_opened_it() {
+    // Nothing is asked again by itself in this test.
+    let live = Settings { recheck_every: Duration::from_secs(3600), ..Settings::default() };
+    let shop = Shop::open_with(Options { live, ..Options::default() }).await;
+    let worker = shop.worker("");
+    let (server, customer, db) = (running(&shop).await, &shop.customer, &shop.berth.world().db);
+    let over = "the rights that opened it have ended";
+
+    let form = json!({"name": "ci", "access": "read_write"});
+    let token: TokenCreated = customer.post("/v1/tokens", form).await.expect(201);
+    let program = customer.client().stranger().with_token(&token.secret);
+    let (mut of_program, mut of_person) =
+        (sat_at(&program, server).await, sat_at(customer.client(), server).await);
+    let late = ask_as(&program, server).await;
+    assert_eq!(customer.delete(&format!("/v1/tokens/{}", token.token.id)).await.status, 204);
+    assert_eq!(of_program.farewell().await, over, "the token is gone");
+    assert_eq!(Viewer::open(&late.wss_url).await.err(), Some(401), "and with it its tickets");
+
+    let late = ask(&shop, server).await;
+    let suspend = |reason| accounts::cli::account_suspend(db, customer.email(), reason, clock::now());
+    suspend(Some("The invoice of May is not paid.")).await.unwrap();
+    assert_eq!(of_person.farewell().await, over, "the account is suspended");
+    assert_eq!(Viewer::open(&late.wss_url).await.err(), Some(403), "and its tickets open nothing");
+    suspend(None).await.unwrap();
+
+    let mut of_person = sat_at(customer.client(), server).await;
+    let removed = "delete from memberships where user_id = $1 returning account_id";
+    let account: i64 = sqlx::query_scalar(removed).bind(customer.user()).fetch_one(db).await.unwrap();
+    assert_eq!(of_person.farewell().await, over, "they are no member any more");
+    let again = sqlx::query("insert into memberships (account_id, user_id) values ($1, $2)");
+    again.bind(account).bind(customer.user()).execute(db).await.unwrap();
+
+    let mut of_person = sat_at(customer.client(), server).await;
+    let late = ask(&shop, server).await;
+    assert_eq!(customer.delete("/v1/session").await.status, 204);
+    assert_eq!(of_person.farewell().await, over, "they signed out");
+    assert_eq!(Viewer::open(&late.wss_url).await.err(), Some(401), "and with it its tickets");
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_ends_when_its_server_is_deleted_or_its_rights_run_out() {
+    let live = Settings { recheck_every: Duration::from_millis(100), ..Settings::default() };
+    let shop = Shop::open_with(Options { live, ..Options::default() }).await;
+    let worker = shop.worker("");
+    let (server, doomed) = (running(&shop).await, running(&shop).await);
+    let mut viewer = sat_at(shop.customer.client(), doomed).await;
+    let deleted = shop.delete(doomed).await;
+    viewer.farewell().await;
+    shop.succeeds(deleted.id).await;
+
+    let mut viewer = sat_at(shop.customer.client(), server).await;
+    let run_out = "update sessions set expires = now() where user_id = $1";
+    sqlx::query(run_out).bind(shop.customer.user()).execute(&shop.berth.world().db).await.unwrap();
+    assert_eq!(viewer.farewell().await, "the rights that opened it have ended");
+    worker.stop(Duration::from_secs(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,5 +271,5 @@ async fn who_misbehaves_at_a_console_is_shown_out() {
 
     let off = shop.customer.get(&format!("/v1/servers/{server}/console?token=x")).await;
     assert_eq!(off.code(), "unauthorized");
-    worker.stop(std::time::Duration::from_secs(10)).await;
+    worker.stop(Duration::from_secs(10)).await;
 }

@@ -8,6 +8,8 @@ use berth_model::agent;
 use berth_model::firewall::{Firewall, FirewallActions, FirewallCreated, FirewallList, FirewallReply};
 use berth_model::server::{AppliedStatus, Server, ServerReply};
 use berth_model::{FirewallId, ServerId, VmId};
+use berth_server::firewalls::rules::APPLIED_MAX;
+use berth_server::serve::Options;
 use berth_server::servers::jobs::follow::Step;
 use serde_json::{Value, json};
 
@@ -289,6 +291,44 @@ async fn a_server_has_at_most_five_firewalls() {
     make(customer, selected).await;
     assert_eq!(shop.label(server, json!({"env": "prod"})).await.code(), "resource_limit_exceeded");
     assert!(shop.server(server).await.unwrap().labels.is_empty());
+}
+
+#[tokio::test]
+async fn a_firewall_is_applied_to_so_many_and_no_more() {
+    let settings = "workers_interactive = 0\nworkers_background = 0\n
+        project_limits = { servers = 1000, cores = 1000, memory_mib = 1000000 }";
+    let berth = Berth::start_with(settings, Options::default()).await;
+    let customer = berth.customer().await;
+    let selectors = |range: std::ops::Range<usize>| -> Vec<Value> {
+        range.map(|n| selector_target(&format!("n=a{n}"))).collect()
+    };
+    let body = json!({"name": "web", "apply_to": selectors(0..51)});
+    customer.post("/v1/firewalls", body).await.refuses("apply_to");
+    let firewall = make(&customer, json!({"name": "web", "apply_to": selectors(0..40)})).await.firewall.id;
+    let apply = async |targets: Vec<Value>| {
+        does(&customer, firewall, "apply_to_resources", json!({"apply_to": targets})).await
+    };
+    apply(selectors(40..51)).await.refuses("apply_to");
+    assert_eq!(shown(&customer, firewall).await.applied_to.len(), 40, "what is refused changes nothing");
+    assert_eq!(apply(selectors(40..50)).await.status, 201);
+    apply(selectors(50..51)).await.refuses("apply_to");
+    apply(selectors(0..101)).await.refuses("apply_to");
+
+    let filled = "insert into firewall_servers (firewall_id, server_id) select $1, id from servers where project_id = $2";
+    let server = "insert into servers (project_id, name, status, server_type_id, image_id, location_id, mac, cores,
+                      memory_mib, disk_gib, ssh_public_keys, labels, created, image_sha256)
+                  select $1, 's' || n, 'off', t.id, i.id, l.id, ('020000' || lpad(to_hex(n), 6, '0'))::macaddr, 1, 1, 1,
+                         '{}', '{}', now(), i.sha256
+                  from generate_series(1, $2) n, (select * from server_types order by id limit 1) t,
+                       (select * from images order by id limit 1) i, locations l";
+    berth.catalog().await;
+    let db = &berth.world().db;
+    let count = i32::try_from(APPLIED_MAX - 50).unwrap();
+    sqlx::query(server).bind(customer.project()).bind(count).execute(db).await.unwrap();
+    sqlx::query(filled).bind(firewall).bind(customer.project()).execute(db).await.unwrap();
+    let order = json!({"name": "one-more", "server_type": "s1", "image": "tiny", "location": "rtm1",
+                       "firewalls": [{"firewall": firewall}]});
+    customer.post("/v1/servers", order).await.refuses("firewalls");
 }
 
 #[tokio::test(flavor = "multi_thread")]

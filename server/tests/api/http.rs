@@ -1,6 +1,7 @@
 //! What all endpoints share, from outside: errors, limits, ids, idempotency, headers, the app.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use berth_model::people::TokenAccess;
 use berth_server::serve::Options;
@@ -127,6 +128,27 @@ async fn control_planes_share_what_a_caller_may_send() {
     .await;
     let reply = Reply::of(berth.stranger().request(Method::GET, "/v1/locations")).await;
     assert_eq!(left(&reply), 7199, "others have their own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_dropped_counts() {
+    // Of so few, each is settled before it is answered.
+    let berth = Berth::start_with("rate_limit_per_hour = 100", Options::default()).await;
+    let (db, nobody) = (&berth.world().db, berth.stranger().with_token(&"x".repeat(64)));
+    assert_eq!(nobody.get("/v1/locations").await.status, 401);
+    let mut held = Vec::new();
+    while db.size() < db.options().get_max_connections() || db.num_idle() > 0 {
+        held.push(db.acquire().await.unwrap());
+    }
+    let waits = nobody.request(Method::GET, "/v1/locations").timeout(Duration::from_secs(1)).send().await;
+    assert!(waits.is_err_and(|error| error.is_timeout()), "it waits for a connection");
+    drop(held);
+    until("both are counted", async || {
+        let left: f64 =
+            sqlx::query_scalar("select min(remaining) from rate_buckets").fetch_one(db).await.unwrap();
+        (left < 98.5).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -214,6 +214,21 @@ async fn a_request_for_more_is_answered_by_staff() {
 }
 
 #[tokio::test]
+async fn granting_a_request_lowers_no_limit() {
+    let (berth, ada) = shop("project_limits = { servers = 1 }\naccount_limits = { servers = 2 }").await;
+    let staff = berth.staff().await;
+    let asked = json!({"kind": "servers", "limit": 5, "reason": "A cluster."});
+    let asked: LimitRequestReply = ada.post("/v1/limit_requests", asked).await.expect(201);
+    let more = json!({"kind": "servers", "limit": 9});
+    let of_project = format!("/v1/staff/projects/{}/limits", ada.project());
+    assert_eq!(staff.put(&of_project, more).await.status, 204);
+    let path = format!("/v1/staff/limit_requests/{}/grant", asked.limit_request.id);
+    staff.post(&path, json!({})).await.expect::<LimitRequestReply>(200);
+    let now = standing(ada.client(), QuotaKind::Servers).await;
+    assert_eq!((now.limit, now.account_limit), (9, 5), "it had more by then; its account had not");
+}
+
+#[tokio::test]
 async fn staff_set_limits_of_projects_and_accounts_and_take_them_back() {
     let (berth, ada) = shop("project_limits = { servers = 1 }").await;
     let (staff, db, config) = (berth.staff().await, &berth.world().db, &berth.world().config);

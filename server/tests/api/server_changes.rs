@@ -131,6 +131,12 @@ impl Shop {
         let mut conn = world.db.acquire().await.unwrap();
         images::queries::put_rescue(&mut conn, (&sha256, 96, 1_048_576)).await.unwrap();
         drop(conn);
+        self.put_iso().await;
+    }
+
+    /// Offers another file as the ISO `tools`.
+    async fn put_iso(&self) {
+        let world = self.berth.world();
         let mut content = vec![0; 32_769];
         content.extend(b"CD001");
         content.extend(entropy::bytes::<16>());
@@ -374,6 +380,36 @@ async fn a_rescue_system_is_booted_once() {
     let reset = shop.tell(id, "reset").await;
     shop.succeeds(reset.id).await;
     assert_eq!(rescued().await, (VmState::Running, false, false));
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drive_keeps_the_file_that_it_was_given() {
+    let shop = Shop::open().await;
+    shop.put_iso().await;
+    let worker = shop.worker("");
+    let made = shop.order().await;
+    shop.succeeds(made.action.id).await;
+    let id = made.server.id;
+    let succeeds = async |verb: &str, body: Value| {
+        let action = shop.ask(id, verb, body).await.expect::<ActionReply>(201).action;
+        shop.succeeds(action.id).await;
+    };
+    let drive = || shop.node.simulator.get(VmId::from(id)).unwrap().spec.unwrap().iso;
+    succeeds("attach_iso", json!({"iso": "tools"})).await;
+    let first = drive().expect("an ISO");
+
+    // The operator offers another file under the name, which is not on the node.
+    shop.put_iso().await;
+    shop.add_network().await;
+    succeeds("attach_to_network", json!({"network": 1})).await;
+    assert_eq!(drive().as_ref(), Some(&first), "the machine was told anew, and has what it was given");
+    assert_eq!(shop.server(id).await.unwrap().iso.map(|iso| iso.name).as_deref(), Some("tools"));
+
+    succeeds("attach_iso", json!({"iso": "tools"})).await;
+    assert_ne!(drive().expect("an ISO"), first, "put in again, it is the other one");
+    succeeds("detach_iso", json!({})).await;
+    assert_eq!(drive(), None);
     worker.stop(Duration::from_secs(10)).await;
 }
 

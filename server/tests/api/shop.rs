@@ -9,6 +9,7 @@ use berth_model::server::{Server, ServerCreated, ServerReply, ServerStatus};
 use berth_model::{ActionId, ServerId, VmId};
 use berth_server::jobs::{Registry, Settings, StepName, Worker};
 use berth_server::live::Signals;
+use berth_server::serve::Options;
 use berth_server::servers::jobs::register;
 use berth_server::vital::Vital;
 use berth_server::{clock, entropy, images};
@@ -37,7 +38,11 @@ pub enum End {
 
 impl Shop {
     pub async fn open() -> Self {
-        let berth = Berth::without_workers().await;
+        Self::open_with(Options::default()).await
+    }
+
+    pub async fn open_with(options: Options) -> Self {
+        let berth = Berth::start_with("workers_interactive = 0\nworkers_background = 0", options).await;
         berth.catalog().await;
         let node = berth.node("node-1").await;
         let customer = berth.customer().await;

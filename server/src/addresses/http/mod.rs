@@ -6,7 +6,7 @@ mod primary;
 use axum::Json;
 use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::address::ChangeDnsPtr;
-use berth_model::error::{ApiError, ErrorDetails};
+use berth_model::error::ApiError;
 use berth_model::location::{Datacenter, Location};
 use berth_model::quota::QuotaKind;
 use berth_model::server::NameOrId;
@@ -24,7 +24,6 @@ use crate::config::Config;
 use crate::http::{ApiResult, Problem, Sort};
 use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
-use crate::servers::rules::fault;
 use crate::{World, catalog, clock, labels, quotas, servers};
 
 /// The routes of addresses.
@@ -178,11 +177,8 @@ async fn make(
 }
 
 fn name_is_taken(error: sqlx::Error, kind: Kind) -> Problem {
-    Problem::from(error).on_constraint("public_ips_name_key", || {
-        let message = format!("The project has a {} with this name already.", kind.noun());
-        let details = Some(ErrorDetails { fields: vec![fault("name", message.clone())] });
-        ApiError { code: ErrorCode::UniquenessError, message, details }
-    })
+    let message = format!("The project has a {} with this name already.", kind.noun());
+    Problem::from(error).on_taken("public_ips_name_key", "name", &message)
 }
 
 /// Deletes one, which a server may have. Its address is free once the server's node has lost it.

@@ -3,7 +3,7 @@
 
 use berth_model::error::ApiError;
 use berth_model::server::AttachIso;
-use berth_model::{IsoId, NodeId, ProjectId, ServerId, Timestamp};
+use berth_model::{NodeId, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
@@ -14,13 +14,13 @@ use crate::isos;
 use crate::jobs::StepError;
 use crate::servers::change::Change;
 use crate::servers::order;
-use crate::servers::queries::{self, Held};
+use crate::servers::queries::{self, Held, Loaded};
 
 /// The ISO that the server gets, by its file, and the one that it had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     sha256: String,
-    before: Option<IsoId>,
+    before: Option<Loaded>,
 }
 
 impl Change for Attach {
@@ -34,7 +34,7 @@ impl Change for Attach {
     }
 
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
-        queries::set_iso(conn, server, self.before).await
+        queries::set_iso(conn, server, self.before.as_ref()).await
     }
 }
 
@@ -51,14 +51,14 @@ pub async fn attach(
         return Err(ApiError::field("iso", format!("There is no ISO {}.", order::quote(&asked.iso))).into());
     };
     let before = queries::iso(conn, server.id).await?;
-    queries::set_iso(conn, server.id, Some(iso.id)).await?;
+    queries::set_iso(conn, server.id, Some(&iso)).await?;
     Ok(Attach { sha256: iso.sha256, before })
 }
 
 /// The ISO that the server had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detach {
-    before: IsoId,
+    before: Loaded,
 }
 
 impl Change for Detach {
@@ -66,7 +66,7 @@ impl Change for Detach {
     const TITLES: &'static [&'static str] = &["Empty the drive"];
 
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
-        queries::set_iso(conn, server, Some(self.before)).await
+        queries::set_iso(conn, server, Some(&self.before)).await
     }
 }
 

@@ -20,9 +20,9 @@ use super::jobs::delete::ServerDelete;
 use super::queries::{self, Held};
 use super::{change, order, rules};
 use crate::accounts::{ProjectAccess, Reader, Writer};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
 use crate::jobs::Saga;
-use crate::{World, clock, entropy, firewalls, labels};
+use crate::{World, clock, entropy, firewalls};
 
 /// Length of a root password: 119 bits.
 const ROOT_PASSWORD_CHARS: usize = 20;
@@ -36,39 +36,27 @@ pub fn router() -> OpenApiRouter<World> {
         .merge(power::router())
 }
 
-/// Which servers are asked for.
+/// Which servers are asked for besides.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Asked {
-    /// With this name.
-    name: Option<String>,
     /// In these states.
     #[serde(default)]
     status: Vec<ServerStatus>,
-    /// With labels that fit: `env=prod,!old,role in (web,db)`.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
 }
 
 /// Servers of the project.
-#[utoipa::path(get, path = "/servers", tag = "servers", params(Asked, Page),
+#[utoipa::path(get, path = "/servers", tag = "servers", params(Filter, Asked, Page),
     responses((status = 200, body = ServerList), Errors))]
 async fn server_list(
     State(world): State<World>,
     Reader(access): Reader,
+    filter: Filter,
     Query(asked): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<ServerList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
-        name: asked.name,
-        statuses: asked.status,
-    };
     let mut conn = world.db.acquire().await?;
-    let (servers, total) = queries::list(&mut conn, access.project, &filter, page).await?;
+    let (servers, total) = queries::list(&mut conn, access.project, (&filter, &asked.status), page).await?;
     Ok(Json(ServerList { servers, meta: page.meta(total) }))
 }
 

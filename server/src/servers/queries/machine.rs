@@ -221,24 +221,43 @@ pub async fn end_rescue(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<b
     Ok(ended.execute(conn).await?.rows_affected() == 1)
 }
 
+/// An ISO in a server's drive: with the file that it had when it was put there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Its number.
+    pub id: IsoId,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
 /// The ISO in a server's drive.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn iso(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<IsoId>> {
-    let iso = sqlx::query_scalar!(r#"select iso_id as "iso: IsoId" from servers where id = $1"#, id.0);
-    Ok(iso.fetch_optional(conn).await?.flatten())
+pub async fn iso(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Loaded>> {
+    sqlx::query_as!(
+        Loaded,
+        r#"select iso_id as "id!: IsoId", iso_sha256 as "sha256!" from servers where id = $1 and iso_id is not null"#,
+        id.0
+    )
+    .fetch_optional(conn)
+    .await
 }
 
 /// Puts an ISO into a server's drive, or takes it out.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn set_iso(conn: &mut PgConnection, id: ServerId, iso: Option<IsoId>) -> sqlx::Result<()> {
-    sqlx::query!("update servers set iso_id = $2 where id = $1", id.0, iso.map(|iso| iso.0))
-        .execute(conn)
-        .await
-        .map(drop)
+pub async fn set_iso(conn: &mut PgConnection, id: ServerId, iso: Option<&Loaded>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update servers set iso_id = $2, iso_sha256 = $3 where id = $1",
+        id.0,
+        iso.map(|iso| iso.id.0),
+        iso.map(|iso| iso.sha256.as_str())
+    )
+    .execute(conn)
+    .await
+    .map(drop)
 }
 
 /// What a server's own row says of the machine behind it.
