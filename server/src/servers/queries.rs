@@ -195,6 +195,22 @@ pub async fn publish(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> s
     publish_all(conn, &[id], now).await
 }
 
+/// [`publish`] that says how the server is shown; `None` when it is gone.
+///
+/// # Errors
+/// When the database fails.
+pub async fn published(
+    conn: &mut PgConnection,
+    id: ServerId,
+    now: Timestamp,
+) -> sqlx::Result<Option<Server>> {
+    let Some((project, server)) = render(conn, &[id]).await?.pop() else { return Ok(None) };
+    let change = Change::Server { server: Box::new(server) };
+    outbox::publish(conn, project, &change, now).await?;
+    let Change::Server { server } = change else { return Ok(None) };
+    Ok(Some(*server))
+}
+
 /// [`publish`] for many.
 ///
 /// # Errors

@@ -285,7 +285,7 @@ async fn wherever_a_volume_is_cut_off_on_its_way_to_another_node_there_is_one_of
         let lies = (on_node(&shop.node, id).is_some(), on_node(&second, id).is_some());
         assert_ne!(lies.0, lies.1, "{name}: one of it, and one only");
         assert!(lies.1 || undone, "{name}: it lies where its server is");
-        let has = |server| async move { shop.server(server).await.unwrap().volumes.contains(&id) };
+        let has = async |server| shop.server(server).await.unwrap().volumes.contains(&id);
         assert_eq!((has(here).await, has(there).await), (false, !undone), "{name}");
         // Wherever it lies, both servers can have it.
         for server in [there, here, there] {

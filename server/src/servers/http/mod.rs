@@ -130,8 +130,7 @@ async fn server_update(
     let written = queries::update(&mut tx, server.id, update.name.as_deref(), update.labels.as_ref()).await;
     written.map_err(order::name_is_taken)?;
     firewalls::follow_labels(&mut tx, id, &before, now).await?;
-    queries::publish(&mut tx, id, now).await?;
-    let server = queries::get(&mut tx, access.project, id).await?;
+    let server = queries::published(&mut tx, id, now).await?;
     tx.commit().await?;
     Ok(Json(ServerReply { server: server.ok_or_else(|| Problem::not_found("server"))? }))
 }
