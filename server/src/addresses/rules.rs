@@ -120,7 +120,7 @@ mod tests {
             description: Some("x".repeat(201)),
             labels: Some([("-".to_owned(), String::new())].into()),
         };
-        assert_eq!(names(&floating_update_faults(&bad)), ["name", "description", "labels.-"]);
+        assert_eq!(names(&floating_update_faults(&bad)), ["name", "labels.-", "description"]);
     }
 
     #[test]
