@@ -8,6 +8,7 @@ mod state;
 
 use berth_model::event::Change;
 use berth_model::label::Labels;
+use berth_model::server::Server;
 use berth_model::{ImageId, LocationId, ProjectId, ServerId, ServerTypeId, Timestamp};
 use serde_json::Value;
 use sqlx::PgConnection;

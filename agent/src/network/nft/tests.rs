@@ -135,6 +135,7 @@ fn nics() -> impl Strategy<Value = Nic> {
                 .collect(),
             networks,
             firewall,
+            routes: Vec::new(),
             limits: None,
             private: private.map(PrivateNetworkId),
         })
