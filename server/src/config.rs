@@ -106,8 +106,8 @@ settings! {
     /// Jobs that a customer waits for, worked on at once; 0 to 64. 0 leaves them to another control plane.
     /// At most a quarter of them, but one in any case, sends an image to a node.
     workers_interactive: u16 = "16",
-    /// Jobs in the background, worked on at once; 0 to 64. 0 leaves sending to webhooks to another control
-    /// plane, too.
+    /// Other jobs, worked on at once; 0 to 64. As many of each sort: in the background, telling nodes of changes,
+    /// images, backups. 0 leaves them and sending to webhooks to another control plane.
     workers_background: u16 = "4",
     /// Seconds until a job of a worker that died goes on elsewhere; 2 to 30.
     job_lease_seconds: u64 = "15",

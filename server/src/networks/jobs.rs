@@ -1,5 +1,5 @@
 //! `follow_network`: brings every node that has members of a network to what the rows say, or, when the network was
-//! deleted, to nothing of it.
+//! deleted, to nothing of it. Of each network there is one such job at a time.
 
 pub mod leaving;
 
@@ -60,7 +60,7 @@ impl StepName for Step {
 /// When the database fails.
 pub async fn told_anew(conn: &mut PgConnection, network: NetworkId, now: Timestamp) -> sqlx::Result<()> {
     queries::touch(conn, network).await?;
-    jobs::enqueue(conn, &NetworkFollow { network, told: None }, None, now).await.map(drop)
+    jobs::enqueue_once(conn, &NetworkFollow { network, told: None }, network.0, now).await
 }
 
 /// Tells all nodes, those behind one that does not answer too; then says which did not.
@@ -82,7 +82,7 @@ async fn tell(world: &World, plan: &Plan) -> Result<(), StepError> {
 
 impl Saga for NetworkFollow {
     const KIND: &'static str = "follow_network";
-    const QUEUE: Queue = Queue::Interactive;
+    const QUEUE: Queue = Queue::Follow;
     const DEADLINE: Duration = Duration::from_secs(15 * 60);
     /// Whatever the rows say now must come to the nodes in the end.
     const UNDOABLE: bool = false;
@@ -92,9 +92,7 @@ impl Saga for NetworkFollow {
         self.told = None;
         let plan = queries::plan(&mut *world.db.acquire().await?, self.network).await?;
         let Some(plan) = plan else { return Ok(()) };
-        if plan.gone || plan.told < plan.revision {
-            tell(world, &plan).await?;
-        }
+        tell(world, &plan).await?;
         self.told = Some((plan.revision, plan.gone));
         Ok(())
     }

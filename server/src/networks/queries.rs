@@ -230,13 +230,14 @@ pub async fn touch(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<()> {
 }
 
 /// All nodes were told what the network was at `revision`. Is that all there is to tell? `None` when it is gone.
+/// What was told of an older revision may have been heard after what was told of a newer one.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn set_told(conn: &mut PgConnection, id: NetworkId, revision: i64) -> sqlx::Result<Option<bool>> {
     sqlx::query_scalar!(
-        r#"update networks set revision_told = greatest(revision_told, least($2, revision)) where id = $1
-           returning revision = $2 as "all!""#,
+        r#"update networks set revision_told = case when $2 < revision then least($2, revision_told) else $2 end
+           where id = $1 returning revision = $2 as "all!""#,
         id.0,
         revision
     )
@@ -284,8 +285,6 @@ pub struct Plan {
     pub gone: bool,
     /// Grows with every change.
     pub revision: i64,
-    /// The revision that all nodes were told last.
-    pub told: i64,
     /// The nodes that have it.
     pub nodes: BTreeSet<NodeId>,
     /// The MAC addresses of its cards, by node.
@@ -298,7 +297,7 @@ pub struct Plan {
 /// When the database fails.
 pub async fn plan(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<Option<Plan>> {
     // The revision first: what changes after that is told again.
-    let row = sqlx::query!("select vni, gone, revision, revision_told from networks where id = $1", id.0);
+    let row = sqlx::query!("select vni, gone, revision from networks where id = $1", id.0);
     let Some(row) = row.fetch_optional(&mut *conn).await? else { return Ok(None) };
     let nodes = sqlx::query_scalar!(
         r#"select node_id as "node: NodeId" from network_nodes where network_id = $1"#,
@@ -325,7 +324,6 @@ pub async fn plan(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<Option
         vni: PrivateNetworkId(row.vni.into()),
         gone: row.gone,
         revision: row.revision,
-        told: row.revision_told,
         nodes,
         macs,
     }))

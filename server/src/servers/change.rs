@@ -61,8 +61,15 @@ pub trait Change: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Sen
         agent.put_vm(server.into(), spec)
     }
 
-    /// It is given up after the node was told, or may have been. `spec`: what the machine is now, if the node says.
-    fn given_up(&mut self, _spec: Option<&VmSpec>) {}
+    /// It is given up after the node was told, or may have been: finds out what [`Change::revert`] must know of the
+    /// machine. The server stays held until this works.
+    fn given_up(
+        &mut self,
+        _server: ServerId,
+        _agent: &AgentClient,
+    ) -> impl Future<Output = Result<(), StepError>> + Send {
+        async { Ok(()) }
+    }
 
     /// Writes that it is done.
     fn done(

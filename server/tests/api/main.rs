@@ -15,6 +15,7 @@ mod certificates;
 mod consoles;
 mod firewalls;
 mod fleet;
+mod following;
 mod http;
 mod images;
 mod jobs;

@@ -2,7 +2,6 @@
 //! is asked for. A disk never shrinks: a server whose disk grew cannot go back to a type with a smaller one, and
 //! when the change is given up, the disk keeps its new size if it may have grown by then.
 
-use berth_model::agent::VmSpec;
 use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::server::ChangeTypeRequest;
@@ -10,10 +9,13 @@ use berth_model::{ErrorCode, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use crate::agents::AgentClient;
 use crate::catalog;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
+use crate::jobs::StepError;
 use crate::servers::change::{self, Change};
+use crate::servers::jobs::LAST_LOOK;
 use crate::servers::queries::{self, Held, Size};
 use crate::servers::{order, rules};
 use crate::{nodes, quotas};
@@ -29,10 +31,14 @@ impl Change for ChangeType {
     const COMMAND: &'static str = "change_server_type";
     const TITLES: &'static [&'static str] = &["Change the machine"];
 
-    fn given_up(&mut self, spec: Option<&VmSpec>) {
+    /// Where the node does not say, the disk may have grown.
+    async fn given_up(&mut self, server: ServerId, agent: &AgentClient) -> Result<(), StepError> {
+        let vm = tokio::time::timeout(LAST_LOOK, agent.get_vm(server.into())).await;
+        let spec = vm.ok().and_then(Result::ok).flatten().and_then(|vm| vm.spec);
         if spec.is_none_or(|spec| spec.disk > self.back.need().disk) {
             self.back.disk_gib = self.disk_gib;
         }
+        Ok(())
     }
 
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {

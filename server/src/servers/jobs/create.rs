@@ -14,7 +14,7 @@ use berth_model::{ByteSize, ErrorCode, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::Look;
+use super::{Look, follow};
 use crate::addresses::none_left;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
@@ -230,6 +230,8 @@ impl Saga for ServerCreate {
             Step::Boot => {
                 volumes::queries::attached_to(conn, self.server).await?;
                 queries::unlock(conn, self.server, self.look).await?;
+                // What changed while it was initializing, nobody else tells.
+                follow::catch_up(conn, self.server, cx.now).await?;
             }
         }
         Ok(queries::publish(conn, self.server, cx.now).await?)
