@@ -1,4 +1,4 @@
-//! Labels of any resource: what is wrong with them, and selectors as SQL.
+//! Names and labels of any resource: what is wrong with them, and selectors as SQL.
 //!
 //! A resource's labels stand in a `jsonb` column `labels`. A key with a value becomes `@>`, which a
 //! GIN index serves where a project may have many of the resource.
@@ -8,6 +8,41 @@ use berth_model::error::ApiError;
 use berth_model::label::{Condition, LABELS_MAX, Labels, Selector, key_fault, value_fault};
 use serde_json::Value;
 use sqlx::{Postgres, QueryBuilder};
+
+/// Longest name of a resource that is no host name, in characters.
+pub const NAME_MAX: usize = 64;
+
+/// What is wrong with the name of a resource that is no host name.
+pub fn name_fault(name: &str) -> Option<String> {
+    name_fault_over(name, NAME_MAX)
+}
+
+/// [`name_fault`] with another longest name.
+pub fn name_fault_over(name: &str, most: usize) -> Option<String> {
+    if name.trim().is_empty() {
+        return Some("Enter a name.".to_owned());
+    }
+    if name.chars().count() > most {
+        return Some(format!("A name has at most {most} characters."));
+    }
+    name.chars().any(char::is_control).then(|| "A name is one line.".to_owned())
+}
+
+/// Everything that is wrong with a resource's `name` and `labels`; what is `None` is not looked at.
+pub fn named_faults(name: Option<&str>, labels: Option<&Labels>) -> Vec<FieldError> {
+    let message = name.and_then(name_fault);
+    let fault = message.map(|message| FieldError { name: "name".to_owned(), messages: vec![message] });
+    fault.into_iter().chain(labels.into_iter().flat_map(|labels| faults("labels", labels))).collect()
+}
+
+/// Refuses a change of a resource's `name` and `labels`; what is `None` is not looked at.
+///
+/// # Errors
+/// `invalid_input` that names what is wrong.
+pub fn check_named(name: Option<&str>, labels: Option<&Labels>) -> Result<(), ApiError> {
+    let faults = named_faults(name, labels);
+    if faults.is_empty() { Ok(()) } else { Err(ApiError::fields(faults)) }
+}
 
 /// Everything that is wrong with the labels in `field`, by key: `labels.env`.
 pub fn faults(field: &str, labels: &Labels) -> Vec<FieldError> {

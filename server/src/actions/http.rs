@@ -107,11 +107,10 @@ async fn action_get(
     one_of(&world, access.project, id, None).await
 }
 
-/// The four routes of the actions of one kind of resource. `$exists` says whether the project has one of this
-/// number: its owner's.
+/// The four routes of the actions of one kind of resource, called `$one`. `$exists` says whether the
+/// project has one of this number: its owner's.
 macro_rules! actions_of {
-    ($module:ident, $kind:ident, $id:ty, $exists:path,
-     $all:tt $all_id:tt, $all_one:tt $all_one_id:tt, $of_one:tt $of_one_id:tt, $one:tt $one_id:tt) => {
+    ($module:ident, $kind:ident, $id:ty, $exists:path, $one:literal) => {
         mod $module {
             use super::*;
 
@@ -126,8 +125,8 @@ macro_rules! actions_of {
             }
 
             /// The actions of all the project's resources of this kind.
-            #[utoipa::path(get, path = $all, operation_id = $all_id, tag = "actions", params(Asked, Page),
-                responses((status = 200, body = ActionList), Errors))]
+            #[utoipa::path(get, path = concat!("/", $one, "s/actions"), operation_id = concat!($one, "_action_list"),
+                tag = "actions", params(Asked, Page), responses((status = 200, body = ActionList), Errors))]
             async fn list(
                 State(world): State<World>,
                 Reader(access): Reader,
@@ -138,8 +137,8 @@ macro_rules! actions_of {
             }
 
             /// An action of any resource of this kind.
-            #[utoipa::path(get, path = $all_one, operation_id = $all_one_id, tag = "actions",
-                params(("id" = ActionId, Path)), responses((status = 200, body = ActionReply), Errors))]
+            #[utoipa::path(get, path = concat!("/", $one, "s/actions/{id}"), operation_id = concat!($one, "_action_get"),
+                tag = "actions", params(("id" = ActionId, Path)), responses((status = 200, body = ActionReply), Errors))]
             async fn get(
                 State(world): State<World>,
                 Reader(access): Reader,
@@ -149,7 +148,8 @@ macro_rules! actions_of {
             }
 
             /// The actions of one resource, also of one that is gone.
-            #[utoipa::path(get, path = $of_one, operation_id = $of_one_id, tag = "actions",
+            #[utoipa::path(get, path = concat!("/", $one, "s/{id}/actions"),
+                operation_id = concat!("action_list_of_", $one), tag = "actions",
                 params(("id" = $id, Path), Asked, Page),
                 responses((status = 200, body = ActionList), Errors))]
             async fn list_of_one(
@@ -171,7 +171,8 @@ macro_rules! actions_of {
             }
 
             /// An action of one resource.
-            #[utoipa::path(get, path = $one, operation_id = $one_id, tag = "actions",
+            #[utoipa::path(get, path = concat!("/", $one, "s/{id}/actions/{action_id}"),
+                operation_id = concat!("action_get_of_", $one), tag = "actions",
                 params(("id" = $id, Path), ("action_id" = ActionId, Path)),
                 responses((status = 200, body = ActionReply), Errors))]
             async fn get_of_one(
@@ -185,35 +186,17 @@ macro_rules! actions_of {
     };
 }
 
-actions_of!(of_servers, Server, ServerId, crate::servers::queries::exists,
-    "/servers/actions" "server_action_list", "/servers/actions/{id}" "server_action_get",
-    "/servers/{id}/actions" "action_list_of_server",
-    "/servers/{id}/actions/{action_id}" "action_get_of_server");
-actions_of!(of_images, Image, ImageId, crate::images::queries::exists,
-    "/images/actions" "image_action_list", "/images/actions/{id}" "image_action_get",
-    "/images/{id}/actions" "action_list_of_image",
-    "/images/{id}/actions/{action_id}" "action_get_of_image");
-actions_of!(of_primary_ips, PrimaryIp, PrimaryIpId, crate::addresses::queries::primary_exists,
-    "/primary_ips/actions" "primary_ip_action_list", "/primary_ips/actions/{id}" "primary_ip_action_get",
-    "/primary_ips/{id}/actions" "action_list_of_primary_ip",
-    "/primary_ips/{id}/actions/{action_id}" "action_get_of_primary_ip");
-actions_of!(of_floating_ips, FloatingIp, FloatingIpId, crate::addresses::queries::floating_exists,
-    "/floating_ips/actions" "floating_ip_action_list", "/floating_ips/actions/{id}" "floating_ip_action_get",
-    "/floating_ips/{id}/actions" "action_list_of_floating_ip",
-    "/floating_ips/{id}/actions/{action_id}" "action_get_of_floating_ip");
-actions_of!(of_volumes, Volume, VolumeId, crate::volumes::queries::exists,
-    "/volumes/actions" "volume_action_list", "/volumes/actions/{id}" "volume_action_get",
-    "/volumes/{id}/actions" "action_list_of_volume",
-    "/volumes/{id}/actions/{action_id}" "action_get_of_volume");
-actions_of!(of_firewalls, Firewall, FirewallId, crate::firewalls::queries::exists,
-    "/firewalls/actions" "firewall_action_list", "/firewalls/actions/{id}" "firewall_action_get",
-    "/firewalls/{id}/actions" "action_list_of_firewall",
-    "/firewalls/{id}/actions/{action_id}" "action_get_of_firewall");
-actions_of!(of_networks, Network, NetworkId, crate::networks::queries::exists,
-    "/networks/actions" "network_action_list", "/networks/actions/{id}" "network_action_get",
-    "/networks/{id}/actions" "action_list_of_network",
-    "/networks/{id}/actions/{action_id}" "action_get_of_network");
-actions_of!(of_certificates, Certificate, CertificateId, crate::certificates::queries::exists,
-    "/certificates/actions" "certificate_action_list", "/certificates/actions/{id}" "certificate_action_get",
-    "/certificates/{id}/actions" "action_list_of_certificate",
-    "/certificates/{id}/actions/{action_id}" "action_get_of_certificate");
+actions_of!(of_servers, Server, ServerId, crate::servers::queries::exists, "server");
+actions_of!(of_images, Image, ImageId, crate::images::queries::exists, "image");
+actions_of!(of_primary_ips, PrimaryIp, PrimaryIpId, crate::addresses::queries::primary_exists, "primary_ip");
+actions_of!(
+    of_floating_ips,
+    FloatingIp,
+    FloatingIpId,
+    crate::addresses::queries::floating_exists,
+    "floating_ip"
+);
+actions_of!(of_volumes, Volume, VolumeId, crate::volumes::queries::exists, "volume");
+actions_of!(of_firewalls, Firewall, FirewallId, crate::firewalls::queries::exists, "firewall");
+actions_of!(of_networks, Network, NetworkId, crate::networks::queries::exists, "network");
+actions_of!(of_certificates, Certificate, CertificateId, crate::certificates::queries::exists, "certificate");

@@ -16,7 +16,7 @@ use sqlx::PgConnection;
 
 pub use card::{Card, card, public_nets};
 pub use pools::{Standing, put, standing, withdraw};
-pub use select::{Filter, floating, floating_list, primary, primary_list};
+pub use select::{floating, floating_list, primary, primary_list};
 
 use super::pool::IPV6_PREFIX;
 use super::{Kind, PublicIpId};

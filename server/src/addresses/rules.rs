@@ -11,25 +11,12 @@ use ipnet::IpNet;
 use crate::labels;
 use crate::servers::rules::fault;
 
-/// Longest name, in characters.
-pub const NAME_MAX: usize = 64;
 /// Longest description, in characters.
 pub const DESCRIPTION_MAX: usize = 200;
 /// Most reverse names in one IPv6 network.
 pub const REVERSE_NAMES_MAX: i64 = 1000;
 /// Most floating IPs of one server: its network card takes 16 networks, one of which is its own.
 pub const FLOATING_IPS_OF_SERVER_MAX: i64 = 15;
-
-/// Says what is wrong with the name of a resource that is no host name, or nothing.
-pub fn name_fault(name: &str) -> Option<String> {
-    if name.trim().is_empty() {
-        return Some("Enter a name.".to_owned());
-    }
-    if name.chars().count() > NAME_MAX {
-        return Some(format!("A name has at most {NAME_MAX} characters."));
-    }
-    name.chars().any(char::is_control).then(|| "A name is one line.".to_owned())
-}
 
 fn description_fault(description: &str) -> Option<String> {
     if description.chars().count() > DESCRIPTION_MAX {
@@ -39,10 +26,8 @@ fn description_fault(description: &str) -> Option<String> {
 }
 
 fn faults(name: Option<&str>, description: Option<&str>, marks: Option<&Labels>) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(name.and_then(name_fault).map(|message| fault("name", message)));
+    let mut faults = labels::named_faults(name, marks);
     faults.extend(description.and_then(description_fault).map(|message| fault("description", message)));
-    faults.extend(marks.iter().flat_map(|marks| labels::faults("labels", marks)));
     faults
 }
 
@@ -135,7 +120,7 @@ mod tests {
             description: Some("x".repeat(201)),
             labels: Some([("-".to_owned(), String::new())].into()),
         };
-        assert_eq!(names(&floating_update_faults(&bad)), ["name", "description", "labels.-"]);
+        assert_eq!(names(&floating_update_faults(&bad)), ["name", "labels.-", "description"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use super::{PURPOSE, queries, rules};
 use crate::accounts::{Reader, Writer};
 use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
-use crate::{World, clock, quotas};
+use crate::{World, clock, labels, quotas};
 
 /// The routes of certificates.
 pub fn router() -> OpenApiRouter<World> {
@@ -102,10 +102,7 @@ async fn certificate_update(
 ) -> ApiResult<Json<CertificateReply>> {
     let mut tx = world.db.begin().await?;
     shown(&mut tx, access.project, id).await?;
-    let faults = rules::update_faults(&update);
-    if !faults.is_empty() {
-        return Err(ApiError::fields(faults).into());
-    }
+    labels::check_named(update.name.as_deref(), update.labels.as_ref())?;
     let to = (update.name.as_deref().map(str::trim), update.labels.as_ref());
     queries::update(&mut tx, access.project, id, to).await.map_err(name_is_taken)?;
     let certificate = shown(&mut tx, access.project, id).await?;

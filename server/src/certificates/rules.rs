@@ -1,7 +1,6 @@
 //! What is a good certificate. Pure.
 
-use berth_model::certificate::{CertificateCreate, CertificateUpdate};
-use berth_model::label::Labels;
+use berth_model::certificate::CertificateCreate;
 use berth_model::{FieldError, Timestamp};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,8 +11,6 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use crate::labels;
 use crate::servers::rules::fault;
 
-/// Longest name, in characters.
-pub const NAME_MAX: usize = 64;
 /// Longest certificate with its chain, and longest key, in bytes.
 pub const PEM_MAX_BYTES: usize = 64 * 1024;
 /// Most certificates in a chain.
@@ -36,34 +33,12 @@ pub struct Uploaded {
     pub domain_names: Vec<String>,
 }
 
-fn name_fault(name: &str) -> Option<String> {
-    if name.trim().is_empty() {
-        return Some("Enter a name.".to_owned());
-    }
-    if name.chars().count() > NAME_MAX {
-        return Some(format!("A name has at most {NAME_MAX} characters."));
-    }
-    name.chars().any(char::is_control).then(|| "A name is one line.".to_owned())
-}
-
-fn faults(name: Option<&str>, marks: Option<&Labels>) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(name.and_then(name_fault).map(|message| fault("name", message)));
-    faults.extend(marks.iter().flat_map(|marks| labels::faults("labels", marks)));
-    faults
-}
-
-/// Everything that is wrong with a change.
-pub fn update_faults(update: &CertificateUpdate) -> Vec<FieldError> {
-    faults(update.name.as_deref(), update.labels.as_ref())
-}
-
 /// The certificate of a request, or everything that is wrong with it.
 ///
 /// # Errors
 /// The fields that are wrong.
 pub fn check_create(create: &CertificateCreate) -> Result<Uploaded, Vec<FieldError>> {
-    let mut faults = faults(Some(&create.name), create.labels.as_ref());
+    let mut faults = labels::named_faults(Some(&create.name), create.labels.as_ref());
     if create.domain_names.is_some() {
         let message = "The names of an uploaded certificate stand in it. Leave this out.";
         faults.push(fault("domain_names", message));

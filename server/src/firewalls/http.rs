@@ -23,7 +23,7 @@ use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem};
 use crate::servers::jobs::follow::{self, ServerFollow};
 use crate::servers::rules::fault;
-use crate::{World, clock, jobs, quotas, servers};
+use crate::{World, clock, jobs, labels, quotas, servers};
 
 /// The routes of firewalls.
 pub fn router() -> OpenApiRouter<World> {
@@ -100,10 +100,7 @@ async fn firewall_update(
 ) -> ApiResult<Json<FirewallReply>> {
     let mut tx = world.db.begin().await?;
     hold(&mut tx, access.project, id).await?;
-    let faults = rules::update_faults(&update);
-    if !faults.is_empty() {
-        return Err(ApiError::fields(faults).into());
-    }
+    labels::check_named(update.name.as_deref(), update.labels.as_ref())?;
     let name = update.name.as_deref().map(str::trim);
     queries::update(&mut tx, id, name, update.labels.as_ref()).await.map_err(name_is_taken)?;
     let firewall = queries::get(&mut tx, access.project, id).await?;

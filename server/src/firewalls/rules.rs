@@ -3,12 +3,11 @@
 use berth_model::FieldError;
 use berth_model::agent::{self, FirewallProtocol, PortRange};
 use berth_model::firewall::{
-    FirewallCreate, FirewallDirection, FirewallRule, FirewallTarget, FirewallTargetKind, FirewallUpdate,
+    FirewallCreate, FirewallDirection, FirewallRule, FirewallTarget, FirewallTargetKind,
 };
 use berth_model::label::Selector;
 use ipnet::IpNet;
 
-use crate::addresses::rules::name_fault;
 use crate::labels;
 use crate::servers::rules::fault;
 
@@ -42,18 +41,8 @@ pub fn applied_fault(servers: i64, selectors: i64) -> Option<String> {
 
 /// Everything that is wrong with the order of a firewall by itself.
 pub fn create_faults(create: &FirewallCreate) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(name_fault(&create.name).map(|message| fault("name", message)));
-    faults.extend(create.labels.iter().flat_map(|marks| labels::faults("labels", marks)));
+    let mut faults = labels::named_faults(Some(&create.name), create.labels.as_ref());
     faults.extend(rules_faults(&create.rules));
-    faults
-}
-
-/// Everything that is wrong with a change.
-pub fn update_faults(update: &FirewallUpdate) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(update.name.as_deref().and_then(name_fault).map(|message| fault("name", message)));
-    faults.extend(update.labels.iter().flat_map(|marks| labels::faults("labels", marks)));
     faults
 }
 

@@ -91,7 +91,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
 pub struct Filter {
     /// With this name.
     pub name: Option<String>,
-    /// With labels that fit.
+    /// With labels that fit: `env=prod,!old,role in (web,db)`.
     #[param(value_type = Option<String>)]
     pub label_selector: Selector,
     /// `id`, `name` or `created`, each with `:asc` or `:desc`.

@@ -13,7 +13,6 @@ use berth_model::network::{
 use berth_model::quota::QuotaKind;
 use berth_model::{ErrorCode, NetworkId, ProjectId, Timestamp};
 use http::StatusCode;
-use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,9 +21,9 @@ use super::queries::{self, Held};
 use super::{jobs, rules};
 use crate::accounts::{Reader, Writer};
 use crate::actions::{self, NewAction};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem};
 use crate::servers::jobs::follow;
-use crate::{World, catalog, clock, labels, quotas};
+use crate::{World, catalog, clock, quotas};
 
 /// The routes of networks.
 pub fn router() -> OpenApiRouter<World> {
@@ -39,33 +38,15 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(network_change_protection))
 }
 
-/// Which networks are asked for.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
-struct Asked {
-    /// With this name.
-    name: Option<String>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
-}
-
 /// Networks of the project.
-#[utoipa::path(get, path = "/networks", tag = "networks", params(Asked, Page),
+#[utoipa::path(get, path = "/networks", tag = "networks", params(Filter, Page),
     responses((status = 200, body = NetworkList), Errors))]
 async fn network_list(
     State(world): State<World>,
     Reader(access): Reader,
-    Query(asked): Query<Asked>,
+    filter: Filter,
     page: Page,
 ) -> ApiResult<Json<NetworkList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
-        name: asked.name,
-    };
     let mut conn = world.db.acquire().await?;
     let (networks, total) = queries::list(&mut conn, access.project, &filter, page).await?;
     Ok(Json(NetworkList { networks, meta: page.meta(total) }))

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 pub use members::*;
-pub use select::{Filter, get, list};
+pub use select::{get, list};
 
 use super::rules::Shape;
 use crate::labels;

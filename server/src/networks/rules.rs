@@ -7,7 +7,6 @@ use berth_model::FieldError;
 use berth_model::network::{NetworkCreate, NetworkUpdate, Route, SubnetCreate, SubnetKind};
 use ipnet::Ipv4Net;
 
-use crate::addresses::rules::name_fault;
 use crate::labels;
 use crate::servers::rules::fault;
 
@@ -100,9 +99,7 @@ pub fn wider(shape: &Shape, text: &str) -> Result<Ipv4Net, String> {
 
 /// Everything that is wrong with a network's order by itself, beside its range, subnets and routes.
 pub fn create_faults(create: &NetworkCreate) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(name_fault(&create.name).map(|message| fault("name", message)));
-    faults.extend(create.labels.iter().flat_map(|marks| labels::faults("labels", marks)));
+    let mut faults = labels::named_faults(Some(&create.name), create.labels.as_ref());
     faults.extend(vswitch_fault(create.expose_routes_to_vswitch));
     if create.subnets.len() > SUBNETS_MAX {
         faults.push(fault("subnets", format!("A network has at most {SUBNETS_MAX} subnets.")));
@@ -115,9 +112,7 @@ pub fn create_faults(create: &NetworkCreate) -> Vec<FieldError> {
 
 /// Everything that is wrong with a change.
 pub fn update_faults(update: &NetworkUpdate) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(update.name.as_deref().and_then(name_fault).map(|message| fault("name", message)));
-    faults.extend(update.labels.iter().flat_map(|marks| labels::faults("labels", marks)));
+    let mut faults = labels::named_faults(update.name.as_deref(), update.labels.as_ref());
     faults.extend(vswitch_fault(update.expose_routes_to_vswitch));
     faults
 }

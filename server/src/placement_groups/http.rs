@@ -15,10 +15,10 @@ use sqlx::PgConnection;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{queries, rules};
+use super::queries;
 use crate::accounts::{Reader, Writer};
 use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
-use crate::{World, clock, quotas};
+use crate::{World, clock, labels, quotas};
 
 /// The routes of placement groups.
 pub fn router() -> OpenApiRouter<World> {
@@ -62,7 +62,7 @@ async fn placement_group_create(
     Writer(access): Writer,
     Body(create): Body<PlacementGroupCreate>,
 ) -> ApiResult<(StatusCode, Json<PlacementGroupCreated>)> {
-    refuse_faults(Some(&create.name), create.labels.as_ref())?;
+    labels::check_named(Some(&create.name), create.labels.as_ref())?;
     let labels = create.labels.unwrap_or_default();
     let mut tx = world.db.begin().await?;
     let new = (create.name.trim(), &labels);
@@ -97,7 +97,7 @@ async fn placement_group_update(
 ) -> ApiResult<Json<PlacementGroupReply>> {
     let mut tx = world.db.begin().await?;
     shown(&mut tx, access.project, id).await?;
-    refuse_faults(update.name.as_deref(), update.labels.as_ref())?;
+    labels::check_named(update.name.as_deref(), update.labels.as_ref())?;
     let to = (update.name.as_deref().map(str::trim), update.labels.as_ref());
     queries::update(&mut tx, access.project, id, to).await.map_err(name_is_taken)?;
     let placement_group = shown(&mut tx, access.project, id).await?;
@@ -121,11 +121,6 @@ async fn placement_group_delete(
         })
     })?;
     if gone { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }
-}
-
-fn refuse_faults(name: Option<&str>, marks: Option<&berth_model::label::Labels>) -> Result<(), ApiError> {
-    let faults = rules::faults(name, marks);
-    if faults.is_empty() { Ok(()) } else { Err(ApiError::fields(faults)) }
 }
 
 async fn shown(

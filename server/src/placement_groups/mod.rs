@@ -9,6 +9,5 @@
 
 pub mod http;
 pub mod queries;
-pub mod rules;
 
 pub use http::router;

@@ -73,16 +73,6 @@ pub fn read(text: &str) -> Result<Key, String> {
     Ok(Key { fingerprint: pairs.join(":"), line: line.to_owned() })
 }
 
-fn name_fault(name: &str) -> Option<String> {
-    if name.trim().is_empty() {
-        return Some("Enter a name.".to_owned());
-    }
-    if name.chars().count() > NAME_MAX {
-        return Some(format!("A name has at most {NAME_MAX} characters."));
-    }
-    name.chars().any(char::is_control).then(|| "A name is one line.".to_owned())
-}
-
 /// The key of a request, or everything that is wrong with it.
 ///
 /// # Errors
@@ -106,7 +96,8 @@ pub fn update_faults(update: &SshKeyUpdate) -> Vec<FieldError> {
 
 fn faults(name: Option<&str>, labels: Option<&berth_model::label::Labels>) -> Vec<FieldError> {
     let fault = |message| FieldError { name: "name".to_owned(), messages: vec![message] };
-    let mut faults: Vec<_> = name.and_then(name_fault).map(fault).into_iter().collect();
+    let mut faults: Vec<_> =
+        name.and_then(|name| labels::name_fault_over(name, NAME_MAX)).map(fault).into_iter().collect();
     faults.extend(labels.iter().flat_map(|labels| labels::faults("labels", labels)));
     faults
 }

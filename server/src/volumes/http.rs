@@ -22,7 +22,7 @@ use super::queries::{self, HeldVolume, NewVolume};
 use super::{changes, rules};
 use crate::accounts::{Reader, Writer};
 use crate::actions::{self, NewAction};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query, Sort};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
 use crate::jobs::Saga as _;
 use crate::servers::change;
 use crate::servers::queries::Held;
@@ -39,39 +39,27 @@ pub fn router() -> OpenApiRouter<World> {
         .routes(routes!(volume_change_protection))
 }
 
-/// Which volumes are asked for.
+/// Which volumes are asked for besides.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Asked {
-    /// With this name.
-    name: Option<String>,
     /// In these states.
     #[serde(default)]
     status: Vec<VolumeStatus>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
 }
 
 /// Volumes of the project.
-#[utoipa::path(get, path = "/volumes", tag = "volumes", params(Asked, Page),
+#[utoipa::path(get, path = "/volumes", tag = "volumes", params(Filter, Asked, Page),
     responses((status = 200, body = VolumeList), Errors))]
 async fn volume_list(
     State(world): State<World>,
     Reader(access): Reader,
+    filter: Filter,
     Query(asked): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<VolumeList>> {
-    let filter = queries::Filter {
-        selector: labels::selector(asked.label_selector.as_deref())?,
-        sort: Sort::read(&asked.sort, &["id", "name", "created"])?,
-        name: asked.name,
-        statuses: asked.status,
-    };
     let mut conn = world.db.acquire().await?;
-    let (volumes, total) = queries::list(&mut conn, access.project, &filter, page).await?;
+    let (volumes, total) = queries::list(&mut conn, access.project, (&filter, &asked.status), page).await?;
     Ok(Json(VolumeList { volumes, meta: page.meta(total) }))
 }
 
@@ -157,10 +145,7 @@ async fn volume_update(
 ) -> ApiResult<Json<VolumeReply>> {
     let mut tx = world.db.begin().await?;
     queries::hold(&mut tx, access.project, id).await?.ok_or_else(not_found)?;
-    let faults = rules::update_faults(&update);
-    if !faults.is_empty() {
-        return Err(ApiError::fields(faults).into());
-    }
+    labels::check_named(update.name.as_deref(), update.labels.as_ref())?;
     let to = (update.name.as_deref().map(str::trim), update.labels.as_ref());
     queries::update(&mut tx, id, to, None).await.map_err(name_is_taken)?;
     let volume = shown(&mut tx, access.project, id).await?;

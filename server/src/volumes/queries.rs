@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 
 use berth_model::agent::{FileSystem, VolumeAttachment};
-use berth_model::label::{Labels, Selector};
+use berth_model::label::Labels;
 use berth_model::location::Location;
 use berth_model::volume::{Volume, VolumeProtection, VolumeStatus};
 use berth_model::{ActionId, ByteSize, LocationId, NodeId, ProjectId, ServerId, Timestamp, VolumeId};
 use serde_json::Value;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::{catalog, labels};
 
 /// A volume to be written.
@@ -377,22 +377,6 @@ pub async fn unmade(
     Ok(rows.into_iter().map(|row| (row.id, size(row.size_gib), row.file_system)).collect())
 }
 
-/// Which of a project's volumes a list shows, and in which order.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// In one of these; empty for any.
-    pub statuses: Vec<VolumeStatus>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
-}
-
-/// Is it being made?
-const CREATING: &str = "(node_id is not null and not made)";
-
 #[derive(sqlx::FromRow)]
 struct Row {
     id: VolumeId,
@@ -427,24 +411,12 @@ impl Row {
     }
 }
 
-fn select() -> QueryBuilder<Postgres> {
-    let mut sql = QueryBuilder::new(
-        "select id, name, size_gib, file_system, location_id, server_id, labels, protect_delete, created, ",
-    );
-    sql.push(CREATING).push(" as creating");
-    sql
-}
+const SELECT: &str =
+    "select id, name, size_gib, file_system, location_id, server_id, labels, protect_delete, created,
+    node_id is not null and not made as creating";
 
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Filter) {
+fn push_from(sql: &mut QueryBuilder<Postgres>, project: ProjectId) {
     sql.push(" from volumes where project_id = ").push_bind(project).push(" and not gone");
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    if !filter.statuses.is_empty() {
-        let words: Vec<bool> = filter.statuses.iter().map(|s| *s == VolumeStatus::Creating).collect();
-        sql.push(" and ").push(CREATING).push(" = any (").push_bind(words).push(")");
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 /// One volume of the project.
@@ -452,31 +424,32 @@ fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Fil
 /// # Errors
 /// When the database fails.
 pub async fn get(conn: &mut PgConnection, project: ProjectId, id: VolumeId) -> sqlx::Result<Option<Volume>> {
-    let mut sql = select();
-    push_where(&mut sql, project, &Filter::default());
+    let mut sql = QueryBuilder::new(SELECT);
+    push_from(&mut sql, project);
     sql.push(" and id = ").push_bind(id);
     let row: Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await?;
     let locations = catalog::queries::locations(conn).await?;
     row.map(|row| row.shown(&locations)).transpose()
 }
 
-/// A page of the project's volumes, and how many there are on all pages.
+/// A page of the project's volumes in one of these states, or in any, and how many there are on all pages.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn list(
     conn: &mut PgConnection,
     project: ProjectId,
-    filter: &Filter,
+    (filter, statuses): (&Filter, &[VolumeStatus]),
     page: Page,
 ) -> sqlx::Result<(Vec<Volume>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*)");
-    push_where(&mut sql, project, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-    let mut sql = select();
-    push_where(&mut sql, project, filter);
-    page.push_to(&mut sql, &filter.sort);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    let push_from = |sql: &mut QueryBuilder<Postgres>| {
+        push_from(sql, project);
+        if !statuses.is_empty() {
+            let creating: Vec<bool> = statuses.iter().map(|s| *s == VolumeStatus::Creating).collect();
+            sql.push(" and (node_id is not null and not made) = any (").push_bind(creating).push(")");
+        }
+    };
+    let (rows, total) = filter.page_of::<Row>(conn, SELECT, push_from, page).await?;
     let locations = catalog::queries::locations(conn).await?;
     let volumes = rows.into_iter().map(|row| row.shown(&locations)).collect::<sqlx::Result<_>>()?;
     Ok((volumes, total))

@@ -1,35 +1,14 @@
 //! What is a good request. Pure.
 
 use berth_model::FieldError;
-use berth_model::label::Labels;
-use berth_model::volume::{SIZE_MAX_GB, SIZE_MIN_GB, VolumeCreate, VolumeUpdate};
+use berth_model::volume::{SIZE_MAX_GB, SIZE_MIN_GB, VolumeCreate};
 
 use crate::labels;
 use crate::servers::rules::fault;
 
-/// Longest name, in characters.
-pub const NAME_MAX: usize = 64;
-
-fn name_fault(name: &str) -> Option<String> {
-    if name.trim().is_empty() {
-        return Some("Enter a name.".to_owned());
-    }
-    if name.chars().count() > NAME_MAX {
-        return Some(format!("A name has at most {NAME_MAX} characters."));
-    }
-    name.chars().any(char::is_control).then(|| "A name is one line.".to_owned())
-}
-
-fn faults(name: Option<&str>, marks: Option<&Labels>) -> Vec<FieldError> {
-    let mut faults = Vec::new();
-    faults.extend(name.and_then(name_fault).map(|message| fault("name", message)));
-    faults.extend(marks.iter().flat_map(|marks| labels::faults("labels", marks)));
-    faults
-}
-
 /// Everything that is wrong with the order of a volume by itself.
 pub fn create_faults(create: &VolumeCreate) -> Vec<FieldError> {
-    let mut faults = faults(Some(&create.name), create.labels.as_ref());
+    let mut faults = labels::named_faults(Some(&create.name), create.labels.as_ref());
     faults.extend(size_fault(create.size));
     match (&create.location, create.server) {
         (None, None) => faults.push(fault("location", "Name a location, or a server that gets it.")),
@@ -37,11 +16,6 @@ pub fn create_faults(create: &VolumeCreate) -> Vec<FieldError> {
         _ => {}
     }
     faults
-}
-
-/// Everything that is wrong with a change of a volume.
-pub fn update_faults(update: &VolumeUpdate) -> Vec<FieldError> {
-    faults(update.name.as_deref(), update.labels.as_ref())
 }
 
 /// What is wrong with a size.

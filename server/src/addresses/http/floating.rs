@@ -21,7 +21,7 @@ use crate::actions::{self, NewAction};
 use crate::addresses::jobs::moving::Moving;
 use crate::addresses::queries::{self, NewIp, Update};
 use crate::addresses::{Kind, rules};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
 use crate::jobs;
 use crate::servers::queries::Held;
 use crate::{World, clock, nodes, servers};
@@ -37,17 +37,18 @@ pub(super) fn router() -> OpenApiRouter<World> {
 }
 
 /// Floating IPs of the project.
-#[utoipa::path(get, path = "/floating_ips", tag = "floating_ips", params(Asked, Page),
+#[utoipa::path(get, path = "/floating_ips", tag = "floating_ips", params(Filter, Asked, Page),
     responses((status = 200, body = FloatingIpList), Errors))]
 async fn floating_ip_list(
     State(world): State<World>,
     Reader(access): Reader,
+    filter: Filter,
     Query(asked): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<FloatingIpList>> {
-    let filter = asked.filter()?;
     let mut conn = world.db.acquire().await?;
-    let (floating_ips, total) = queries::floating_list(&mut conn, access.project, &filter, page).await?;
+    let (floating_ips, total) =
+        queries::floating_list(&mut conn, access.project, (&filter, asked.ip.as_deref()), page).await?;
     Ok(Json(FloatingIpList { floating_ips, meta: page.meta(total) }))
 }
 

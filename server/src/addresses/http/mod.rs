@@ -21,40 +21,22 @@ use super::queries::{self, HeldIp, NewIp};
 use super::{Kind, PublicIpId, none_left, rules};
 use crate::actions::{self, NewAction};
 use crate::config::Config;
-use crate::http::{ApiResult, Problem, Sort};
+use crate::http::{ApiResult, Problem};
 use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
-use crate::{World, catalog, clock, labels, quotas, servers};
+use crate::{World, catalog, clock, quotas, servers};
 
 /// The routes of addresses.
 pub fn router() -> OpenApiRouter<World> {
     primary::router().merge(floating::router())
 }
 
-/// Which of them are asked for.
+/// Which addresses are asked for besides.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Asked {
-    /// With this name.
-    name: Option<String>,
     /// This address; of IPv6 the network, `2001:db8:7:1::/64`.
     ip: Option<String>,
-    /// With labels that fit.
-    label_selector: Option<String>,
-    /// `id`, `name` or `created`, each with `:asc` or `:desc`.
-    #[serde(default)]
-    sort: Vec<String>,
-}
-
-impl Asked {
-    fn filter(self) -> Result<queries::Filter, ApiError> {
-        Ok(queries::Filter {
-            selector: labels::selector(self.label_selector.as_deref())?,
-            sort: Sort::read(&self.sort, &["id", "name", "created"])?,
-            name: self.name,
-            ip: self.ip,
-        })
-    }
 }
 
 /// The answer to an action that was begun.

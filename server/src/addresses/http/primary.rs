@@ -17,7 +17,7 @@ use super::{Asked, Told, told};
 use crate::accounts::{Reader, Writer};
 use crate::addresses::queries::{self, NewIp, Update};
 use crate::addresses::{Kind, changes, rules};
-use crate::http::{ApiResult, Body, Errors, Page, Path, Problem, Query};
+use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
 use crate::servers::change;
 use crate::{World, clock, servers};
 
@@ -32,17 +32,18 @@ pub(super) fn router() -> OpenApiRouter<World> {
 }
 
 /// Primary IPs of the project.
-#[utoipa::path(get, path = "/primary_ips", tag = "primary_ips", params(Asked, Page),
+#[utoipa::path(get, path = "/primary_ips", tag = "primary_ips", params(Filter, Asked, Page),
     responses((status = 200, body = PrimaryIpList), Errors))]
 async fn primary_ip_list(
     State(world): State<World>,
     Reader(access): Reader,
+    filter: Filter,
     Query(asked): Query<Asked>,
     page: Page,
 ) -> ApiResult<Json<PrimaryIpList>> {
-    let filter = asked.filter()?;
     let mut conn = world.db.acquire().await?;
-    let (primary_ips, total) = queries::primary_list(&mut conn, access.project, &filter, page).await?;
+    let (primary_ips, total) =
+        queries::primary_list(&mut conn, access.project, (&filter, asked.ip.as_deref()), page).await?;
     Ok(Json(PrimaryIpList { primary_ips, meta: page.meta(total) }))
 }
 

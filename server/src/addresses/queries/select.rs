@@ -1,7 +1,6 @@
 //! Primary and floating IPs as the API shows them.
 
 use berth_model::address::{AssigneeType, DnsPtr, FloatingIp, IpFamily, IpProtection, PrimaryIp};
-use berth_model::label::Selector;
 use berth_model::location::{Datacenter, Location};
 use berth_model::{FloatingIpId, LocationId, PrimaryIpId, ProjectId, ServerId, Timestamp};
 use serde_json::Value;
@@ -9,21 +8,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use crate::addresses::{Kind, PublicIpId};
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::{catalog, labels};
-
-/// Which of a project's primary or floating IPs a list shows, and in which order.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// This address, or of IPv6 this network.
-    pub ip: Option<String>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
-}
 
 const SELECT: &str =
     "select p.id, p.family, host(a.ip) as ip, a.location_id, p.name, p.description, p.labels,
@@ -107,7 +93,7 @@ async fn one(
     id: PublicIpId,
 ) -> sqlx::Result<Option<Row>> {
     let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, kind, &Filter::default());
+    push_from(&mut sql, project, kind);
     sql.push(" and p.id = ").push_bind(id);
     sql.build_query_as().fetch_optional(conn).await
 }
@@ -116,29 +102,22 @@ async fn page_of(
     conn: &mut PgConnection,
     project: ProjectId,
     kind: Kind,
-    filter: &Filter,
+    (filter, ip): (&Filter, Option<&str>),
     page: Page,
 ) -> sqlx::Result<(Vec<Row>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*)");
-    push_where(&mut sql, project, kind, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-    let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, kind, filter);
-    page.push_to(&mut sql, &filter.sort);
-    Ok((sql.build_query_as().fetch_all(conn).await?, total))
+    let push_from = |sql: &mut QueryBuilder<Postgres>| {
+        push_from(sql, project, kind);
+        if let Some(ip) = ip {
+            let first = ip.strip_suffix("/64").unwrap_or(ip);
+            sql.push(" and host(a.ip) = ").push_bind(first.to_owned());
+        }
+    };
+    filter.page_of(conn, SELECT, push_from, page).await
 }
 
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, kind: Kind, filter: &Filter) {
+fn push_from(sql: &mut QueryBuilder<Postgres>, project: ProjectId, kind: Kind) {
     sql.push(FROM).push(" where p.project_id = ").push_bind(project);
     sql.push(" and p.kind = ").push_bind(kind).push(" and not p.gone");
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    if let Some(ip) = &filter.ip {
-        let first = ip.strip_suffix("/64").unwrap_or(ip);
-        sql.push(" and host(a.ip) = ").push_bind(first.to_owned());
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 /// One primary IP of the project.
@@ -154,17 +133,17 @@ pub async fn primary(
     row.primary(&catalog::queries::locations(conn).await?).map(Some)
 }
 
-/// A page of the project's primary IPs, and how many there are on all pages.
+/// A page of the project's primary IPs, of those with this address if one is given, and how many there are on all pages.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn primary_list(
     conn: &mut PgConnection,
     project: ProjectId,
-    filter: &Filter,
+    asked: (&Filter, Option<&str>),
     page: Page,
 ) -> sqlx::Result<(Vec<PrimaryIp>, i64)> {
-    let (rows, total) = page_of(conn, project, Kind::Primary, filter, page).await?;
+    let (rows, total) = page_of(conn, project, Kind::Primary, asked, page).await?;
     let locations = catalog::queries::locations(conn).await?;
     let list: sqlx::Result<_> = rows.into_iter().map(|row| row.primary(&locations)).collect();
     Ok((list?, total))
@@ -183,17 +162,17 @@ pub async fn floating(
     row.floating(&catalog::queries::locations(conn).await?).map(Some)
 }
 
-/// A page of the project's floating IPs, and how many there are on all pages.
+/// A page of the project's floating IPs, of those with this address if one is given, and how many there are on all pages.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn floating_list(
     conn: &mut PgConnection,
     project: ProjectId,
-    filter: &Filter,
+    asked: (&Filter, Option<&str>),
     page: Page,
 ) -> sqlx::Result<(Vec<FloatingIp>, i64)> {
-    let (rows, total) = page_of(conn, project, Kind::Floating, filter, page).await?;
+    let (rows, total) = page_of(conn, project, Kind::Floating, asked, page).await?;
     let locations = catalog::queries::locations(conn).await?;
     let list: sqlx::Result<_> = rows.into_iter().map(|row| row.floating(&locations)).collect();
     Ok((list?, total))

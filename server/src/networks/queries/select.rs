@@ -1,6 +1,5 @@
 //! Which networks a list shows, and as what.
 
-use berth_model::label::Selector;
 use berth_model::network::{Network, NetworkProtection, Route, Subnet, SubnetKind};
 use berth_model::{NetworkId, ProjectId, ServerId, Timestamp};
 use ipnet::Ipv4Net;
@@ -10,20 +9,9 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::read;
-use crate::http::{Page, Sort};
+use crate::http::{Filter, Page};
 use crate::labels;
 use crate::networks::rules;
-
-/// Which of a project's networks a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this name.
-    pub name: Option<String>,
-    /// With labels that fit.
-    pub selector: Selector,
-    /// First by the first; ties by id.
-    pub sort: Vec<Sort>,
-}
 
 #[derive(Deserialize)]
 struct Part {
@@ -52,8 +40,11 @@ const SELECT: &str = "select id, name, labels, ip_range::text as range, protect_
                                order by r.destination)
               from network_routes r where r.network_id = networks.id), '[]') as routes,
     array(select m.server_id from network_members m where m.network_id = networks.id and not m.leaving
-          order by 1) as servers
-    from networks";
+          order by 1) as servers";
+
+fn push_from(sql: &mut QueryBuilder<Postgres>, project: ProjectId) {
+    sql.push(" from networks where not gone and project_id = ").push_bind(project);
+}
 
 /// One network of the project.
 ///
@@ -65,7 +56,8 @@ pub async fn get(
     id: NetworkId,
 ) -> sqlx::Result<Option<Network>> {
     let mut sql = QueryBuilder::new(SELECT);
-    sql.push(" where not gone and project_id = ").push_bind(project).push(" and id = ").push_bind(id);
+    push_from(&mut sql, project);
+    sql.push(" and id = ").push_bind(id);
     let row: Option<Row> = sql.build_query_as().fetch_optional(conn).await?;
     row.map(render).transpose()
 }
@@ -80,22 +72,8 @@ pub async fn list(
     filter: &Filter,
     page: Page,
 ) -> sqlx::Result<(Vec<Network>, i64)> {
-    let mut sql = QueryBuilder::new("select count(*) from networks");
-    push_where(&mut sql, project, filter);
-    let total: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
-    let mut sql = QueryBuilder::new(SELECT);
-    push_where(&mut sql, project, filter);
-    page.push_to(&mut sql, &filter.sort);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    let (rows, total) = filter.page_of(conn, SELECT, |sql| push_from(sql, project), page).await?;
     Ok((rows.into_iter().map(render).collect::<sqlx::Result<_>>()?, total))
-}
-
-fn push_where(sql: &mut QueryBuilder<Postgres>, project: ProjectId, filter: &Filter) {
-    sql.push(" where not gone and project_id = ").push_bind(project);
-    if let Some(name) = &filter.name {
-        sql.push(" and name = ").push_bind(name.clone());
-    }
-    labels::push_selector(sql, &filter.selector);
 }
 
 fn render(row: Row) -> sqlx::Result<Network> {
