@@ -179,7 +179,7 @@ impl Work {
         let cx = self.runs.begin(&asked);
         let id = cx.run();
         let (tell, ended) = watch::channel(None);
-        claim.holder(Holder {
+        claim.holder(&Holder {
             function: asked.function,
             words: asked.words.clone(),
             run: id,
@@ -372,7 +372,7 @@ impl Busy {
 
 impl Claim {
     /// Says who has them.
-    fn holder(&self, holder: Holder) {
+    fn holder(&self, holder: &Holder) {
         let run = |thing: &String| (thing.clone(), Doing::Run(holder.clone()));
         self.busy.doing().extend(self.things.iter().map(run));
     }
