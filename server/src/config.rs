@@ -126,8 +126,8 @@ settings! {
     /// Requests that one token or session may send in an hour; they come back evenly. 0: no limit.
     rate_limit_per_hour: u32 = "3600",
     /// Most of each kind in one project, unless staff set another limit: `{ servers = 5, cores = 20 }`. The
-    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, primary_ips, snapshots,
-    /// networks, firewalls, placement_groups and certificates 100, cores 400, memory_mib 1048576, volume_gib
+    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, snapshots, networks, firewalls,
+    /// placement_groups and certificates 100, primary_ips 200, cores 400, memory_mib 1048576, volume_gib
     /// 102400, floating_ips 20, ssh_keys 200, webhooks 10.
     project_limits: Limits = "{}",
     /// Most of each kind in all projects of one account, in the same form. One that is not named: four times

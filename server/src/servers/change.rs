@@ -162,10 +162,10 @@ pub fn placed(server: &Held) -> ApiResult<NodeId> {
 /// Refuses what cannot be done to a server that runs.
 ///
 /// # Errors
-/// `conflict`.
+/// `server_not_stopped`.
 pub fn refuse_unless_off(server: &Held) -> ApiResult<()> {
     match server.status {
         ServerStatus::Off => Ok(()),
-        _ => Err(Problem::new(ErrorCode::Conflict, "Power the server off first.")),
+        _ => Err(Problem::new(ErrorCode::ServerNotStopped, "Power the server off first.")),
     }
 }

@@ -211,7 +211,7 @@ async fn backups_go_with_their_server_unless_they_are_made_snapshots() {
     let path = format!("/v1/images/{}", first.id);
     let protect =
         shop.customer.post(&format!("{path}/actions/change_protection"), json!({"delete": true})).await;
-    assert_eq!(protect.code(), "conflict", "a backup goes with its server");
+    assert_eq!(protect.code(), "unsupported_error", "a backup goes with its server");
     let kept: ImageReply = shop.customer.put(&path, json!({"type": "snapshot"})).await.expect(200);
     assert_eq!((kept.image.kind, kept.image.bound_to), (ImageKind::Snapshot, None));
     shop.customer.put(&path, json!({"type": "backup"})).await.refuses("type");
@@ -258,7 +258,7 @@ async fn without_a_plan_there_are_no_backups() {
     }
     assert_eq!(shop.begin_due(first.plus_seconds(2 * DAY_S)).await, 0);
     let refused = shop.act(server, "create_image", json!({"type": "backup"})).await;
-    assert_eq!(refused.code(), "conflict");
+    assert_eq!(refused.code(), "unsupported_error");
     assert!(refused.text.contains("Turn backups on first"), "{}", refused.text);
     worker.stop(Duration::from_secs(10)).await;
 }

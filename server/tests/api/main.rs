@@ -21,6 +21,7 @@ mod images;
 mod jobs;
 mod live;
 mod load;
+mod locks;
 mod log;
 mod networks;
 mod nodes;

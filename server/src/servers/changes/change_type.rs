@@ -2,6 +2,7 @@
 //! is asked for. A disk never shrinks: a server whose disk grew cannot go back to a type with a smaller one, and
 //! when the change is given up, the disk keeps its new size if it may have grown by then.
 
+use berth_model::action::Action;
 use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::server::ChangeTypeRequest;
@@ -46,17 +47,17 @@ impl Change for ChangeType {
     }
 }
 
-/// Gives the server its new size, in the rows.
+/// Gives the server its new size, and starts the action that brings its machine to it.
 ///
 /// # Errors
-/// `conflict` unless it is off; `invalid_input` for a type that cannot be had; `resource_unavailable` when its node
+/// `server_not_stopped`; `invalid_input` for a type that cannot be had; `resource_unavailable` when its node
 /// has no room for it; `resource_limit_exceeded`.
-pub async fn write(
+pub async fn begin(
     conn: &mut PgConnection,
     config: &Config,
     (project, server): (ProjectId, &Held),
     asked: &ChangeTypeRequest,
-) -> ApiResult<ChangeType> {
+) -> ApiResult<Action> {
     change::refuse_unless_off(server)?;
     let before = queries::size(conn, server.id).await?;
     let wish = queries::wish(conn, server.id).await?;
@@ -89,8 +90,10 @@ pub async fn write(
         return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
     }
     queries::set_size(conn, server.id, &after).await?;
+    let change = ChangeType { back: before, disk_gib: after.disk_gib };
+    let action = change::begin(conn, project, server, &[], change).await?;
     if after.cores > before.cores || after.memory_mib > before.memory_mib {
         quotas::check(conn, config, project, &[QuotaKind::Cores, QuotaKind::MemoryMib]).await?;
     }
-    Ok(ChangeType { back: before, disk_gib: after.disk_gib })
+    Ok(action)
 }

@@ -93,6 +93,9 @@ pub async fn write(
     let disk = (size.need().disk, "the server");
     let image = order::usable_image(conn, project, &asked.image, Some(disk), now, &mut faults).await?;
     let (Some(image), true) = (image, faults.is_empty()) else { return Err(ApiError::fields(faults).into()) };
+    if !images::queries::keep(conn, image.id, &image.sha256).await? {
+        return Err(rules::just_gone("image").into());
+    }
     let after = System {
         image: image.id,
         image_sha256: image.sha256,
