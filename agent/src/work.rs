@@ -7,6 +7,8 @@
 //!                   │ held by another, for too long: conflict, which names it
 //! ```
 //!
+//! What is claimed are things by name, such as `VM 7` and `disk of VM 7`: all that a function works on, or nothing.
+//!
 //! What hangs costs a bounded number of threads, never the runtime. A function that was begun goes on
 //! when its caller goes away, and keeps what it works on until it ends: nobody else touches that.
 
@@ -35,7 +37,7 @@ pub struct Asked {
     pub function: &'static str,
     /// How it works.
     pub kind: Kind,
-    /// What it works on, for people: `VM 7`. One function at a time works on it.
+    /// What it works on, for people: `VM 7`.
     pub on: String,
     /// The request's words: the same on the same is the same function.
     pub words: String,
@@ -109,9 +111,9 @@ impl Work {
         self.reads.overdue() + self.changes.overdue()
     }
 
-    /// Keeps a thing from all functions, unless one works on it.
-    pub fn try_hold(&self, function: &'static str, on: String) -> Option<Claim> {
-        self.busy.try_hold(function, on)
+    /// Keeps things from all functions, unless one works on any of them.
+    pub fn try_hold(&self, function: &'static str, things: Vec<String>) -> Option<Claim> {
+        self.busy.try_hold(function, things).ok()
     }
 
     /// All VMs.
@@ -149,14 +151,16 @@ impl Work {
         }
     }
 
-    /// Changes something, or waits for the same change that is under way.
+    /// Changes something, or waits for the same change that is under way. One function at a time works on each of
+    /// the `things`.
     pub async fn change(
         &self,
         asked: Asked,
+        things: Vec<String>,
         call: impl FnOnce(&Cx) -> Result<Bytes, Refusal> + Send + 'static,
     ) -> Result<Outcome, Refusal> {
         let began = Instant::now();
-        match self.busy.claim(&asked, self.patience.claim).await? {
+        match self.busy.claim(&asked, &things, self.patience.claim).await? {
             Place::Shared(holder) => self.wait(&asked, began, holder.run, holder.ended).await,
             Place::Own(claim) => self.begin(asked, began, claim, call).await,
         }
@@ -175,7 +179,7 @@ impl Work {
         let cx = self.runs.begin(&asked);
         let id = cx.run();
         let (tell, ended) = watch::channel(None);
-        claim.holder(Holder {
+        claim.holder(&Holder {
             function: asked.function,
             words: asked.words.clone(),
             run: id,
@@ -281,6 +285,7 @@ struct Busy {
 }
 
 /// Who has a thing.
+#[derive(Clone)]
 enum Doing {
     /// This function, which has not begun yet or is no run.
     Held(&'static str),
@@ -288,7 +293,7 @@ enum Doing {
     Run(Holder),
 }
 
-/// The function that has a thing.
+/// The function that has things.
 #[derive(Clone)]
 struct Holder {
     function: &'static str,
@@ -298,26 +303,31 @@ struct Holder {
 }
 
 enum Place {
-    /// It is free, and ours now.
+    /// All is free, and ours now.
     Own(Claim),
-    /// The same request works on it.
+    /// The same request works on the same.
     Shared(Holder),
 }
 
-/// A thing that belongs to one function until this is dropped.
+/// Things that belong to one function until this is dropped.
 pub struct Claim {
     busy: Arc<Busy>,
-    on: String,
+    things: Vec<String>,
 }
 
 impl Busy {
-    async fn claim(self: &Arc<Self>, asked: &Asked, patience: Duration) -> Result<Place, Refusal> {
+    async fn claim(
+        self: &Arc<Self>,
+        asked: &Asked,
+        things: &[String],
+        patience: Duration,
+    ) -> Result<Place, Refusal> {
         let until = Instant::now() + patience;
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             // Listens before it looks, so that what is freed in between is not missed.
             freed.as_mut().enable();
-            let other = match self.try_claim(asked) {
+            let other = match self.try_claim(asked, things) {
                 Ok(place) => return Ok(place),
                 Err(other) => other,
             };
@@ -329,29 +339,29 @@ impl Busy {
         }
     }
 
-    /// A place, or the function that has the thing.
-    fn try_claim(self: &Arc<Self>, asked: &Asked) -> Result<Place, &'static str> {
-        let mut doing = self.doing();
-        match doing.get(&asked.on) {
-            None => {
-                doing.insert(asked.on.clone(), Doing::Held(asked.function));
-                Ok(Place::Own(Claim { busy: Arc::clone(self), on: asked.on.clone() }))
-            }
-            Some(Doing::Run(holder)) if holder.function == asked.function && holder.words == asked.words => {
-                Ok(Place::Shared(holder.clone()))
-            }
-            Some(Doing::Run(holder)) => Err(holder.function),
-            Some(Doing::Held(function)) => Err(function),
+    /// A place, or the function that has one of the things.
+    fn try_claim(self: &Arc<Self>, asked: &Asked, things: &[String]) -> Result<Place, &'static str> {
+        let is_same = |holder: &Holder| holder.function == asked.function && holder.words == asked.words;
+        match things.first().and_then(|thing| self.doing().get(thing).cloned()) {
+            Some(Doing::Run(holder)) if is_same(&holder) => Ok(Place::Shared(holder)),
+            _ => self.try_hold(asked.function, things.to_vec()).map(Place::Own),
         }
     }
 
-    fn try_hold(self: &Arc<Self>, function: &'static str, on: String) -> Option<Claim> {
+    /// The things, or the function that has one of them.
+    fn try_hold(
+        self: &Arc<Self>,
+        function: &'static str,
+        things: Vec<String>,
+    ) -> Result<Claim, &'static str> {
         let mut doing = self.doing();
-        if doing.contains_key(&on) {
-            return None;
+        match things.iter().find_map(|thing| doing.get(thing)) {
+            Some(Doing::Run(holder)) => return Err(holder.function),
+            Some(Doing::Held(other)) => return Err(other),
+            None => {}
         }
-        doing.insert(on.clone(), Doing::Held(function));
-        Some(Claim { busy: Arc::clone(self), on })
+        doing.extend(things.iter().map(|thing| (thing.clone(), Doing::Held(function))));
+        Ok(Claim { busy: Arc::clone(self), things })
     }
 
     fn doing(&self) -> MutexGuard<'_, HashMap<String, Doing>> {
@@ -361,15 +371,16 @@ impl Busy {
 }
 
 impl Claim {
-    /// Says who has it.
-    fn holder(&self, holder: Holder) {
-        self.busy.doing().insert(self.on.clone(), Doing::Run(holder));
+    /// Says who has them.
+    fn holder(&self, holder: &Holder) {
+        let run = |thing: &String| (thing.clone(), Doing::Run(holder.clone()));
+        self.busy.doing().extend(self.things.iter().map(run));
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.busy.doing().remove(&self.on);
+        self.busy.doing().retain(|thing, _| !self.things.contains(thing));
         self.busy.freed.notify_waiters();
     }
 }

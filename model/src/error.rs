@@ -21,7 +21,7 @@ pub enum ErrorCode {
     NotFound,
     /// 409: another one with this name or key exists.
     UniquenessError,
-    /// 409: the resource changed or is in a state that does not allow this.
+    /// 409: the resource changed meanwhile, or is in a state that will pass: the same request may work later.
     Conflict,
     /// 423: another action holds the resource.
     Locked,
@@ -35,8 +35,22 @@ pub enum ErrorCode {
     FirewallAlreadyApplied,
     /// 409: the firewall is not applied to it.
     FirewallAlreadyRemoved,
-    /// 409: the server is in this network already.
+    /// 409: the server is in this network, or in a placement group, already.
     ServerAlreadyAttached,
+    /// 409: the server is not in this network.
+    ServerNotAttachedToNetwork,
+    /// 409: the server is in another network with addresses of this one.
+    NetworksOverlap,
+    /// 409: the server must be off.
+    ServerNotStopped,
+    /// 409: the server has an IPv4 address already.
+    ServerHasIpv4,
+    /// 409: the server has an IPv6 network already.
+    ServerHasIpv6,
+    /// 409: a server has this primary IP.
+    PrimaryIpAlreadyAssigned,
+    /// 409: a server has this volume.
+    VolumeAlreadyAttached,
     /// 409: the address is taken, or all are.
     IpNotAvailable,
     /// 409: the network has no subnet for the server.
@@ -53,7 +67,7 @@ pub enum ErrorCode {
     Unavailable,
     /// 503: closed for maintenance.
     Maintenance,
-    /// 422: this installation does not offer it.
+    /// 422: this installation does not offer it, or the resource does not allow it as it is now.
     UnsupportedError,
     /// 503: no node has room.
     PlacementError,
@@ -79,6 +93,13 @@ impl ErrorCode {
             | Self::FirewallAlreadyApplied
             | Self::FirewallAlreadyRemoved
             | Self::ServerAlreadyAttached
+            | Self::ServerNotAttachedToNetwork
+            | Self::NetworksOverlap
+            | Self::ServerNotStopped
+            | Self::ServerHasIpv4
+            | Self::ServerHasIpv6
+            | Self::PrimaryIpAlreadyAssigned
+            | Self::VolumeAlreadyAttached
             | Self::IpNotAvailable
             | Self::NoSubnetAvailable => 409,
             Self::DeprecatedApiEndpoint => 410,

@@ -106,8 +106,8 @@ settings! {
     /// Jobs that a customer waits for, worked on at once; 0 to 64. 0 leaves them to another control plane.
     /// At most a quarter of them, but one in any case, sends an image to a node.
     workers_interactive: u16 = "16",
-    /// Jobs in the background, worked on at once; 0 to 64. 0 leaves sending to webhooks to another control
-    /// plane, too.
+    /// Other jobs, worked on at once; 0 to 64. As many of each sort: in the background, telling nodes of changes,
+    /// images, backups. 0 leaves them and sending to webhooks to another control plane.
     workers_background: u16 = "4",
     /// Seconds until a job of a worker that died goes on elsewhere; 2 to 30.
     job_lease_seconds: u64 = "15",
@@ -126,8 +126,8 @@ settings! {
     /// Requests that one token or session may send in an hour; they come back evenly. 0: no limit.
     rate_limit_per_hour: u32 = "3600",
     /// Most of each kind in one project, unless staff set another limit: `{ servers = 5, cores = 20 }`. The
-    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, primary_ips, snapshots,
-    /// networks, firewalls, placement_groups and certificates 100, cores 400, memory_mib 1048576, volume_gib
+    /// kinds stand in `GET /v1/limits`. One that is not named: servers, volumes, snapshots, networks, firewalls,
+    /// placement_groups and certificates 100, primary_ips 200, cores 400, memory_mib 1048576, volume_gib
     /// 102400, floating_ips 20, ssh_keys 200, webhooks 10.
     project_limits: Limits = "{}",
     /// Most of each kind in all projects of one account, in the same form. One that is not named: four times

@@ -33,7 +33,7 @@ use crate::http::idempotency::{self, Unattended};
 use crate::http::rate::{self, RateLimit};
 use crate::http::{BODY_MAX_BYTES, around, etag, health};
 use crate::jobs::faults::Faults;
-use crate::jobs::{self, Registry, Worker};
+use crate::jobs::{self, Queue, Registry, Worker};
 use crate::live::{self, Channel, Hub, Signals};
 use crate::load::Load;
 use crate::nodes::{self, Links, Pace};
@@ -206,8 +206,6 @@ async fn build(
     if world.config.workers_background > 0 {
         let sending = webhooks::send(world.clone(), stop.clone());
         background.spawn(vital.watch("sending to webhooks", sending));
-        let backups = backups::keep(world.db.clone(), stop.clone());
-        background.spawn(vital.watch("beginning backups", backups));
     }
     background.spawn(vital.watch("pruning", prune(world.db.clone(), stop.clone())));
 
@@ -219,6 +217,8 @@ async fn build(
         ..jobs::Settings::default()
     };
     let worker = Worker::start(world.clone(), &registry(), &settings, &signals);
+    let places = worker.places(Queue::Backup, &settings);
+    background.spawn(vital.watch("beginning backups", backups::keep(world.db.clone(), places, stop.clone())));
     Ok(Parts { world, worker, background })
 }
 

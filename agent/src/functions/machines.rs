@@ -10,11 +10,12 @@ use berth_model::agent::{
 };
 use berth_model::{FieldError, VmId};
 
-use super::{Functions, no_faults};
+use super::{Functions, disk_thing, no_faults};
 use crate::api::Api;
 use crate::error::Refusal;
 use crate::guest::Guest;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::work::Claim;
 use crate::{entropy, spec};
 
 pub(super) fn tie(functions: &mut Functions) {
@@ -24,6 +25,7 @@ pub(super) fn tie(functions: &mut Functions) {
         api.admit(*id)?;
         let _image = api.images.hold(&spec.image.sha256)?;
         let _rescue = spec.rescue.as_ref().map(|rescue| api.images.hold(&rescue.image)).transpose()?;
+        let _disk = hold_disk(api, *id, &spec)?;
         Ok(api.work.hypervisor().put(*id, &spec)?)
     });
     functions.change::<vm::Delete>(no_faults, |api, cx, id, how| {
@@ -52,6 +54,34 @@ pub(super) fn tie(functions: &mut Functions) {
         api.work.hypervisor().delete_kept(name)?;
         Ok(Nothing {})
     });
+}
+
+/// Keeps a VM's disk for bringing the VM to `spec`, unless that leaves the disk alone, and the VM on or off: its cards
+/// and their addresses and firewalls go on changing while the disk is copied.
+fn hold_disk(api: &Api, id: VmId, spec: &VmSpec) -> Result<Option<Claim>, Refusal> {
+    let is = match api.work.hypervisor().get(id) {
+        Ok(vm) => Some(vm),
+        Err(HypervisorError::NotFound(_)) => None,
+        Err(e) => return Err(e.into()),
+    };
+    if is.is_some_and(|vm| leaves_disk(&vm, spec)) {
+        return Ok(None);
+    }
+    let held = api.work.try_hold(vm::Put::NAME, disk_thing(id));
+    held.map(Some).ok_or_else(|| {
+        Refusal::conflict(format!("The disk of VM {id} is being copied; try again when that is done."))
+    })
+}
+
+fn leaves_disk(vm: &Vm, spec: &VmSpec) -> bool {
+    let is_off = matches!(vm.state, VmState::Off | VmState::Crashed);
+    let stays = match spec.power {
+        WantedPower::Keep => true,
+        WantedPower::On => !is_off,
+        WantedPower::Off => is_off,
+    };
+    let disk = |spec: &VmSpec| (spec.disk, spec.disk_mode, spec.disk_pool.clone(), spec.image.clone());
+    stays && vm.spec.as_ref().is_some_and(|is| disk(is) == disk(spec))
 }
 
 /// What gives a VM another system.

@@ -30,7 +30,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Extension, Json, RequestExt};
 use berth_model::agent::Nothing;
-use berth_model::agent::function::{self, Function, Kind, Method, Target, Visitor};
+use berth_model::agent::function::{
+    self, Function, Kind, Method, Target, Visitor, firewall, image, nic, vm, volume,
+};
 use berth_model::error::ApiError;
 use berth_model::{FieldError, VmId};
 use bytes::Bytes;
@@ -42,6 +44,26 @@ use crate::api::{Api, Caller};
 use crate::error::Refusal;
 use crate::runs::Cx;
 use crate::work::{Asked, Outcome};
+
+/// Functions on a VM that leave its disk alone, and do not start or stop it: they go on while its disk is copied. Of
+/// `vm.put` that is found out when it is asked.
+const LEAVE_DISK: [&str; 13] = [
+    vm::Put::NAME,
+    vm::Rename::NAME,
+    vm::Autostart::NAME,
+    vm::BootOrder::NAME,
+    vm::IsoAttach::NAME,
+    vm::IsoEject::NAME,
+    vm::Limits::NAME,
+    nic::Attach::NAME,
+    nic::Detach::NAME,
+    firewall::Set::NAME,
+    firewall::Remove::NAME,
+    volume::Attach::NAME,
+    volume::Detach::NAME,
+];
+/// Functions that read a VM's disk for long, and leave all else of it to others.
+const COPY_DISK: [&str; 1] = [image::FromDisk::NAME];
 
 /// Longest that a caller may wish to wait.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -114,17 +136,19 @@ impl Functions {
                     return Err(Refusal(ApiError::fields(faults)));
                 }
                 let words = serde_json::to_string(&request).map_err(|e| Refusal::own("The request", &e))?;
+                let on = thing::<F>(&target);
+                let things = things(F::NAME, &on);
                 let asked = Asked {
                     function: F::NAME,
                     kind: F::KIND,
-                    on: thing::<F>(&target),
+                    on,
                     words,
                     by: caller.to_string(),
                     wait: wait(&headers),
                 };
                 let inner = api.clone();
                 let answer = move |cx: &Cx| json(&call(&inner, cx, &target, request)?);
-                Ok(match api.work.change(asked, answer).await? {
+                Ok(match api.work.change(asked, things, answer).await? {
                     Outcome::Done(answer) => done(answer),
                     Outcome::GoesOn(run) => (StatusCode::ACCEPTED, Json(run)).into_response(),
                 })
@@ -193,7 +217,6 @@ async fn body<F: Function>(request: Request, api: &Api) -> Result<F::Request, Re
 fn thing<F: Function>(target: &F::Target) -> String {
     let values = target.values();
     let names = F::PATH.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    // What a VM has is changed by one function at a time, too.
     match names.zip(&values).next() {
         None => F::NAME.to_owned(),
         Some(("vm", id)) => format!("VM {id}"),
@@ -202,9 +225,32 @@ fn thing<F: Function>(target: &F::Target) -> String {
     }
 }
 
-/// `VM 7`: what is claimed for a function on a VM.
-pub fn vm_thing(id: VmId) -> String {
-    format!("VM {id}")
+/// What is claimed for a function that works `on` something: of a VM, its disk is a thing of its own.
+fn things(function: &str, on: &str) -> Vec<String> {
+    let is_vm = on.starts_with("VM ");
+    if is_vm && COPY_DISK.contains(&function) {
+        vec![disk_of(on)]
+    } else if is_vm && !LEAVE_DISK.contains(&function) {
+        vec![on.to_owned(), disk_of(on)]
+    } else {
+        vec![on.to_owned()]
+    }
+}
+
+fn disk_of(vm: &str) -> String {
+    format!("disk of {vm}")
+}
+
+/// All that is claimed for a function that may change anything of a VM.
+pub fn vm_things(id: VmId) -> Vec<String> {
+    let vm = format!("VM {id}");
+    let disk = disk_of(&vm);
+    vec![vm, disk]
+}
+
+/// What is claimed for a function that changes a VM's disk and nothing else of it.
+pub fn disk_thing(id: VmId) -> Vec<String> {
+    vec![disk_of(&format!("VM {id}"))]
 }
 
 /// `Prefer: wait=SECONDS` (RFC 7240, section 4.3).

@@ -4,7 +4,7 @@ use berth_model::ErrorCode;
 use berth_model::agent::function::{Function, certificate, node, run};
 use berth_model::agent::{NodeChecks, NodeLease, Nothing, RunList};
 
-use super::{Functions, no_faults, vm_thing};
+use super::{Functions, no_faults, vm_things};
 use crate::api::Api;
 use crate::error::Refusal;
 use crate::{clock, lease, maintenance, orphans, update};
@@ -21,7 +21,7 @@ pub(super) fn tie(functions: &mut Functions) {
         let mut found = api.work.hypervisor().orphans()?;
         found.extend(api.images.orphans()?);
         let hold = |vm| {
-            let held = api.work.try_hold(node::Orphans::NAME, vm_thing(vm))?;
+            let held = api.work.try_hold(node::Orphans::NAME, vm_things(vm))?;
             (!api.moves.is_coming(vm)).then_some(held)
         };
         Ok(orphans::list(found, request.remove, hold))

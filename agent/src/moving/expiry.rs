@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Moves;
 use crate::error::Refusal;
-use crate::functions::vm_thing;
+use crate::functions::vm_things;
 use crate::work::{Asked, Work};
 
 /// Longest between two looks.
@@ -55,7 +55,7 @@ impl Moves {
         let asked = Asked {
             function: moving::Abort::NAME,
             kind: Kind::Change,
-            on: vm_thing(id),
+            on: format!("VM {id}"),
             words: "its time is over".to_owned(),
             by: "the agent".to_owned(),
             wait: None,
@@ -73,6 +73,6 @@ impl Moves {
             }
             Ok(Bytes::new())
         };
-        work.change(asked, remove).await.map(drop)
+        work.change(asked, vm_things(id), remove).await.map(drop)
     }
 }

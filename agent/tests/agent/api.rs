@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use berth_agent::hypervisor::Hypervisor;
-use berth_model::agent::{PowerVerb, Run, RunList, Vm, VmList, VmSpec, VmState};
-use berth_model::{ErrorCode, VmId};
+use berth_model::agent::{PowerVerb, Run, RunList, Vm, VmList, VmSpec, VmState, WantedPower};
+use berth_model::{ByteSize, ErrorCode, VmId};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -126,7 +126,7 @@ async fn a_second_function_on_a_vm_is_refused_and_told_of_the_first() {
 #[tokio::test]
 async fn a_second_function_on_a_vm_waits_for_the_first() {
     let agent = Agent::start_with(|config| config.limits.vm_patience = PATIENCE).await;
-    agent.gate.shut();
+    agent.gate.shut_for("put");
     let (spec_one, spec_two) = (spec(), VmSpec { vcpus: 4, ..spec() });
     let one = agent.put_vm(1, &spec_one);
     let two = agent.put_vm(1, &spec_two);
@@ -139,10 +139,47 @@ async fn a_second_function_on_a_vm_waits_for_the_first() {
 }
 
 #[tokio::test]
+async fn while_a_disk_is_copied_its_vm_changes_but_not_the_disk() {
+    let _proof = berth_agent::proof::driver(&["image.from_disk"]);
+    let agent = Agent::start_with(|config| config.limits.vm_patience = Duration::from_millis(50)).await;
+    agent.put_vm(1, &spec()).await.unwrap();
+    let copy = || agent.request(Method::POST, "/v1/vms/1/image").header("prefer", "wait=0").send();
+    agent.gate.shut_for("disk_export");
+    let copying: Run = copy().await.unwrap().json().await.unwrap();
+    agent.gate.until_waiting("disk_export", 1).await;
+
+    let mut other = VmSpec { power: WantedPower::Keep, ..spec() };
+    other.nics[0].networks = vec!["2001:db8::/64".parse().unwrap()];
+    assert_eq!(agent.put_vm(1, &other).await.unwrap().spec.unwrap().nics, other.nics, "addresses change");
+    let firewall = agent.request(Method::PUT, "/v1/vms/1/nics/52:54:00:00:00:01/firewall");
+    answer::<Vm>(firewall.json(&json!({"inbound": [], "outbound": []})).send().await.unwrap()).await.unwrap();
+    assert_eq!(agent.get::<Vm>("/v1/vms/1").await.state, VmState::Running);
+
+    let larger = VmSpec { disk: ByteSize::gib(20), ..other.clone() };
+    let off = VmSpec { power: WantedPower::Off, ..other.clone() };
+    let delete = || agent.request(Method::DELETE, "/v1/vms/1").send();
+    for refused in [
+        agent.put_vm(1, &larger).await.unwrap_err(),
+        agent.put_vm(1, &off).await.unwrap_err(),
+        agent.power(1, PowerVerb::Reset).await.unwrap_err(),
+        answer::<()>(delete().await.unwrap()).await.unwrap_err(),
+    ] {
+        assert_eq!(refused.code, ErrorCode::Conflict, "{refused:?}");
+    }
+    let again: Run = copy().await.unwrap().json().await.unwrap();
+    assert_eq!(again.id, copying.id, "asked again it is the same copy");
+    agent.gate.open();
+    let until = Instant::now() + PATIENCE;
+    while answer::<()>(delete().await.unwrap()).await.is_err() {
+        assert!(Instant::now() < until, "the disk is free again");
+    }
+}
+
+#[tokio::test]
 async fn the_same_function_asked_for_twice_at_once_is_done_once() {
     let _proof = berth_agent::proof::driver(&["run.list"]);
     let agent = Agent::start().await;
-    agent.gate.shut();
+    agent.gate.shut_for("put");
     let (spec_one, spec_two) = (spec(), spec());
     let (one, two) = (agent.put_vm(1, &spec_one), agent.put_vm(1, &spec_two));
     let third = async {
@@ -245,7 +282,7 @@ async fn too_many_requests_are_refused_at_once() {
 #[tokio::test]
 async fn a_client_that_leaves_does_not_cut_a_function_off() {
     let agent = Agent::start().await;
-    agent.gate.shut();
+    agent.gate.shut_for("put");
     let leave = async {
         let (id, spec) = (5, spec());
         tokio::select! {
@@ -265,7 +302,7 @@ async fn a_client_that_leaves_does_not_cut_a_function_off() {
 #[tokio::test]
 async fn the_agent_stops_although_the_hypervisor_hangs() {
     let mut agent = Agent::start_with(|config| config.limits.drain = Duration::from_millis(100)).await;
-    agent.gate.shut();
+    agent.gate.shut_for("put");
     let running = agent.running.take().unwrap();
     let stop = async {
         agent.gate.until_waiting("put", 1).await;

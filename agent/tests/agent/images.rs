@@ -129,7 +129,7 @@ async fn an_image_is_not_deleted_under_a_vm_that_is_being_made() {
     let file = qcow2(1000);
     let sha256 = checksum(&file);
     import(&agent, &sha256, file).await.unwrap();
-    agent.gate.shut();
+    agent.gate.shut_for("put");
     let on_it = VmSpec { image: VmImage { sha256: sha256.clone() }, ..spec() };
     let delete = async {
         agent.gate.until_waiting("put", 1).await;

@@ -189,6 +189,8 @@ pub struct Gate {
 #[derive(Default)]
 struct GateState {
     shut: bool,
+    /// Shut for this alone.
+    only: Option<&'static str>,
     waiting: Vec<&'static str>,
 }
 
@@ -198,9 +200,17 @@ impl Gate {
         self.state.lock().unwrap().shut = true;
     }
 
+    /// From now on, calls of this function hang.
+    pub fn shut_for(&self, function: &'static str) {
+        let mut state = self.state.lock().unwrap();
+        (state.shut, state.only) = (true, Some(function));
+    }
+
     /// Lets all calls go on.
     pub fn open(&self) {
-        self.state.lock().unwrap().shut = false;
+        let mut state = self.state.lock().unwrap();
+        (state.shut, state.only) = (false, None);
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -218,7 +228,8 @@ impl Gate {
     fn pass(&self, function: &'static str) {
         let mut state = self.state.lock().unwrap();
         state.waiting.push(function);
-        let mut state = self.changed.wait_while(state, |state| state.shut).unwrap();
+        let hangs = |state: &mut GateState| state.shut && state.only.is_none_or(|only| only == function);
+        let mut state = self.changed.wait_while(state, hangs).unwrap();
         let place = state.waiting.iter().position(|waiting| *waiting == function).unwrap();
         state.waiting.swap_remove(place);
     }

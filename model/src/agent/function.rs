@@ -368,7 +368,9 @@ functions! {
         /// Make an image from a VM's disk as it is now, compressed, without its snapshots.
         ///
         /// A running guest goes on; its file systems are frozen for a moment if its agent answers. The answer
-        /// names the image by its checksum. Told again, another image is made from what the disk is then.
+        /// names the image by its checksum. Told again, another image is made from what the disk is then. Meanwhile
+        /// the VM's cards, firewalls, volumes and names change as ever; what would change or delete its disk, or
+        /// start or stop it, is answered with `conflict`.
         FromDisk = "from_disk" Long Post "/v1/vms/{vm}/image" (VmId) Nothing => ImageFile;
         /// Delete an image file.
         ///

@@ -2,6 +2,7 @@
 //! one that a server loses before the server's node has lost it: the action holds both.
 
 use berth_model::action::{Action, ResourceKind};
+use berth_model::address::IpFamily;
 use berth_model::{ErrorCode, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -58,7 +59,8 @@ impl Change for UnassignPrimaryIp {
 /// Gives the server a primary IP that no server has. Both are held.
 ///
 /// # Errors
-/// `conflict` unless the server is off and has none of this family, and the primary IP is free and of its location.
+/// `server_not_stopped`; `primary_ip_already_assigned`; `server_has_ipv4` or `server_has_ipv6` when it has another of
+/// this family; `invalid_input` when it is in another location.
 pub async fn assign(
     conn: &mut PgConnection,
     project: ProjectId,
@@ -66,16 +68,19 @@ pub async fn assign(
     ip: &HeldIp,
 ) -> ApiResult<Action> {
     change::refuse_unless_off(server)?;
-    let conflict = |message: String| Err(Problem::new(ErrorCode::Conflict, message));
     if ip.server.is_some() {
-        return conflict("Another server has this primary IP. Unassign it first.".to_owned());
+        let message = "A server has this primary IP already. Unassign it first.";
+        return Err(Problem::new(ErrorCode::PrimaryIpAlreadyAssigned, message));
     }
     super::http::refuse_elsewhere(conn, server.id, ip).await?;
     if queries::has_primary(conn, server.id, ip.family).await? {
-        return conflict(format!(
-            "The server has another {} primary IP. Unassign that first.",
-            ip.family.noun()
-        ));
+        let code = match ip.family {
+            IpFamily::Ipv4 => ErrorCode::ServerHasIpv4,
+            IpFamily::Ipv6 => ErrorCode::ServerHasIpv6,
+        };
+        let noun = ip.family.noun();
+        let message = format!("The server has another {noun} primary IP. Unassign that first.");
+        return Err(Problem::new(code, message));
     }
     queries::set_server(conn, ip.id, Some(server.id), None).await?;
     let beside = [(ResourceKind::PrimaryIp, ip.id.0)];
@@ -87,7 +92,7 @@ pub async fn assign(
 /// Takes a primary IP from the server that has it. Both are held.
 ///
 /// # Errors
-/// `conflict` unless the server is off.
+/// `server_not_stopped`.
 pub async fn unassign(
     conn: &mut PgConnection,
     project: ProjectId,

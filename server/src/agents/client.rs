@@ -23,6 +23,9 @@ use crate::{clock, entropy, nodes};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a change may take: a VM's disk is made from an image, and libvirt starts it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a function that may take hours is waited for before it is asked for again. Short, since a request under way
+/// takes one of the node's places.
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an image may take to travel; 20 GB at 100 Mbit/s.
 const IMAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How long to wait for one of the node's places when all are taken.
@@ -55,7 +58,8 @@ impl AgentClient {
         self
     }
 
-    /// Asks for a function.
+    /// Asks for a function. One that may take hours is asked for until it is done: while it is under way, asking in
+    /// the same words begins nothing new.
     ///
     /// # Errors
     /// When the agent refuses, is not reached, or answers nonsense.
@@ -71,13 +75,17 @@ impl AgentClient {
             function::Method::Delete => Method::DELETE,
         };
         let timeout = if F::KIND == Kind::Read { ANSWER_TIMEOUT } else { CHANGE_TIMEOUT };
-        let patience = CHANGE_TIMEOUT.saturating_sub(ANSWER_TIMEOUT).as_secs();
-        let fill = |builder: RequestBuilder| match F::KIND {
-            // It may take longer than we wait: the job asks again, and gets the same one's answer.
-            Kind::Long => Ok(builder.json(request).header("prefer", format!("wait={patience}"))),
-            Kind::Read | Kind::Change => Ok(builder.json(request)),
-        };
-        json(self.send(method, &F::path(target), timeout, fill).await?).await
+        let patience = format!("wait={}", LONG_PATIENCE.as_secs());
+        loop {
+            let fill = |builder: RequestBuilder| match F::KIND {
+                Kind::Long => Ok(builder.json(request).header("prefer", &patience)),
+                Kind::Read | Kind::Change => Ok(builder.json(request)),
+            };
+            let response = self.send(method.clone(), &F::path(target), timeout, fill).await?;
+            if response.status() != StatusCode::ACCEPTED {
+                return json(response).await;
+            }
+        }
     }
 
     /// What the node is, and can it work?
@@ -274,9 +282,6 @@ async fn refuse(response: Response) -> Result<Response, AgentError> {
 }
 
 async fn json<T: DeserializeOwned>(response: Response) -> Result<T, AgentError> {
-    if response.status() == StatusCode::ACCEPTED {
-        return Err(AgentError::Unreachable("it is not done with this yet".to_owned()));
-    }
     let empty = response.status() == StatusCode::NO_CONTENT;
     let body = if empty { b"{}".to_vec() } else { bounded(response).await? };
     serde_json::from_slice(&body).map_err(|error| AgentError::Nonsense(error.to_string()))

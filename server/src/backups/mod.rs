@@ -5,10 +5,13 @@
 //! with the server or its plan, unless they were made snapshots.
 //!
 //! ```text
-//!   enable_backup ─▶ due ──(its time comes, nothing holds the server)──▶ create_image begun, due a day later
-//!                     ▲                                                         │
-//!                     └─────────────────────────────────────────────────────────┘
+//!   enable_backup ─▶ due ──(its time comes, nothing holds the server, a place is free)──▶ create_image begun
+//!                     ▲  ▲                   │ else: again in a minute                         │ due a day later
+//!                     │  └───────────────────┘                                                 │
+//!                     └────────────────────────────────────────────────────────────────────────┘
 //! ```
+//!
+//! A backup holds its server, so none is begun that would wait for a place in its queue.
 //!
 //! The next due time, the action and its job are written in one transaction: whichever control planes look, and
 //! whenever one is killed, a backup is begun once. A due time that has passed stays until it was seen to.
@@ -30,16 +33,19 @@ use tokio_util::sync::CancellationToken;
 pub use http::router;
 
 use crate::http::ApiResult;
+use crate::jobs::Places;
 use crate::servers::imaging::{self, NewImage};
 use crate::{clock, images, servers};
 
 /// Backups of one server that are kept.
 pub const KEPT: i64 = 7;
-/// How often is looked for what is due.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How often is looked for what is due and for free places.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// When a backup that could not begin is tried again, in seconds.
+const AGAIN_S: i64 = 60;
 
-/// Begins what is due, until `stop`. Every control plane looks.
-pub async fn keep(db: PgPool, stop: CancellationToken) {
+/// Begins what is due, until `stop`, as `line` has places. Every control plane looks.
+pub async fn keep(db: PgPool, line: Places, stop: CancellationToken) {
     let mut tick = interval(LOOK_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -47,25 +53,40 @@ pub async fn keep(db: PgPool, stop: CancellationToken) {
             _ = tick.tick() => {}
             () = stop.cancelled() => return,
         }
-        if let Err(problem) = begin_due(&db, clock::now()).await {
-            tracing::warn!(?problem, "backups could not be begun; it is tried again soon");
+        let begun = async { begin_due(&db, clock::now(), line.free(&mut *db.acquire().await?).await?).await };
+        if let Err(error) = begun.await {
+            tracing::warn!("Backups could not be begun; it is tried again soon: {error}");
         }
     }
 }
 
-/// Begins all backups that are due at `now`; says how many.
+/// Begins the backups that are due at `now`, the longest due first, and at most `free`; says how many. One that cannot
+/// begin is put off, and holds up no other.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn begin_due(db: &PgPool, now: Timestamp) -> ApiResult<usize> {
-    let due = queries::due(&mut *db.acquire().await?, now).await?;
+pub async fn begin_due(db: &PgPool, now: Timestamp, free: usize) -> sqlx::Result<usize> {
     let mut begun = 0;
-    for (server, project) in due {
-        let mut tx = db.begin().await?;
-        if begin(&mut tx, project, server, now).await? {
-            tx.commit().await?;
-            begun += 1;
+    while begun < free {
+        let Some((server, project)) = queries::due(&mut *db.acquire().await?, now).await? else { break };
+        match begin_one(db, project, server, now).await {
+            Ok(true) => {
+                begun += 1;
+                continue;
+            }
+            Ok(false) => {}
+            Err(problem) => tracing::error!(%server, ?problem, "a backup cannot be begun"),
         }
+        queries::put_off(&mut *db.acquire().await?, server, now.plus_seconds(AGAIN_S)).await?;
+    }
+    Ok(begun)
+}
+
+async fn begin_one(db: &PgPool, project: ProjectId, server: ServerId, now: Timestamp) -> ApiResult<bool> {
+    let mut tx = db.begin().await?;
+    let begun = begin(&mut tx, project, server, now).await?;
+    if begun {
+        tx.commit().await?;
     }
     Ok(begun)
 }

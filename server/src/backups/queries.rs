@@ -3,18 +3,25 @@
 use berth_model::{ProjectId, ServerId, Timestamp};
 use sqlx::PgConnection;
 
-/// Most backups that are begun in one look.
-const DUE_MAX: i64 = 1_000;
-
-/// Servers whose backup is due, the longest first.
-pub(super) async fn due(conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<Vec<(ServerId, ProjectId)>> {
-    let rows = sqlx::query!(
+/// The server whose backup is due the longest and was not tried just now.
+pub(super) async fn due(
+    conn: &mut PgConnection,
+    now: Timestamp,
+) -> sqlx::Result<Option<(ServerId, ProjectId)>> {
+    let row = sqlx::query!(
         r#"select server_id as "server: ServerId", project_id as "project: ProjectId"
-           from backup_plans where due <= $1 order by due, server_id limit $2"#,
-        now as Timestamp,
-        DUE_MAX
+           from backup_plans where greatest(due, again) <= $1 order by greatest(due, again), server_id limit 1"#,
+        now as Timestamp
     );
-    Ok(rows.fetch_all(conn).await?.into_iter().map(|row| (row.server, row.project)).collect())
+    Ok(row.fetch_optional(conn).await?.map(|row| (row.server, row.project)))
+}
+
+/// A backup that is due could not begin: it is tried again then.
+pub(super) async fn put_off(conn: &mut PgConnection, server: ServerId, again: Timestamp) -> sqlx::Result<()> {
+    sqlx::query!("update backup_plans set again = $2 where server_id = $1", server.0, again as Timestamp)
+        .execute(conn)
+        .await
+        .map(drop)
 }
 
 /// The first hour of the window of a server whose backup is due, the plan locked until the transaction ends.
@@ -34,10 +41,14 @@ pub(super) async fn hold_due(
 
 /// The next backup is due then.
 pub(super) async fn set_due(conn: &mut PgConnection, server: ServerId, due: Timestamp) -> sqlx::Result<()> {
-    sqlx::query!("update backup_plans set due = $2 where server_id = $1", server.0, due as Timestamp)
-        .execute(conn)
-        .await
-        .map(drop)
+    sqlx::query!(
+        "update backup_plans set due = $2, again = null where server_id = $1",
+        server.0,
+        due as Timestamp
+    )
+    .execute(conn)
+    .await
+    .map(drop)
 }
 
 /// Writes a plan; one that is there stays as it is.

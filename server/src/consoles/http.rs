@@ -57,7 +57,7 @@ async fn server_request_console(
     let server = server.ok_or_else(|| Problem::not_found("server"))?;
     if !matches!(server.status, ServerStatus::Running | ServerStatus::Starting | ServerStatus::Stopping) {
         return Err(Problem::new(
-            ErrorCode::Conflict,
+            ErrorCode::UnsupportedError,
             "Only a running server has a console. Start it first.",
         ));
     }
@@ -107,7 +107,7 @@ async fn server_console(
     let agent = world.agents.node(node).console(id.into(), ConsoleKind::Vnc).await;
     let agent = agent.map_err(|error| match error.code() {
         Some(ErrorCode::NotFound | ErrorCode::Conflict) => {
-            Problem::new(ErrorCode::Conflict, "Only a running server has a console. Start it first.")
+            Problem::new(ErrorCode::UnsupportedError, "Only a running server has a console. Start it first.")
         }
         _ => Problem::unavailable(error),
     })?;

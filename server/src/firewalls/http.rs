@@ -79,12 +79,12 @@ async fn firewall_create(
     queries::take_turns(&mut tx, project, true).await?;
     let new = (create.name.trim(), &marks, create.rules.as_slice());
     let id = queries::insert(&mut tx, project, new, now).await.map_err(name_is_taken)?;
-    quotas::check(&mut tx, &world.config, project, &[QuotaKind::Firewalls]).await?;
     let actions = match create.apply_to.as_slice() {
         [] => Vec::new(),
         targets => apply(&mut tx, project, id, targets, now).await?,
     };
     let firewall = queries::get(&mut tx, project, id).await?;
+    quotas::check(&mut tx, &world.config, project, &[QuotaKind::Firewalls]).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(FirewallCreated { firewall: firewall.ok_or_else(no_such)?, actions })))
 }

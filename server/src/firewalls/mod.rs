@@ -30,7 +30,7 @@ pub use http::router;
 
 use crate::http::{ApiResult, Problem};
 use crate::servers::jobs::follow;
-use crate::servers::rules::fault;
+use crate::servers::rules::{fault, just_gone};
 
 /// What the firewalls of a server let through, together; `None` when it has none.
 ///
@@ -82,8 +82,7 @@ pub async fn apply_ordered(
 ) -> ApiResult<()> {
     for firewall in firewalls {
         if !queries::exists(conn, project, *firewall).await? {
-            let message = "A firewall of this order has just been deleted.";
-            return Err(Problem::new(ErrorCode::Conflict, message));
+            return Err(just_gone("firewall").into());
         }
         queries::add_server(conn, *firewall, server).await?;
         let (servers, selectors) = queries::applied_to(conn, *firewall).await?;

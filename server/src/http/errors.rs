@@ -15,8 +15,18 @@ const ERRORS: [(&str, &str); 10] = [
     ("401", "unauthorized: no session or token, or one that no longer works."),
     ("403", "forbidden, token_readonly, resource_limit_exceeded."),
     ("404", "not_found: it does not exist, or not for who asks."),
-    ("409", "conflict, uniqueness_error."),
-    ("422", "invalid_input: `details.fields` names the fields; resource_unavailable, unsupported_error."),
+    (
+        "409",
+        "conflict: try again later; uniqueness_error. What waiting does not change has a code of its own: \
+         resource_in_use, server_not_stopped, server_already_attached, server_not_attached_to_network, \
+         networks_overlap, ip_not_available, no_subnet_available, server_has_ipv4, server_has_ipv6, \
+         primary_ip_already_assigned, volume_already_attached, firewall_already_applied, firewall_already_removed.",
+    ),
+    (
+        "422",
+        "invalid_input: `details.fields` names the fields; resource_unavailable; unsupported_error: it is not \
+         offered, or the resource does not allow it as it is now.",
+    ),
     ("423", "locked: another action holds it; protected."),
     ("429", "rate_limit_exceeded: `Retry-After` says when to ask again."),
     ("500", "server_error: our mistake; it is noted under the request's id."),

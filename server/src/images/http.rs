@@ -119,10 +119,11 @@ async fn image_update(
     }
     let description = update.description.as_deref().map(str::trim);
     queries::update(&mut tx, id, description, update.kind, update.labels.as_ref()).await?;
-    if image.kind != ImageKind::Snapshot && update.kind == Some(ImageKind::Snapshot) {
+    let becomes_snapshot = image.kind != ImageKind::Snapshot && update.kind == Some(ImageKind::Snapshot);
+    let image = queries::get(&mut tx, access.project, id).await?;
+    if becomes_snapshot {
         quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
     }
-    let image = queries::get(&mut tx, access.project, id).await?;
     tx.commit().await?;
     Ok(Json(ImageReply { image: image.ok_or_else(|| Problem::not_found("image"))? }))
 }
@@ -168,7 +169,7 @@ async fn image_change_protection(
     let image = hold_own(&mut tx, access, id).await?;
     if image.kind == ImageKind::Backup {
         let message = "A backup goes with its server. Make it a snapshot, then protect it.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::UnsupportedError, message));
     }
     queries::protect(&mut tx, id, asked.delete.unwrap_or(image.protect_delete)).await?;
     let action = NewAction {

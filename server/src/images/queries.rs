@@ -315,6 +315,20 @@ pub struct Held {
     pub is_system: bool,
 }
 
+/// Keeps an image with this file until the transaction ends: who deletes it then finds what was made from it. False
+/// when it is gone, or has another file by now.
+///
+/// # Errors
+/// When the database fails.
+pub async fn keep(conn: &mut PgConnection, id: ImageId, sha256: &str) -> sqlx::Result<bool> {
+    let kept = sqlx::query_scalar!(
+        "select id from images where id = $1 and sha256 = $2 and deleted is null for share",
+        id.0,
+        sha256
+    );
+    Ok(kept.fetch_optional(conn).await?.is_some())
+}
+
 /// An image that the project may use, its row locked until the transaction ends.
 ///
 /// # Errors

@@ -33,7 +33,8 @@ pub(super) async fn keep(db: PgPool, stopping: CancellationToken) {
 async fn round(db: &PgPool) -> sqlx::Result<()> {
     let mut conn = db.acquire().await?;
     let depths = queries::depths(&mut conn).await?;
-    for (queue, word) in [(Queue::Interactive, "interactive"), (Queue::Background, "background")] {
+    for queue in Queue::ALL {
+        let word = queue.word();
         let depth = depths.iter().find(|depth| depth.queue == queue);
         let (open, overdue_s, staff_told) =
             depth.map_or((0, 0.0, 0), |depth| (depth.open, depth.overdue_s, depth.staff_told));

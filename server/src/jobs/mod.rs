@@ -36,7 +36,7 @@ mod worker;
 
 pub use registry::Registry;
 pub use saga::{Queue, Saga, StepContext, StepError, StepName};
-pub use worker::{LEASE_MAX, Settings, Worker};
+pub use worker::{LEASE_MAX, Places, Settings, Worker};
 
 use berth_model::{ActionId, JobId, Timestamp};
 use sqlx::PgConnection;
@@ -48,11 +48,38 @@ pub async fn enqueue<S: Saga>(
     action: Option<ActionId>,
     now: Timestamp,
 ) -> sqlx::Result<JobId> {
+    write(conn, saga, None, action, now).await?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// [`enqueue`], unless an unfinished job of this kind has this key: then that one is due, if it waits.
+///
+/// That one may be in the middle of its step, and be recorded before the caller's transaction commits or after. So
+/// the caller locks a row before, which the job's record locks, too, and in which it finds what it has not heard of.
+pub async fn enqueue_once<S: Saga>(
+    conn: &mut PgConnection,
+    saga: &S,
+    key: i64,
+    now: Timestamp,
+) -> sqlx::Result<()> {
+    match write(conn, saga, Some(key), None, now).await? {
+        Some(_) => Ok(()),
+        None => queries::hurry(conn, S::KIND, key).await,
+    }
+}
+
+async fn write<S: Saga>(
+    conn: &mut PgConnection,
+    saga: &S,
+    key: Option<i64>,
+    action: Option<ActionId>,
+    now: Timestamp,
+) -> sqlx::Result<Option<JobId>> {
     let data = serde_json::to_value(saga).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let request = crate::http::request_id();
     let job = queries::NewJob {
         kind: S::KIND,
-        queue: S::QUEUE,
+        key,
+        queue: saga.queue(),
         step: S::Step::ALL[0].word(),
         data,
         action,

@@ -31,6 +31,8 @@ pub enum State {
 /// A job to be enqueued.
 pub(super) struct NewJob<'a> {
     pub(super) kind: &'static str,
+    /// Among unfinished jobs of its kind one has it.
+    pub(super) key: Option<i64>,
     pub(super) queue: Queue,
     pub(super) step: &'static str,
     pub(super) data: serde_json::Value,
@@ -53,6 +55,7 @@ pub(super) struct Ticket {
 pub(super) struct Claimed {
     pub(super) id: JobId,
     pub(super) kind: String,
+    pub(super) queue: Queue,
     pub(super) state: State,
     pub(super) step: String,
     pub(super) data: serde_json::Value,
@@ -69,11 +72,13 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-pub(super) async fn enqueue(conn: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<JobId> {
+/// Nothing when another unfinished job has its kind and key.
+pub(super) async fn enqueue(conn: &mut PgConnection, job: &NewJob<'_>) -> sqlx::Result<Option<JobId>> {
     let row = sqlx::query!(
         r#"with job as (
-             insert into jobs (kind, queue, step, state, data, action_id, run_at, deadline, request_id, created)
-             values ($1, $2, $3, 'ready', $4, $5, now(), now() + make_interval(secs => $6), $7, $8)
+             insert into jobs (kind, queue, step, state, data, action_id, run_at, deadline, request_id, created, key)
+             values ($1, $2, $3, 'ready', $4, $5, now(), now() + make_interval(secs => $6), $7, $8, $9)
+             on conflict (kind, key) where finished is null do nothing
              returning id)
            select id as "id: JobId", pg_notify('jobs', '') from job"#,
         job.kind,
@@ -84,10 +89,28 @@ pub(super) async fn enqueue(conn: &mut PgConnection, job: &NewJob<'_>) -> sqlx::
         seconds(job.deadline),
         job.request,
         job.now as Timestamp,
+        job.key,
     )
-    .fetch_one(conn)
+    .fetch_optional(conn)
     .await?;
-    Ok(row.id)
+    Ok(row.map(|row| row.id))
+}
+
+/// The unfinished job of this kind and key is due, if nobody works on it. Waits for nobody: whoever has its row may
+/// wait for a row that the caller has.
+pub(super) async fn hurry(conn: &mut PgConnection, kind: &str, key: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "with job as (update jobs set run_at = least(run_at, now())
+                      where id = (select id from jobs where kind = $1 and key = $2 and finished is null
+                                      and lease_owner is null for update skip locked)
+                      returning id)
+         select pg_notify('jobs', '') from job",
+        kind,
+        key,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(())
 }
 
 /// Claims the job that has been due the longest.
@@ -106,7 +129,7 @@ pub(super) async fn claim(
            where id = (select id from jobs
                        where queue = $3 and finished is null and run_at <= now() and kind = any($4)
                        order by run_at, id limit 1 for update skip locked)
-           returning id as "id: JobId", kind, state as "state: State", step, data,
+           returning id as "id: JobId", kind, queue as "queue: Queue", state as "state: State", step, data,
                      action_id as "action: ActionId", attempts, fence,
                      (extract(epoch from deadline - clock_timestamp()) * 1000)::bigint as "left_ms!",
                      staff_told is not null as "staff_told!", request_id as request"#,
@@ -116,6 +139,23 @@ pub(super) async fn claim(
         kinds,
     )
     .fetch_optional(conn)
+    .await
+}
+
+/// Unfinished jobs of a queue that no other worker holds.
+pub(super) async fn open_but_for_others(
+    conn: &mut PgConnection,
+    queue: Queue,
+    owner: Uuid,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "open!" from jobs
+           where queue = $1 and finished is null
+             and (lease_owner is null or lease_owner = $2 or run_at < clock_timestamp())"#,
+        queue as Queue,
+        owner,
+    )
+    .fetch_one(conn)
     .await
 }
 

@@ -9,13 +9,13 @@ use tokio::time::Instant;
 
 use super::queries::Claimed;
 use super::run::{self, Shared};
-use super::{Queue, Saga, StepName as _};
+use super::{Saga, StepName as _};
 
 /// The sagas a worker can work on. A job of another kind is left to workers that know it, such as
 /// a newer version's.
 #[derive(Clone, Default)]
 pub struct Registry {
-    kinds: BTreeMap<&'static str, (Queue, Arc<dyn Kind>)>,
+    kinds: BTreeMap<&'static str, Arc<dyn Kind>>,
 }
 
 impl Registry {
@@ -31,19 +31,18 @@ impl Registry {
     #[must_use]
     pub fn with<S: Saga>(mut self) -> Self {
         assert!(!S::Step::ALL.is_empty(), "saga {} has no steps", S::KIND);
-        let before = self.kinds.insert(S::KIND, (S::QUEUE, Arc::new(Of::<S>(PhantomData))));
+        let before = self.kinds.insert(S::KIND, Arc::new(Of::<S>(PhantomData)));
         assert!(before.is_none(), "two sagas are called {}", S::KIND);
         self
     }
 
-    /// The kinds in `queue`.
-    pub(super) fn kinds(&self, queue: Queue) -> Vec<String> {
-        let in_queue = self.kinds.iter().filter(|(_, (its, _))| *its == queue);
-        in_queue.map(|(kind, _)| (*kind).to_owned()).collect()
+    /// Their words.
+    pub(super) fn kinds(&self) -> Vec<String> {
+        self.kinds.keys().map(|kind| (*kind).to_owned()).collect()
     }
 
     pub(super) fn kind(&self, kind: &str) -> Option<Arc<dyn Kind>> {
-        self.kinds.get(kind).map(|(_, kind)| kind.clone())
+        self.kinds.get(kind).cloned()
     }
 }
 

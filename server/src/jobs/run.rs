@@ -40,7 +40,7 @@ pub(super) struct Shared {
     /// Drop the step under way, and hand the job back.
     pub(super) cut_off: CancellationToken,
     /// A job was parked: look again when the next one is due.
-    parked: [Notify; 2],
+    parked: [Notify; Queue::ALL.len()],
 }
 
 impl Shared {
@@ -52,7 +52,7 @@ impl Shared {
             faults,
             stopping: CancellationToken::new(),
             cut_off: CancellationToken::new(),
-            parked: [Notify::new(), Notify::new()],
+            parked: Default::default(),
         }
     }
 
@@ -61,7 +61,7 @@ impl Shared {
     }
 
     pub(super) fn parked(&self, queue: Queue) -> &Notify {
-        &self.parked[usize::from(queue == Queue::Background)]
+        &self.parked[queue as usize]
     }
 }
 
@@ -302,7 +302,7 @@ impl<S: Saga> Run<'_, S> {
                 let mut conn = self.shared.db().acquire().await?;
                 let error = (!waits).then_some(operator);
                 queries::park(&mut conn, self.ticket, after, attempts, error, tell_staff).await?;
-                self.shared.parked(S::QUEUE).notify_one();
+                self.shared.parked(self.job.queue).notify_one();
                 self.tell_staff(tell_staff, operator);
                 Ok(false)
             }

@@ -19,6 +19,28 @@ pub enum Queue {
     Interactive,
     /// Nobody waits for it.
     Background,
+    /// Brings nodes to what the rows say already, and waits for those that are away.
+    Follow,
+    /// A customer waits for an image, which may take hours.
+    Image,
+    /// Backups, which come by themselves and take as long.
+    Backup,
+}
+
+impl Queue {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Interactive, Self::Background, Self::Follow, Self::Image, Self::Backup];
+
+    /// Its word in metrics.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Background => "background",
+            Self::Follow => "follow",
+            Self::Image => "image",
+            Self::Backup => "backup",
+        }
+    }
 }
 
 /// The steps of a saga, in order.
@@ -96,6 +118,11 @@ pub trait Saga: Serialize + DeserializeOwned + Send + Sync + Sized + 'static {
     /// [`Self::DEADLINE`], where a single job needs longer.
     fn deadline(&self) -> Duration {
         Self::DEADLINE
+    }
+
+    /// Whose time this very job takes.
+    fn queue(&self) -> Queue {
+        Self::QUEUE
     }
 
     /// Does the outside half of a step. May run twice, and may be cut off anywhere.

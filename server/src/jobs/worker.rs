@@ -1,8 +1,9 @@
-//! The two queues and those who work on them.
+//! The queues and those who work on them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -33,10 +34,20 @@ pub struct Settings {
     pub poll: Duration,
     /// Jobs a customer waits for that are worked on at once.
     pub interactive: usize,
-    /// Background jobs that are worked on at once.
+    /// Jobs of each other queue that are worked on at once.
     pub background: usize,
     /// Where tests cut in.
     pub faults: Faults,
+}
+
+impl Settings {
+    /// How many jobs of a queue are worked on at once.
+    fn places(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Interactive => self.interactive,
+            Queue::Background | Queue::Follow | Queue::Image | Queue::Backup => self.background,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -51,7 +62,7 @@ impl Default for Settings {
     }
 }
 
-/// Works on both queues. Dropped, it lets go of everything like a worker that died.
+/// Works on all queues. Dropped, it lets go of everything like a worker that died.
 pub struct Worker {
     shared: Arc<Shared>,
     queues: JoinSet<()>,
@@ -63,21 +74,24 @@ impl Worker {
         let lease = settings.lease.min(LEASE_MAX);
         let shared = Arc::new(Shared::new(world, lease, settings.faults.clone()));
         let mut queues = JoinSet::new();
-        for (queue, places) in
-            [(Queue::Interactive, settings.interactive), (Queue::Background, settings.background)]
-        {
+        for queue in Queue::ALL {
             let line = Line {
                 shared: shared.clone(),
                 registry: registry.clone(),
-                kinds: registry.kinds(queue),
+                kinds: registry.kinds(),
                 queue,
-                places,
+                places: settings.places(queue),
                 poll: settings.poll,
             };
             queues.spawn(line.serve(signals.on(Channel::Jobs)));
         }
         queues.spawn(housekeeping::keep(shared.world.db.clone(), shared.stopping.clone()));
         Self { shared, queues }
+    }
+
+    /// The places that it has in a queue.
+    pub fn places(&self, queue: Queue, settings: &Settings) -> Places {
+        Places { owner: self.shared.owner, queue, all: settings.places(queue) }
     }
 
     /// The name under which it takes leases.
@@ -99,6 +113,26 @@ impl Worker {
             self.shared.cut_off.cancel();
             let _ = timeout(HAND_BACK_MAX, async { while self.queues.join_next().await.is_some() {} }).await;
         }
+    }
+}
+
+/// The places of one worker in one queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    owner: Uuid,
+    queue: Queue,
+    all: usize,
+}
+
+impl Places {
+    /// How many jobs may be added that this worker begins at once: those that it works on and those that wait have a
+    /// place already.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn free(&self, conn: &mut PgConnection) -> sqlx::Result<usize> {
+        let taken = queries::open_but_for_others(conn, self.queue, self.owner).await?;
+        Ok(self.all.saturating_sub(usize::try_from(taken).unwrap_or(usize::MAX)))
     }
 }
 

@@ -98,7 +98,7 @@ fn refuse_stranger(is_member: bool) -> ApiResult<()> {
     if is_member {
         return Ok(());
     }
-    Err(Problem::new(ErrorCode::Conflict, "The server is not in this network."))
+    Err(Problem::new(ErrorCode::ServerNotAttachedToNetwork, "The server is not in this network."))
 }
 
 /// Makes a server that is held a member of a network, in the rows.
@@ -122,7 +122,7 @@ pub async fn attach(
 /// Lets a server that is held leave a network, in the rows.
 ///
 /// # Errors
-/// `conflict` unless it is a member.
+/// `server_not_attached_to_network` unless it is a member.
 pub async fn detach(
     conn: &mut PgConnection,
     project: ProjectId,
@@ -138,7 +138,7 @@ pub async fn detach(
 /// Gives a server that is held other alias addresses, in the rows.
 ///
 /// # Errors
-/// `conflict` unless it is a member; `ip_not_available`, `invalid_input`.
+/// `server_not_attached_to_network` unless it is a member; `ip_not_available`, `invalid_input`.
 pub async fn change_aliases(
     conn: &mut PgConnection,
     project: ProjectId,

@@ -11,19 +11,22 @@ use berth_model::network::{
     SubnetCreate,
 };
 use berth_model::quota::QuotaKind;
-use berth_model::{ErrorCode, NetworkId, ProjectId, Timestamp};
+use berth_model::{ErrorCode, NetworkId, ProjectId, ServerId, Timestamp};
 use http::StatusCode;
 use sqlx::PgConnection;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::jobs::leaving::LeavingMember;
+use super::jobs::remove::NetworkRemove;
 use super::queries::{self, Held};
 use super::{jobs, rules};
 use crate::accounts::{Reader, Writer};
 use crate::actions::{self, NewAction};
 use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem};
-use crate::servers::jobs::follow;
-use crate::{World, catalog, clock, quotas};
+use crate::jobs::Saga as _;
+use crate::servers::jobs::{follow, losing};
+use crate::{World, catalog, clock, quotas, servers};
 
 /// The routes of networks.
 pub fn router() -> OpenApiRouter<World> {
@@ -82,8 +85,8 @@ async fn network_create(
     let marks = create.labels.unwrap_or_default();
     let new = (create.name.trim(), &marks, &shape);
     let id = queries::insert(&mut tx, project, new, clock::now()).await.map_err(name_is_taken)?;
-    quotas::check(&mut tx, &world.config, project, &[QuotaKind::Networks]).await?;
     let network = shown(&mut tx, project, id).await?;
+    quotas::check(&mut tx, &world.config, project, &[QuotaKind::Networks]).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, network))
 }
@@ -110,7 +113,8 @@ async fn network_update(
     Ok(network)
 }
 
-/// Delete a network that no server is in.
+/// Delete a network. Servers in it lose their cards there, also while they run; the action `delete_network`, among
+/// those of all networks, ends when nothing of it is left.
 #[utoipa::path(delete, path = "/networks/{id}", tag = "networks", params(("id" = NetworkId, Path)),
     responses((status = 204), Errors))]
 async fn network_delete(
@@ -118,20 +122,49 @@ async fn network_delete(
     Writer(access): Writer,
     Path(id): Path<NetworkId>,
 ) -> ApiResult<StatusCode> {
+    let (now, project) = (clock::now(), access.project);
     let mut tx = world.db.begin().await?;
-    let network = hold(&mut tx, access.project, id).await?;
+    let (network, servers) = hold_with_servers(&mut tx, project, id).await?;
     if network.protect_delete {
         let message = "The network is protected from deletion. Take the protection off first.";
         return Err(Problem::new(ErrorCode::Protected, message));
     }
-    if queries::members(&mut tx, id).await? > 0 {
-        let message = "Servers are in the network. Detach them first.";
-        return Err(Problem::new(ErrorCode::ResourceInUse, message));
+    let beside = servers.iter().map(|server| (ResourceKind::Server, server.0));
+    let resources: Vec<_> = [(ResourceKind::Network, id.0)].into_iter().chain(beside).collect();
+    let steps = crate::jobs::titles::<NetworkRemove>();
+    let action =
+        NewAction { project, command: NetworkRemove::KIND, resources: &resources, steps: &steps, now };
+    let action = actions::queries::start(&mut tx, &action).await?;
+    queries::set_gone(&mut tx, id, action.id).await?;
+    for server in &servers {
+        losing::free_once_lost(&mut tx, *server, LeavingMember::new(id), now).await?;
     }
-    queries::set_gone(&mut tx, id).await?;
-    jobs::told_anew(&mut tx, id, clock::now()).await?;
+    servers::queries::publish_all(&mut tx, &servers, now).await?;
+    jobs::remove::when_left(&mut tx, id, now).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A network and the servers in it, those that are leaving too, by number: all held.
+async fn hold_with_servers(
+    conn: &mut PgConnection,
+    project: ProjectId,
+    id: NetworkId,
+) -> ApiResult<(Held, Vec<ServerId>)> {
+    if !queries::exists(conn, project, id).await? {
+        return Err(no_such());
+    }
+    // Servers' rows are locked before a network's.
+    let servers = queries::servers_in(conn, id).await?;
+    for server in &servers {
+        servers::queries::hold_observed(conn, *server).await?;
+    }
+    let network = hold(conn, project, id).await?;
+    if queries::servers_in(conn, id).await? != servers {
+        let message = "A server has just been attached or detached. Try again.";
+        return Err(Problem::new(ErrorCode::Conflict, message));
+    }
+    Ok((network, servers))
 }
 
 /// The answer to a change of a network.
@@ -196,9 +229,10 @@ async fn network_add_route(
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
     let now = clock::now();
-    let network = hold_told_anew(&mut tx, access.project, id, now).await?;
+    let (network, servers) = hold_with_servers(&mut tx, access.project, id).await?;
     let (to, via) = rules::route(&network.shape, &asked, "").map_err(wrong)?;
     queries::add_route(&mut tx, id, to, via).await?;
+    tell(&mut tx, &servers, now).await?;
     let action = done(&mut tx, access.project, id, "add_route", now).await?;
     tx.commit().await?;
     Ok(told(action))
@@ -216,7 +250,7 @@ async fn network_delete_route(
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
     let now = clock::now();
-    let network = hold_told_anew(&mut tx, access.project, id, now).await?;
+    let (network, servers) = hold_with_servers(&mut tx, access.project, id).await?;
     let named = |(to, via): &&(ipnet::Ipv4Net, std::net::Ipv4Addr)| {
         to.to_string() == asked.destination && via.to_string() == asked.gateway
     };
@@ -224,6 +258,7 @@ async fn network_delete_route(
         return Err(Problem::field("destination", "The network has no such route."));
     };
     queries::remove_route(&mut tx, id, *to).await?;
+    tell(&mut tx, &servers, now).await?;
     let action = done(&mut tx, access.project, id, "delete_route", now).await?;
     tx.commit().await?;
     Ok(told(action))
@@ -241,10 +276,16 @@ async fn network_change_ip_range(
 ) -> ApiResult<Told> {
     let (now, project) = (clock::now(), access.project);
     let mut tx = world.db.begin().await?;
-    let network = hold_told_anew(&mut tx, project, id, now).await?;
+    let (network, servers) = hold_with_servers(&mut tx, project, id).await?;
     let range = rules::wider(&network.shape, &asked.ip_range);
     let range = range.map_err(|message| Problem::field("ip_range", message))?;
+    let others = queries::other_ranges(&mut tx, id).await?;
+    if let Some((server, other)) = others.iter().find(|(_, other)| rules::overlap(other, &range)) {
+        let message = format!("Server {server} is in another network with the range {other}.");
+        return Err(Problem::new(ErrorCode::NetworksOverlap, message));
+    }
     queries::set_range(&mut tx, id, range).await?;
+    tell(&mut tx, &servers, now).await?;
     let action = done(&mut tx, project, id, "change_ip_range", now).await?;
     tx.commit().await?;
     Ok(told(action))
@@ -268,28 +309,12 @@ async fn network_change_protection(
     Ok(told(action))
 }
 
-/// A network of the project that can be changed now; the machines of its servers are told, from the caller's transaction
-/// on, what has changed for their cards.
-async fn hold_told_anew(
-    conn: &mut PgConnection,
-    project: ProjectId,
-    id: NetworkId,
-    now: Timestamp,
-) -> ApiResult<Held> {
-    if !queries::exists(conn, project, id).await? {
-        return Err(no_such());
-    }
-    // Servers' rows are locked before a network's.
-    let members = queries::servers_in(conn, id).await?;
-    for server in &members {
+/// What has changed for the cards of these servers is told to their machines.
+async fn tell(conn: &mut PgConnection, servers: &[ServerId], now: Timestamp) -> sqlx::Result<()> {
+    for server in servers {
         follow::told_anew(conn, *server, now).await?;
     }
-    let network = hold(conn, project, id).await?;
-    if queries::servers_in(conn, id).await? != members {
-        let message = "A server has just been attached or detached. Try again.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
-    }
-    Ok(network)
+    Ok(())
 }
 
 fn told(action: Action) -> Told {

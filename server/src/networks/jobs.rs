@@ -1,7 +1,8 @@
-//! `follow_network`: brings every node that has members of a network to what the rows say, or, when the network was
-//! deleted, to nothing of it.
+//! `follow_network`: brings every node that has members of a network to what the rows say. Of each network there is
+//! one such job at a time.
 
 pub mod leaving;
+pub mod remove;
 
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::servers::jobs::losing::Losing;
 pub fn register(registry: Registry) -> Registry {
     registry
         .with::<NetworkFollow>()
+        .with::<remove::NetworkRemove>()
         .with::<Changing<super::changes::Attach>>()
         .with::<Changing<super::changes::Detach>>()
         .with::<Changing<super::changes::Aliases>>()
@@ -33,9 +35,9 @@ pub fn register(registry: Registry) -> Registry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkFollow {
     network: NetworkId,
-    /// What the nodes were told, by its revision, and whether it was that the network is gone.
+    /// What the nodes were told, by its revision.
     #[serde(skip)]
-    told: Option<(i64, bool)>,
+    told: Option<i64>,
 }
 
 /// The only step.
@@ -60,29 +62,29 @@ impl StepName for Step {
 /// When the database fails.
 pub async fn told_anew(conn: &mut PgConnection, network: NetworkId, now: Timestamp) -> sqlx::Result<()> {
     queries::touch(conn, network).await?;
-    jobs::enqueue(conn, &NetworkFollow { network, told: None }, None, now).await.map(drop)
+    jobs::enqueue_once(conn, &NetworkFollow { network, told: None }, network.0, now).await
 }
 
 /// Tells all nodes, those behind one that does not answer too; then says which did not.
 async fn tell(world: &World, plan: &Plan) -> Result<(), StepError> {
     let mut failed = None;
-    for node in &plan.nodes {
-        let told = if plan.gone {
-            let told = world.agents.node(*node).call::<network::Delete>(&plan.vni, &Nothing {}).await;
-            told.map(drop).map_err(StepError::from)
-        } else if plan.macs.contains_key(node) {
-            super::put(world, plan, *node).await
-        } else {
-            Ok(())
-        };
-        failed = failed.or(told.err());
+    for node in plan.macs.keys() {
+        failed = failed.or(super::put(world, plan, *node).await.err());
     }
     failed.map_or(Ok(()), Err)
 }
 
+/// A network that was removed while nodes were told of it comes to be there again: they lose it.
+async fn lose(world: &World, plan: &Plan) -> Result<(), StepError> {
+    for node in plan.macs.keys() {
+        world.agents.node(*node).call::<network::Delete>(&plan.vni, &Nothing {}).await?;
+    }
+    Ok(())
+}
+
 impl Saga for NetworkFollow {
     const KIND: &'static str = "follow_network";
-    const QUEUE: Queue = Queue::Interactive;
+    const QUEUE: Queue = Queue::Follow;
     const DEADLINE: Duration = Duration::from_secs(15 * 60);
     /// Whatever the rows say now must come to the nodes in the end.
     const UNDOABLE: bool = false;
@@ -92,18 +94,19 @@ impl Saga for NetworkFollow {
         self.told = None;
         let plan = queries::plan(&mut *world.db.acquire().await?, self.network).await?;
         let Some(plan) = plan else { return Ok(()) };
-        if plan.gone || plan.told < plan.revision {
-            tell(world, &plan).await?;
+        let told = tell(world, &plan).await;
+        if !queries::is_there(&mut *world.db.acquire().await?, self.network).await? {
+            return lose(world, &plan).await;
         }
-        self.told = Some((plan.revision, plan.gone));
+        told?;
+        self.told = Some(plan.revision);
         Ok(())
     }
 
     async fn record(&mut self, _: Step, _: &StepContext, conn: &mut PgConnection) -> Result<(), StepError> {
-        let Some((revision, gone)) = self.told else { return Ok(()) };
+        let Some(revision) = self.told else { return Ok(()) };
         match queries::set_told(conn, self.network, revision).await? {
             Some(false) => Err(StepError::NotYet(Duration::ZERO)),
-            Some(true) if gone => Ok(queries::delete(conn, self.network).await?),
             Some(true) | None => Ok(()),
         }
     }

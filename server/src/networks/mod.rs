@@ -13,7 +13,8 @@
 //!
 //! Invariants. An address belongs to one server at most, a VNI to one network, a MAC address to one card
 //! (constraints). Whoever changes members, subnets or the range of a network holds its row; a server's row is locked
-//! before it. A node keeps its part of a network until the network is deleted: then it is removed everywhere, and only
+//! before it. The ranges of a server's networks lie beside each other. A node keeps its part of a network until the
+//! network is deleted: then all its servers are leaving, and when the last has left it is removed everywhere, and only
 //! after that the row.
 
 pub mod changes;
@@ -38,7 +39,7 @@ pub use http::router;
 use crate::agents::AgentAddress;
 use crate::http::{ApiResult, Problem};
 use crate::jobs::StepError;
-use crate::servers::rules::fault;
+use crate::servers::rules::{fault, just_gone};
 use crate::{World, entropy, nodes};
 use queries::Held;
 use rules::NoAddress;
@@ -118,7 +119,7 @@ fn too_many() -> String {
 /// Makes a server that was just written a member of the networks that its order names.
 ///
 /// # Errors
-/// `not_found` when one was just deleted; others as [`join`].
+/// `conflict` when one was just deleted; others as [`join`].
 pub async fn join_ordered(
     conn: &mut PgConnection,
     project: ProjectId,
@@ -126,8 +127,7 @@ pub async fn join_ordered(
     networks: &[NetworkId],
 ) -> ApiResult<()> {
     for id in networks {
-        let network =
-            queries::hold(conn, project, *id).await?.ok_or_else(|| Problem::not_found("network"))?;
+        let network = queries::hold(conn, project, *id).await?.ok_or_else(|| just_gone("network"))?;
         let asked = AttachToNetwork { network: *id, ip: None, alias_ips: Vec::new(), ip_range: None };
         join(conn, &network, server, &asked).await?;
     }
@@ -137,8 +137,9 @@ pub async fn join_ordered(
 /// Makes a server a member of a network that is held: a card, an address, aliases.
 ///
 /// # Errors
-/// `server_already_attached`, `no_subnet_available`, `ip_not_available`, `resource_limit_exceeded`; `conflict` when the
-/// server is in another network with the same addresses; `invalid_input` for an address that no server can have.
+/// `server_already_attached`, `no_subnet_available`, `ip_not_available`, `resource_limit_exceeded`; `networks_overlap`
+/// when the server is in another network with the same addresses; `conflict` while it is leaving this one;
+/// `invalid_input` for an address that no server can have.
 async fn join(
     conn: &mut PgConnection,
     network: &Held,
@@ -157,17 +158,14 @@ async fn join(
         }
         None => cards.retain(|card| !card.leaving),
     }
-    let overlaps = |card: &&queries::Card| {
-        card.range.contains(&network.shape.range) || network.shape.range.contains(&card.range)
-    };
-    if let Some(card) = cards.iter().find(overlaps) {
+    if let Some(card) = cards.iter().find(|card| rules::overlap(&card.range, &network.shape.range)) {
         let message = format!("The server is in another network with the range {}.", card.range);
-        return Err(Problem::new(ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::NetworksOverlap, message));
     }
     if cards.len() >= rules::OF_SERVER_MAX {
         return Err(Problem::new(ErrorCode::ResourceLimitExceeded, too_many()));
     }
-    if queries::members(conn, network.id).await? >= rules::MEMBERS_MAX {
+    if queries::servers_in(conn, network.id).await?.len() >= rules::MEMBERS_MAX {
         let message = format!("A network has at most {} servers.", rules::MEMBERS_MAX);
         return Err(Problem::new(ErrorCode::ResourceLimitExceeded, message));
     }
@@ -253,7 +251,8 @@ async fn left(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     queries::remove_member(conn, network, server).await?;
-    jobs::told_anew(conn, network, now).await
+    jobs::told_anew(conn, network, now).await?;
+    jobs::remove::when_left(conn, network, now).await
 }
 
 /// A server that goes is in no network any more.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use berth_model::label::Labels;
-use berth_model::{NetworkId, NodeId, PrivateNetworkId, ProjectId, ServerId, Timestamp};
+use berth_model::{ActionId, NetworkId, NodeId, PrivateNetworkId, ProjectId, ServerId, Timestamp};
 use ipnet::Ipv4Net;
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -236,13 +236,14 @@ pub async fn touch(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<()> {
 }
 
 /// All nodes were told what the network was at `revision`. Is that all there is to tell? `None` when it is gone.
+/// What was told of an older revision may have been heard after what was told of a newer one.
 ///
 /// # Errors
 /// When the database fails.
 pub async fn set_told(conn: &mut PgConnection, id: NetworkId, revision: i64) -> sqlx::Result<Option<bool>> {
     sqlx::query_scalar!(
-        r#"update networks set revision_told = greatest(revision_told, least($2, revision)) where id = $1
-           returning revision = $2 as "all!""#,
+        r#"update networks set revision_told = case when $2 < revision then least($2, revision_told) else $2 end
+           where id = $1 returning revision = $2 as "all!""#,
         id.0,
         revision
     )
@@ -250,12 +251,42 @@ pub async fn set_told(conn: &mut PgConnection, id: NetworkId, revision: i64) -> 
     .await
 }
 
-/// The customer deleted a network: nobody sees it any more, and nodes lose it.
+/// The customer deleted a network: nobody sees it any more, all its servers are leaving it, and the action ends when
+/// nothing of it is left.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn set_gone(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<()> {
-    sqlx::query!("update networks set gone = true where id = $1", id.0).execute(conn).await.map(drop)
+pub async fn set_gone(conn: &mut PgConnection, id: NetworkId, action: ActionId) -> sqlx::Result<()> {
+    sqlx::query!("update networks set gone = true, removed_by = $2 where id = $1", id.0, action.0)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query!("update network_members set leaving = true where network_id = $1", id.0)
+        .execute(conn)
+        .await
+        .map(drop)
+}
+
+/// The action that deletes a network in which no server is any more.
+///
+/// # Errors
+/// When the database fails.
+pub async fn removed_by(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<Option<ActionId>> {
+    let action = sqlx::query_scalar!(
+        r#"select removed_by as "action: ActionId" from networks
+           where id = $1 and not exists (select from network_members where network_id = $1)"#,
+        id.0
+    );
+    Ok(action.fetch_optional(conn).await?.flatten())
+}
+
+/// Is anything of the network left, though the customer may have deleted it?
+///
+/// # Errors
+/// When the database fails.
+pub async fn is_there(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"select exists (select from networks where id = $1) as "is!""#, id.0)
+        .fetch_one(conn)
+        .await
 }
 
 /// Removes the row of a network that no node has any more.
@@ -286,12 +317,8 @@ pub async fn add_node(conn: &mut PgConnection, id: NetworkId, node: NodeId) -> s
 pub struct Plan {
     /// Its number on the nodes.
     pub vni: PrivateNetworkId,
-    /// It was deleted.
-    pub gone: bool,
     /// Grows with every change.
     pub revision: i64,
-    /// The revision that all nodes were told last.
-    pub told: i64,
     /// The nodes that have it.
     pub nodes: BTreeSet<NodeId>,
     /// The MAC addresses of its cards, by node.
@@ -304,7 +331,7 @@ pub struct Plan {
 /// When the database fails.
 pub async fn plan(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<Option<Plan>> {
     // The revision first: what changes after that is told again.
-    let row = sqlx::query!("select vni, gone, revision, revision_told from networks where id = $1", id.0);
+    let row = sqlx::query!("select vni, revision from networks where id = $1", id.0);
     let Some(row) = row.fetch_optional(&mut *conn).await? else { return Ok(None) };
     let nodes = sqlx::query_scalar!(
         r#"select node_id as "node: NodeId" from network_nodes where network_id = $1"#,
@@ -327,12 +354,5 @@ pub async fn plan(conn: &mut PgConnection, id: NetworkId) -> sqlx::Result<Option
         }
     }
     nodes.extend(macs.keys());
-    Ok(Some(Plan {
-        vni: PrivateNetworkId(row.vni.into()),
-        gone: row.gone,
-        revision: row.revision,
-        told: row.revision_told,
-        nodes,
-        macs,
-    }))
+    Ok(Some(Plan { vni: PrivateNetworkId(row.vni.into()), revision: row.revision, nodes, macs }))
 }

@@ -52,7 +52,8 @@ pub fn gateway(range: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from_bits(range.network().to_bits() | 1)
 }
 
-fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+/// Have two ranges addresses in common?
+pub fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(b) || b.contains(a)
 }
 

@@ -43,16 +43,13 @@ impl Candidate {
     }
 }
 
-/// All nodes of a location of which it is known what they are, by number. They are locked until
-/// the transaction ends: two placements at once would promise the same room twice.
+/// All nodes of a location of which it is known what they are, by number. Their room is locked until the
+/// transaction ends: two placements at once would promise it twice. Not their rows: whoever keeps a node holds its
+/// row while it writes of the node's servers.
 pub async fn candidates(conn: &mut PgConnection, location: LocationId) -> sqlx::Result<Vec<Candidate>> {
     // Locked in a statement of its own: the sums must see what those committed who were waited for.
-    let ids = sqlx::query_scalar!(
-        "select id from nodes where location_id = $1 and facts is not null order by id for no key update",
-        location as LocationId,
-    )
-    .fetch_all(&mut *conn)
-    .await?;
+    let room = format!("room in location {location}");
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", room).execute(&mut *conn).await?;
     let rows = sqlx::query!(
         r#"
         select nodes.id as "id: NodeId", state = 'up' as "up!", accepts_servers,
@@ -65,9 +62,9 @@ pub async fn candidates(conn: &mut PgConnection, location: LocationId) -> sqlx::
         ) p, lateral (
             select coalesce(sum(size_gib), 0) as gib from volumes where node_id = nodes.id
         ) v
-        where nodes.id = any($1)
+        where location_id = $1 and facts is not null
         order by nodes.id"#,
-        &ids,
+        location as LocationId,
     )
     .fetch_all(conn)
     .await?;

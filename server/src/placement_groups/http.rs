@@ -117,7 +117,7 @@ async fn placement_group_delete(
     let gone = gone.map_err(|error| {
         Problem::from(error).on_constraint("servers_placement_group_fk", || {
             let message = "Servers are in this placement group. Remove them from it first.";
-            ApiError::new(ErrorCode::Conflict, message)
+            ApiError::new(ErrorCode::ResourceInUse, message)
         })
     })?;
     if gone { Ok(StatusCode::NO_CONTENT) } else { Err(not_found()) }

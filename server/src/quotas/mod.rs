@@ -6,14 +6,17 @@
 //! staff set another for the project or for the account.
 //!
 //! Invariant: use grows past a limit for nobody, however many try at once. Whoever adds calls [`check`]
-//! after its rows were written, in the same transaction:
+//! as the last thing before its transaction commits:
 //!
 //! ```text
-//!   insert ─▶ trigger: use + 1, its row held ─▶ check: account held, use ≤ limit? ─▶ commit, or all is undone
+//!   insert ─▶ trigger: notes + 1 ─▶ … ─▶ check: account held, use + 1 ≤ limit? ─▶ commit, or all is undone
 //! ```
 //!
-//! The second of two in one project waits at the use's row, the second of two in one account at the account's;
-//! it then sees what the first committed.
+//! The second of two in one account waits at the account's row, and then sees what the first committed. Who only
+//! removes is counted at its commit.
+//!
+//! The account's row is the last lock that a transaction takes, so nobody who holds it waits for anybody
+//! (`ARCHITECTURE.md` has the order of all).
 
 pub mod cli;
 pub mod http;
@@ -31,8 +34,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
 
-/// Refuses what was just written if the project, or its account, now has more of these kinds than it may. In
-/// the transaction that wrote it.
+/// Refuses what was just written if the project, or its account, now has more of these kinds than it may. The last
+/// thing in the transaction that wrote it: nothing that others hold may be waited for after it.
 ///
 /// # Errors
 /// `resource_limit_exceeded`, with a sentence that names the kind.
@@ -42,8 +45,29 @@ pub async fn check(
     project: ProjectId,
     kinds: &[QuotaKind],
 ) -> ApiResult<()> {
+    check_with(conn, config, project, kinds, None).await
+}
+
+/// [`check`] with so many of a kind that are to come, and are checked again when they do.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_with(
+    conn: &mut PgConnection,
+    config: &Config,
+    project: ProjectId,
+    kinds: &[QuotaKind],
+    to_come: Option<(QuotaKind, i64)>,
+) -> ApiResult<()> {
     queries::hold_account(conn, project).await?;
-    let standing = queries::standing(conn, config, project).await?;
+    let mut standing = queries::standing(conn, config, project).await?;
+    if let Some((kind, more)) = to_come {
+        for limit in standing.iter_mut().filter(|limit| limit.kind == kind) {
+            limit.used += more;
+            limit.account_used += more;
+        }
+    }
+    let kinds: Vec<QuotaKind> = kinds.iter().copied().chain(to_come.map(|(kind, _)| kind)).collect();
     match standing.iter().filter(|limit| kinds.contains(&limit.kind)).find_map(rules::exceeded) {
         Some(message) => Err(Problem::new(ErrorCode::ResourceLimitExceeded, message)),
         None => Ok(()),

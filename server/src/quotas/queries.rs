@@ -10,8 +10,9 @@ use crate::config::Config;
 use crate::http::Page;
 
 /// Holds the account of a project until the transaction ends: what its projects have together grows for one
-/// at a time. Not against those who only refer to it.
+/// at a time. Not against those who only refer to it. What the transaction has written so far is counted.
 pub(super) async fn hold_account(conn: &mut PgConnection, project: ProjectId) -> sqlx::Result<()> {
+    query!("set constraints usage_settled immediate").execute(&mut *conn).await?;
     query!(
         "select a.id from accounts a join projects p on p.account_id = a.id where p.id = $1 for no key update of a",
         project as ProjectId

@@ -44,12 +44,13 @@ const fn usual(kind: QuotaKind) -> u32 {
     match kind {
         QuotaKind::Servers
         | QuotaKind::Volumes
-        | QuotaKind::PrimaryIps
         | QuotaKind::Snapshots
         | QuotaKind::Networks
         | QuotaKind::Firewalls
         | QuotaKind::PlacementGroups
         | QuotaKind::Certificates => 100,
+        // A server has two.
+        QuotaKind::PrimaryIps => 200,
         QuotaKind::Cores => 400,
         QuotaKind::MemoryMib => 1_048_576,
         QuotaKind::VolumeGib => 102_400,

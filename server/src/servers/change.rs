@@ -66,8 +66,15 @@ pub trait Change: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Sen
         agent.put_vm(server.into(), spec)
     }
 
-    /// It is given up after the node was told, or may have been. `spec`: what the machine is now, if the node says.
-    fn given_up(&mut self, _spec: Option<&VmSpec>) {}
+    /// It is given up after the node was told, or may have been: finds out what [`Change::revert`] must know of the
+    /// machine. The server stays held until this works.
+    fn given_up(
+        &mut self,
+        _server: ServerId,
+        _agent: &AgentClient,
+    ) -> impl Future<Output = Result<(), StepError>> + Send {
+        async { Ok(()) }
+    }
 
     /// Writes that it is done.
     fn done(
@@ -160,10 +167,10 @@ pub fn placed(server: &Held) -> ApiResult<NodeId> {
 /// Refuses what cannot be done to a server that runs.
 ///
 /// # Errors
-/// `conflict`.
+/// `server_not_stopped`.
 pub fn refuse_unless_off(server: &Held) -> ApiResult<()> {
     match server.status {
         ServerStatus::Off => Ok(()),
-        _ => Err(Problem::new(ErrorCode::Conflict, "Power the server off first.")),
+        _ => Err(Problem::new(ErrorCode::ServerNotStopped, "Power the server off first.")),
     }
 }

@@ -51,7 +51,7 @@ pub async fn begin(
         now: new.now,
     };
     let image = images::queries::insert_own(conn, &image).await?;
-    let saga = ImageCreate::new(server.id, node, image);
+    let saga = ImageCreate::new(server.id, node, (image, new.kind));
     let beside = [(ResourceKind::Image, image.0)];
     let action = start(conn, project, (server.id, server.status), &beside, &saga, new.now).await?;
     Ok((image, action))

@@ -49,8 +49,8 @@ use crate::{backups, images, networks, volumes};
 
 /// A server's row goes with its backups, and its disk's image file if nothing else needs it.
 async fn remove(conn: &mut PgConnection, id: ServerId, now: Timestamp) -> sqlx::Result<()> {
-    networks::leave_all(conn, id, now).await?;
     volumes::leave(conn, id, now).await?;
+    networks::leave_all(conn, id, now).await?;
     let Some(sha256) = queries::delete(conn, id, now).await? else { return Ok(()) };
     backups::remove_beyond(conn, id, 0, now).await?;
     images::jobs::remove::when_unused(conn, &sha256, now).await

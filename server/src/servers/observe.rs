@@ -52,13 +52,16 @@ pub async fn observe_all(
     at: Timestamp,
     now: Timestamp,
 ) -> sqlx::Result<()> {
-    for event in events {
-        observe(conn, node, event, now).await?;
-    }
+    let mut seen = events.to_vec();
     for id in queries::on_node(conn, node).await? {
         if !events.iter().any(|event| ServerId::from(event.vm) == id) {
-            observe(conn, node, &VmEvent { vm: id.into(), state: None, at }, now).await?;
+            seen.push(VmEvent { vm: id.into(), state: None, at });
         }
+    }
+    // By number, like all who lock several servers; news of one stay in order.
+    seen.sort_by_key(|event| event.vm);
+    for event in &seen {
+        observe(conn, node, event, now).await?;
     }
     Ok(())
 }

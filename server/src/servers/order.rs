@@ -255,8 +255,6 @@ pub(super) async fn write(
     };
     firewalls::queries::take_turns(conn, project, false).await?;
     let id = insert(conn, &new).await?;
-    quotas::check(conn, config, project, &[QuotaKind::Servers, QuotaKind::Cores, QuotaKind::MemoryMib])
-        .await?;
     let action = NewAction {
         project,
         command: "create_server",
@@ -269,7 +267,11 @@ pub(super) async fn write(
     let start = create.start_after_create.unwrap_or(true);
     addresses::assign_ordered(conn, project, id, &order.addresses).await?;
     if create.placement_group.is_some() {
-        placement_groups::queries::join(conn, id, create.placement_group).await?;
+        let joined = placement_groups::queries::join(conn, id, create.placement_group).await;
+        joined.map_err(|error| {
+            Problem::from(error)
+                .on_constraint("servers_placement_group_fk", || rules::just_gone("placement group"))
+        })?;
     }
     let automount = create.automount.unwrap_or(false);
     volumes::order::assign(conn, project, (id, action.id), &create.volumes, automount).await?;
@@ -277,7 +279,13 @@ pub(super) async fn write(
     networks::join_ordered(conn, project, id, &order.networks).await?;
     let saga = create::ServerCreate::new(id, start, order.addresses.made.clone());
     jobs::enqueue(conn, &saga, Some(action.id), now).await?;
+    if !images::queries::keep(conn, order.image.id, &order.image.sha256).await? {
+        return Err(rules::just_gone("image").into());
+    }
     queries::publish(conn, id, now).await?;
+    let kinds = [QuotaKind::Servers, QuotaKind::Cores, QuotaKind::MemoryMib];
+    let made = i64::try_from(order.addresses.made.len()).unwrap_or(i64::MAX);
+    quotas::check_with(conn, config, project, &kinds, Some((QuotaKind::PrimaryIps, made))).await?;
     Ok((id, action))
 }
 

@@ -1,6 +1,7 @@
 //! All SQL of `servers`. Functions take a connection; whoever changes a server in a transaction
 //! calls [`publish`] in the same one.
 
+mod awaited;
 mod machine;
 mod render;
 mod select;
@@ -13,6 +14,7 @@ use berth_model::{ImageId, LocationId, ProjectId, ServerId, ServerTypeId, Timest
 use serde_json::Value;
 use sqlx::PgConnection;
 
+pub use awaited::{await_told, heard, is_told};
 pub use machine::{
     Loaded, Machine, Rescue, Size, System, Wish, any_made_from, begin_rescue, end_rescue, iso, machine,
     place, rescue, set_iso, set_size, set_system, set_told, size, system, touch, wish,

@@ -86,16 +86,16 @@ pub fn observed(status: ServerStatus, state: Option<VmState>, locked: bool) -> O
 /// not known may be told while its node answers, and is known afterwards.
 ///
 /// # Errors
-/// `conflict`, with a sentence for the customer.
+/// With a sentence for the customer: `conflict` when it may be done later, `unsupported_error` when not.
 pub fn told(status: ServerStatus, verb: PowerVerb, node_answers: bool) -> Result<ServerStatus, ApiError> {
     use ServerStatus as S;
-    let conflict = |message: &str| Err(ApiError::new(ErrorCode::Conflict, message));
+    let refused = |code: ErrorCode, message: &str| Err(ApiError::new(code, message));
     match (status, verb) {
         (S::Unknown, _) if !node_answers => {
-            conflict("The server's node does not answer now. Try again when it does.")
+            refused(ErrorCode::Conflict, "The server's node does not answer now. Try again when it does.")
         }
         (S::Initializing | S::Deleting | S::Migrating | S::Rebuilding, _) => {
-            conflict(&format!("The server is {} now.", status.word()))
+            refused(ErrorCode::Conflict, &format!("The server is {} now.", status.word()))
         }
         (S::Off | S::Starting | S::Unknown, PowerVerb::Start) => Ok(S::Starting),
         (S::Running | S::Stopping, PowerVerb::Start) => Ok(S::Running),
@@ -104,10 +104,15 @@ pub fn told(status: ServerStatus, verb: PowerVerb, node_answers: bool) -> Result
         (
             S::Off,
             PowerVerb::Shutdown | PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume,
-        ) => conflict("The server is off. Start it instead."),
+        ) => refused(ErrorCode::UnsupportedError, "The server is off. Start it instead."),
         (_, PowerVerb::Shutdown) => Ok(S::Stopping),
         (status, PowerVerb::Reboot | PowerVerb::Reset | PowerVerb::Pause | PowerVerb::Resume) => Ok(status),
     }
+}
+
+/// What to say when something that was named was there a moment ago.
+pub fn just_gone(what: &str) -> ApiError {
+    ApiError::new(ErrorCode::Conflict, format!("The {what} has just been deleted. Try again with another."))
 }
 
 /// What to say when an action holds the server.

@@ -110,7 +110,7 @@ impl Change for DetachVolume {
 /// Gives the server a volume that no server has. Both are held.
 ///
 /// # Errors
-/// `conflict` when another server has it, or the server is elsewhere; `resource_limit_exceeded` when the server has
+/// `volume_already_attached` when a server has it; `invalid_input` when the server is elsewhere; `resource_limit_exceeded` when the server has
 /// its most; `resource_unavailable` when the volume lies on another node, or the server's node has no room for it.
 pub async fn attach(
     conn: &mut PgConnection,
@@ -120,7 +120,10 @@ pub async fn attach(
 ) -> ApiResult<Action> {
     let refuse = |code, message: &str| Err(Problem::new(code, message));
     if volume.server.is_some() {
-        return refuse(ErrorCode::Conflict, "A server has this volume already. Detach it first.");
+        return refuse(
+            ErrorCode::VolumeAlreadyAttached,
+            "A server has this volume already. Detach it first.",
+        );
     }
     if queries::of_server(conn, server.id).await?.len() >= VOLUMES_OF_SERVER_MAX {
         let message = format!("A server has at most {VOLUMES_OF_SERVER_MAX} volumes.");
@@ -128,7 +131,7 @@ pub async fn attach(
     }
     let wish = crate::servers::queries::wish(conn, server.id).await?;
     if wish.is_none_or(|wish| wish.location != volume.location) {
-        return refuse(ErrorCode::Conflict, "The server is in another location than the volume.");
+        return Err(Problem::field("server", "The server is in another location than the volume."));
     }
     let node = change::placed(server)?;
     let mut coming = None;

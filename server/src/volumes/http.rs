@@ -100,7 +100,6 @@ async fn volume_create(
         now: clock::now(),
     };
     let id = queries::insert(&mut tx, &new).await.map_err(name_is_taken)?;
-    quotas::check(&mut tx, &world.config, project, &[QuotaKind::Volumes, QuotaKind::VolumeGib]).await?;
     let action = done(&mut tx, project, id, "create_volume").await?;
     let mut next_actions = Vec::new();
     if let Some(server) = &server {
@@ -109,6 +108,7 @@ async fn volume_create(
         next_actions.push(changes::attach(&mut tx, project, (server, &volume), automount).await?);
     }
     let volume = shown(&mut tx, project, id).await?;
+    quotas::check(&mut tx, &world.config, project, &[QuotaKind::Volumes, QuotaKind::VolumeGib]).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(VolumeCreated { volume, action, next_actions })))
 }
@@ -169,7 +169,7 @@ async fn volume_delete(
     }
     refuse_locked(&volume)?;
     if volume.server.is_some() {
-        return Err(Problem::new(ErrorCode::Conflict, "A server has this volume. Detach it first."));
+        return Err(Problem::new(ErrorCode::ResourceInUse, "A server has this volume. Detach it first."));
     }
     match volume.node {
         Some(node) => {
@@ -227,11 +227,12 @@ async fn volume_detach(
     };
     let volume = queries::hold(&mut tx, access.project, id).await?.ok_or_else(not_found)?;
     refuse_locked(&volume)?;
-    let conflict = |message: &str| Problem::new(ErrorCode::Conflict, message);
     if volume.server != of {
-        return Err(conflict("The volume has just been moved. Look where it is, and try again."));
+        let message = "The volume has just been moved. Look where it is, and try again.";
+        return Err(Problem::new(ErrorCode::Conflict, message));
     }
-    let server: Held = server.ok_or_else(|| conflict("No server has this volume."))?;
+    let none = || Problem::new(ErrorCode::UnsupportedError, "No server has this volume.");
+    let server: Held = server.ok_or_else(none)?;
     change::refuse_locked(&server)?;
     let action = changes::detach(&mut tx, access.project, (&server, &volume)).await?;
     tx.commit().await?;
@@ -258,7 +259,6 @@ async fn volume_resize(
         changes::refuse_full(&mut tx, volume.location, node, to - volume.size_gib).await?;
     }
     queries::set_size(&mut tx, id, to).await?;
-    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::VolumeGib]).await?;
     let action = match volume.node {
         None => done(&mut tx, access.project, id, VolumeGrow::KIND).await?,
         Some(node) => {
@@ -277,6 +277,7 @@ async fn volume_resize(
             action
         }
     };
+    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::VolumeGib]).await?;
     tx.commit().await?;
     Ok(told(action))
 }

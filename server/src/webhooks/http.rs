@@ -208,7 +208,7 @@ async fn webhook_delivery_replay(
     let mut tx = world.db.begin().await?;
     found_delivery(&mut tx, access.project, (id, delivery)).await?;
     if !found(&mut tx, access.project, id).await?.enabled {
-        return Err(Problem::new(ErrorCode::Conflict, "The webhook is disabled. Enable it first."));
+        return Err(Problem::new(ErrorCode::UnsupportedError, "The webhook is disabled. Enable it first."));
     }
     queries::replay(&mut tx, id, delivery, clock::now()).await?;
     let delivery = found_delivery(&mut tx, access.project, (id, delivery)).await?;

@@ -535,11 +535,15 @@ async fn a_primary_ip_changes_hands_only_while_servers_are_off() {
     let does = |id: berth_model::PrimaryIpId, verb: &str| format!("/v1/primary_ips/{id}/actions/{verb}");
     let body = json!({"assignee_id": server.id, "assignee_type": "server"});
     let code = async |path: &str, body: &Value| shop.customer.post(path, body.clone()).await.code();
-    assert_eq!(code(&does(own, "unassign"), &json!({})).await, "conflict", "it runs");
-    assert_eq!(shop.customer.delete(&format!("/v1/primary_ips/{own}")).await.code(), "conflict", "it runs");
+    assert_eq!(code(&does(own, "unassign"), &json!({})).await, "server_not_stopped", "it runs");
+    assert_eq!(
+        shop.customer.delete(&format!("/v1/primary_ips/{own}")).await.code(),
+        "server_not_stopped",
+        "it runs"
+    );
     let off = shop.tell(server.id, "poweroff").await;
     shop.succeeds(off.id).await;
-    assert_eq!(code(&does(other.id, "assign"), &body).await, "conflict", "it has another");
+    assert_eq!(code(&does(other.id, "assign"), &body).await, "server_has_ipv4", "it has another");
     let nowhere = json!({"assignee_id": 999_999, "assignee_type": "server"});
     assert!(shop.customer.post(&does(other.id, "assign"), nowhere).await.text.contains("assignee_id"));
     let gone = shop.acts(&does(own, "unassign"), json!({})).await;
@@ -548,7 +552,11 @@ async fn a_primary_ip_changes_hands_only_while_servers_are_off() {
     assert!(shop.server(server.id).await.unwrap().public_net.ipv4.is_none());
     shop.acts(&does(other.id, "assign"), body.clone()).await;
     assert_eq!(shop.card(server.id).unwrap().addresses[0].ip.to_string(), other.ip);
-    assert_eq!(code(&does(other.id, "assign"), &body).await, "conflict", "a server has it");
+    assert_eq!(
+        code(&does(other.id, "assign"), &body).await,
+        "primary_ip_already_assigned",
+        "a server has it"
+    );
 
     // One that is given back while a server has it leaves the server first.
     let path = format!("/v1/primary_ips/{}", other.id);

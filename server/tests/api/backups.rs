@@ -7,6 +7,7 @@ use berth_model::image::{Image, ImageKind, ImageList, ImageReply, ImageStatus};
 use berth_model::server::ImageCreated;
 use berth_model::{ServerId, Timestamp};
 use berth_server::backups::{KEPT, begin_due};
+use berth_server::jobs::{Queue, Settings};
 use berth_server::{clock, images};
 use serde_json::{Value, json};
 
@@ -38,7 +39,7 @@ impl Shop {
     }
 
     async fn begin_due(&self, now: Timestamp) -> usize {
-        begin_due(&self.berth.world().db, now).await.unwrap()
+        begin_due(&self.berth.world().db, now, 100).await.unwrap()
     }
 
     /// Its backups, the newest first, once nothing holds the server.
@@ -135,6 +136,66 @@ async fn wherever_a_backup_is_cut_off_repeated_or_fails_there_is_one_or_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_begins_and_holds_its_server_only_when_a_place_is_free() {
+    let shop = Shop::open().await;
+    let first = shop.worker("");
+    let servers = [shop.running_with_backups().await, shop.running_with_backups().await];
+    first.stop(Duration::from_secs(10)).await;
+    let marker = shop.berth.folder().join("writes");
+    let faults = format!("create_image.write.before=pause:{}", marker.display());
+    let settings = Settings { background: 1, faults: faults.parse().unwrap(), ..Settings::default() };
+    let worker = shop.worker_with(settings.clone());
+    let places = worker.places(Queue::Backup, &settings);
+    let db = &shop.berth.world().db;
+    let begin = async || {
+        let free = places.free(&mut db.acquire().await.unwrap()).await.unwrap();
+        (free, begin_due(db, clock::now().plus_seconds(2 * DAY_S), free).await.unwrap())
+    };
+    assert_eq!(begin().await, (1, 1), "there is one place");
+    until("it is under way", async || marker.exists().then_some(())).await;
+    assert_eq!(begin().await, (0, 0));
+    let held = async || {
+        let held = futures_util::future::join_all(servers.map(|id| shop.server(id))).await;
+        held.into_iter().filter(|server| server.as_ref().unwrap().locked).count()
+    };
+    assert_eq!(held().await, 1, "the other is not held");
+    // What others wait for goes on beside it.
+    let other = if shop.server(servers[0]).await.unwrap().locked { servers[1] } else { servers[0] };
+    let snapshot: ImageCreated = shop.act(other, "create_image", json!({})).await.expect(201);
+    shop.succeeds(snapshot.action.id).await;
+    std::fs::remove_file(&marker).unwrap();
+    until("nothing is held", async || (held().await == 0).then_some(())).await;
+    until("the place is free again", async || {
+        (places.free(&mut db.acquire().await.unwrap()).await.unwrap() == 1).then_some(())
+    })
+    .await;
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_be_backed_up_holds_up_no_other() {
+    let shop = Shop::open().await;
+    let worker = shop.worker("");
+    let (broken, well) = (shop.running_with_backups().await, shop.running_with_backups().await);
+    let db = &shop.berth.world().db;
+    let due = clock::now().plus_seconds(2 * DAY_S);
+    for (server, due) in [(broken, due.plus_seconds(-10)), (well, due)] {
+        let set = sqlx::query("update backup_plans set due = $2 where server_id = $1").bind(server).bind(due);
+        set.execute(db).await.unwrap();
+    }
+    sqlx::query("update servers set node_id = null where id = $1").bind(broken).execute(db).await.unwrap();
+    assert_eq!(shop.begin_due(due).await, 1, "the one that is well");
+    assert_eq!(shop.backups(well).await.len(), 1);
+    assert_eq!(shop.due(broken).await, due.plus_seconds(-10), "it is due still");
+    let heal = sqlx::query("update servers set node_id = $2 where id = $1").bind(broken).bind(shop.node.id);
+    heal.execute(db).await.unwrap();
+    assert_eq!(shop.begin_due(due).await, 0, "not at once");
+    assert_eq!(shop.begin_due(due.plus_seconds(61)).await, 1, "but in a minute");
+    assert_eq!(shop.backups(broken).await.len(), 1);
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn backups_go_with_their_server_unless_they_are_made_snapshots() {
     let shop = Shop::open().await;
     let worker = shop.worker("");
@@ -150,7 +211,7 @@ async fn backups_go_with_their_server_unless_they_are_made_snapshots() {
     let path = format!("/v1/images/{}", first.id);
     let protect =
         shop.customer.post(&format!("{path}/actions/change_protection"), json!({"delete": true})).await;
-    assert_eq!(protect.code(), "conflict", "a backup goes with its server");
+    assert_eq!(protect.code(), "unsupported_error", "a backup goes with its server");
     let kept: ImageReply = shop.customer.put(&path, json!({"type": "snapshot"})).await.expect(200);
     assert_eq!((kept.image.kind, kept.image.bound_to), (ImageKind::Snapshot, None));
     shop.customer.put(&path, json!({"type": "backup"})).await.refuses("type");
@@ -197,7 +258,7 @@ async fn without_a_plan_there_are_no_backups() {
     }
     assert_eq!(shop.begin_due(first.plus_seconds(2 * DAY_S)).await, 0);
     let refused = shop.act(server, "create_image", json!({"type": "backup"})).await;
-    assert_eq!(refused.code(), "conflict");
+    assert_eq!(refused.code(), "unsupported_error");
     assert!(refused.text.contains("Turn backups on first"), "{}", refused.text);
     worker.stop(Duration::from_secs(10)).await;
 }

@@ -137,7 +137,7 @@ async fn a_console_opens_in_a_browser_and_ends_with_its_server() {
     until("it is seen to be off", async || {
         let reply =
             shop.customer.post(&format!("/v1/servers/{server}/actions/request_console"), json!({})).await;
-        (reply.status == 409).then_some(())
+        (reply.status == 422).then_some(())
     })
     .await;
     worker.stop(Duration::from_secs(10)).await;

@@ -183,7 +183,12 @@ pub struct SimulatedNode {
 impl SimulatedNode {
     /// An agent that has enrolled with this token, and listens.
     pub async fn enrolled(name: &str, token: String, db: &PgPool, authority: &Authority) -> Self {
-        let mut node = Self::new(name);
+        Self::new(name).enrol(name, token, db, authority).await
+    }
+
+    /// Lets the agent enrol with this token; it listens from now on.
+    pub async fn enrol(mut self, name: &str, token: String, db: &PgPool, authority: &Authority) -> Self {
+        let node = &mut self;
         node.start().await;
         let key = NewKey::draw(name).unwrap();
         let address = format!("https://{}", node.listens());
@@ -203,11 +208,16 @@ impl SimulatedNode {
             tokio::net::TcpStream::connect(listens).await.ok()
         })
         .await;
-        node
+        self
     }
 
     /// A machine with an agent that was neither started nor enrolled.
     pub fn new(name: &str) -> Self {
+        Self::slow(name, Duration::ZERO)
+    }
+
+    /// The same, whose changes take this long.
+    pub fn slow(name: &str, delay: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = berth_agent::config::Config::at(folder.path());
         config.name = name.to_owned();
@@ -218,7 +228,8 @@ impl SimulatedNode {
         config.limits.beat_every = Duration::from_millis(500);
         config.limits.identity_every = Duration::from_millis(100);
         config.limits.drain = Duration::from_millis(500);
-        let simulator = Arc::new(Simulator::new(SimulatorConfig::default()).unwrap());
+        let simulator =
+            Arc::new(Simulator::new(SimulatorConfig { delay, ..SimulatorConfig::default() }).unwrap());
         Self { id: NodeId(0), simulator, config, running: None, _folder: folder }
     }
 

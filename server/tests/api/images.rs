@@ -1,10 +1,15 @@
 //! Images through HTTP, and how the operator adds one.
 
+use std::time::Duration;
+
 use berth_model::image::{ImageKind, ImageList, ImageReply};
+use berth_model::server::ImageCreated;
 use berth_server::clock;
 use berth_server::images::{self, cli};
+use serde_json::json;
 
-use crate::support::Berth;
+use crate::shop::Shop;
+use crate::support::{Berth, until};
 
 #[tokio::test]
 async fn an_image_that_was_added_is_offered_and_replaced_under_its_name() {
@@ -83,4 +88,52 @@ async fn images_are_filtered_and_those_of_others_do_not_exist() {
     assert!(other.get("/v1/images?type=snapshot").await.expect::<ImageList>(200).images.is_empty());
     customer.get("/v1/images?type=cake").await.refuses("type[0]");
     customer.get("/v1/images?sort=size").await.refuses("sort");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_a_deleted_image_goes_from_all_nodes_also_from_one_that_was_away() {
+    let mut shop = Shop::open().await;
+    let second = shop.berth.node("node-2").await;
+    let worker = shop.worker("");
+    let made = shop.order().await;
+    shop.succeeds(made.action.id).await;
+    let path = format!("/v1/servers/{}/actions/create_image", made.server.id);
+    let snapshot: ImageCreated = shop.customer.post(&path, json!({})).await.expect(201);
+    shop.succeeds(snapshot.action.id).await;
+    let world = shop.berth.world().clone();
+    let sha256: String = sqlx::query_scalar("select sha256 from images where id = $1")
+        .bind(snapshot.image.id)
+        .fetch_one(&world.db)
+        .await
+        .unwrap();
+    let file = images::file_path(&world.config.data_dir, &sha256);
+    for node in [shop.node.id, second.id] {
+        world.agents.node(node).put_image(&sha256, &file).await.unwrap();
+    }
+    let has = async |node| {
+        let images = world.agents.node(node).images().await.unwrap_or_default();
+        images.iter().any(|image| image.sha256 == sha256)
+    };
+    assert!(has(shop.node.id).await && has(second.id).await);
+
+    shop.node.stop().await;
+    let deleted = shop.customer.delete(&format!("/v1/images/{}", snapshot.image.id)).await;
+    assert_eq!(deleted.status.as_u16(), 204);
+    until("the node that is there has lost it", async || (!has(second.id).await).then_some(())).await;
+    shop.node.start().await;
+    until("the other has lost it, too", async || {
+        let now = "update jobs set run_at = now()
+                   where kind = 'remove_image_file' and finished is null and lease_owner is null";
+        sqlx::query(now).execute(&world.db).await.unwrap();
+        let left: i64 = sqlx::query_scalar(
+            "select count(*) from jobs where kind = 'remove_image_file' and state <> 'done'",
+        )
+        .fetch_one(&world.db)
+        .await
+        .unwrap();
+        (left == 0).then_some(())
+    })
+    .await;
+    assert!(!has(shop.node.id).await && !file.exists());
+    worker.stop(Duration::from_secs(10)).await;
 }

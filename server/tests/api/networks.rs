@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use berth_agent::hypervisor::Hypervisor as _;
-use berth_model::action::{ActionReply, ActionStatus};
+use berth_model::action::{Action, ActionList, ActionReply, ActionStatus};
 use berth_model::agent::{Nic, PrivateNetwork};
 use berth_model::network::{Network, NetworkList, NetworkReply};
 use berth_model::{NetworkId, ServerId, VmId};
-use berth_server::networks::jobs::Step;
 use berth_server::networks::jobs::leaving::{LeavingAliases, LeavingMember};
+use berth_server::networks::jobs::{Step, remove};
 use berth_server::servers::jobs::losing;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -217,7 +217,6 @@ async fn members_on_two_nodes_are_found_from_each() {
     .await;
 
     let path = format!("/v1/networks/{network}");
-    assert_eq!(shop.customer.delete(&path).await.code(), "resource_in_use");
     let subnet = does(&shop.customer, network, "delete_subnet", json!({"ip_range": "10.0.1.0/24"})).await;
     assert_eq!(subnet.code(), "resource_in_use");
     shop.card_changes(b, "detach_from_network", json!({"network": network})).await;
@@ -234,6 +233,96 @@ async fn members_on_two_nodes_are_found_from_each() {
         (here.network().is_none() && there.network().is_none() && kept == 0).then_some(())
     })
     .await;
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+impl Shop {
+    /// The action that deletes the network that was deleted last.
+    async fn deletion(&self) -> Action {
+        let list: ActionList = self.customer.get("/v1/networks/actions?sort=id:desc").await.expect(200);
+        list.actions.into_iter().find(|action| action.command == "delete_network").unwrap()
+    }
+
+    async fn networks_kept(&self) -> i64 {
+        let db = &self.berth.world().db;
+        sqlx::query_scalar("select count(*) from networks").fetch_one(db).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_with_servers_is_deleted_and_they_lose_their_cards_first() {
+    let shop = Shop::open().await;
+    let (first, marker) = (shop.worker(""), shop.berth.folder().join("marker"));
+    let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        servers.push(shop.running(json!({"networks": [network]})).await);
+    }
+    first.stop(Duration::from_secs(10)).await;
+    let worker = shop.worker(&format!("leave_network.lose.before=pause:{}", marker.display()));
+    let path = format!("/v1/networks/{network}");
+    assert_eq!(shop.customer.delete(&path).await.status, 204);
+    until("one card is about to be taken out", async || marker.exists().then_some(())).await;
+    assert_eq!(shop.customer.get(&path).await.status, 404);
+    let action = shop.deletion().await;
+    assert_eq!((action.status, action.resources.len()), (ActionStatus::Running, 3), "{action:?}");
+    assert!(shop.server(servers[0]).await.unwrap().private_net.is_empty());
+    assert!(shop.node.network().is_some(), "a card is still in it");
+    let again = shop.asks_card(servers[0], "attach_to_network", json!({"network": network})).await;
+    again.refuses("network");
+    // The name is free at once, and so are the addresses.
+    make(&shop.customer, "inner", &["10.0.1.0/24"]).await;
+    std::fs::remove_file(&marker).unwrap();
+    shop.succeeds(action.id).await;
+    assert!(servers.iter().all(|server| shop.node.private_card(*server).is_none()));
+    assert_eq!((shop.node.network(), shop.networks_kept().await), (None, 1));
+    worker.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_end_of_a_network_is_cut_off_nothing_of_it_is_left() {
+    let shop = Shop::open().await;
+    let first = shop.worker("");
+    let server = shop.running(json!({})).await;
+    first.stop(Duration::from_secs(10)).await;
+    let cards = mishaps::<losing::Step<LeavingMember>>("leave_network");
+    for (place, what) in mishaps::<remove::Step>("delete_network").iter().chain(&cards) {
+        let name = format!("{place}={}", what.unwrap_or("die"));
+        let worker = shop.worker("");
+        let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
+        shop.card_changes(server, "attach_to_network", json!({"network": network})).await;
+        worker.stop(Duration::from_secs(10)).await;
+        let faults: Vec<String> = what.map(|what| format!("{place}={what}")).into_iter().collect();
+        let begin = async || {
+            assert_eq!(shop.customer.delete(&format!("/v1/networks/{network}")).await.status, 204, "{name}");
+        };
+        let ((), worker) = shop.with_mishap(&faults, what.is_none().then_some(place.as_str()), begin).await;
+        let action = shop.deletion().await;
+        shop.succeeds(action.id).await;
+        let left = (shop.node.private_card(server), shop.node.network(), shop.networks_kept().await);
+        assert_eq!(left, (None, None, 0), "{name}");
+        worker.stop(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_does_not_grow_into_another_of_its_servers() {
+    let shop = Shop::open().await;
+    let worker = shop.worker("");
+    let near = make(&shop.customer, "near", &["10.0.1.0/24"]).await.id;
+    let far = json!({"name": "far", "ip_range": "10.1.0.0/16", "subnets": [subnet("10.1.1.0/24")]});
+    let far = shop.customer.post("/v1/networks", far).await.expect::<NetworkReply>(201).network.id;
+    let both = shop.running(json!({"networks": [near, far]})).await;
+    let wide = || json!({"ip_range": "10.0.0.0/8"});
+    for network in [near, far] {
+        let refused = does(&shop.customer, network, "change_ip_range", wide()).await;
+        assert_eq!(refused.code(), "networks_overlap", "{}", refused.text);
+        assert!(refused.text.contains(&format!("Server {both} is in another network")), "{}", refused.text);
+    }
+    shop.card_changes(both, "detach_from_network", json!({"network": far})).await;
+    does(&shop.customer, near, "change_ip_range", wide()).await.expect::<ActionReply>(201);
+    let back = shop.asks_card(both, "attach_to_network", json!({"network": far})).await;
+    assert_eq!(back.code(), "networks_overlap", "{}", back.text);
     worker.stop(Duration::from_secs(10)).await;
 }
 
@@ -308,7 +397,7 @@ async fn a_server_is_attached_with_the_addresses_it_asks_for() {
     for verb in ["detach_from_network", "change_alias_ips"] {
         let body =
             if verb == "detach_from_network" { with(json!({})) } else { with(json!({"alias_ips": []})) };
-        assert_eq!(shop.asks_card(server, verb, body).await.code(), "conflict", "it is not in the network");
+        assert_eq!(shop.asks_card(server, verb, body).await.code(), "server_not_attached_to_network");
     }
     let asked = with(json!({"ip": "10.0.1.7", "alias_ips": ["10.0.1.8", "10.0.1.9"]}));
     shop.card_changes(server, "attach_to_network", asked).await;
@@ -332,7 +421,7 @@ async fn a_server_is_attached_with_the_addresses_it_asks_for() {
     // A second network with the same addresses would not be told apart.
     let twin = make(&shop.customer, "twin", &["10.0.0.0/24"]).await.id;
     let reply = shop.asks_card(server, "attach_to_network", json!({"network": twin})).await;
-    assert_eq!(reply.code(), "conflict", "{}", reply.text);
+    assert_eq!(reply.code(), "networks_overlap", "{}", reply.text);
     worker.stop(Duration::from_secs(10)).await;
 }
 

@@ -523,3 +523,15 @@ async fn a_node_holds_a_lease_while_its_keeper_hears_it_and_fences_itself_after_
     until("the VM's start", power).await;
     without.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_an_agent_longer_than_one_request_is_waited_for() {
+    let fleet = Fleet::start().await;
+    let token = nodes::cli::add(fleet.db(), &fleet.key, "slow", "rtm1", clock::now()).await.unwrap();
+    let node = SimulatedNode::slow("slow", Duration::from_secs(6));
+    let node = node.enrol("slow", token, fleet.db(), &fleet.authority).await;
+    let (agent, vm) = (fleet.agents.node(node.id), VmId(7));
+    agent.put_vm(vm, &spec(WantedPower::Off)).await.unwrap();
+    agent.delete_vm(vm).await.unwrap();
+    assert!(node.simulator.get(vm).is_err());
+}

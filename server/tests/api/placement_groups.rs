@@ -102,7 +102,7 @@ async fn a_server_joins_a_group_while_it_is_off_where_none_of_the_group_stands()
     let body = || json!({"placement_group": group.id});
     let running = shop.order().await;
     shop.succeeds(running.action.id).await;
-    assert_eq!(shop.regroup(running.server.id, "add_to", body()).await.code(), "conflict");
+    assert_eq!(shop.regroup(running.server.id, "add_to", body()).await.code(), "server_not_stopped");
     let mut off = Vec::new();
     for _ in 0..2 {
         let made = shop.order_with(json!({"start_after_create": false})).await;
@@ -115,12 +115,12 @@ async fn a_server_joins_a_group_while_it_is_off_where_none_of_the_group_stands()
     assert_eq!(refused.code(), "placement_error", "{}", refused.text);
     let member = shop.group_now(group.id).await.servers[0];
     assert_eq!(shop.server(member).await.unwrap().placement_group.unwrap().servers, [member]);
-    assert_eq!(shop.regroup(member, "add_to", body()).await.code(), "conflict");
+    assert_eq!(shop.regroup(member, "add_to", body()).await.code(), "server_already_attached");
     shop.regroup(off[0], "add_to", json!({"placement_group": 99})).await.refuses("placement_group");
     let path = format!("/v1/placement_groups/{}", group.id);
-    assert_eq!(shop.customer.delete(&path).await.code(), "conflict");
+    assert_eq!(shop.customer.delete(&path).await.code(), "resource_in_use");
     let left = shop.regroup(member, "remove_from", json!({})).await.expect::<ActionReply>(201).action;
     assert_eq!((left.command.as_str(), left.status), ("remove_from_placement_group", ActionStatus::Success));
-    assert_eq!(shop.regroup(member, "remove_from", json!({})).await.code(), "conflict");
+    assert_eq!(shop.regroup(member, "remove_from", json!({})).await.code(), "unsupported_error");
     assert_eq!(shop.customer.delete(&path).await.status, 204);
 }

@@ -1,5 +1,8 @@
 //! Limits: what a project and its account have and may have, requests for more, and many at once.
 
+use std::time::Duration;
+
+use berth_model::ErrorCode;
 use berth_model::people::TokenAccess;
 use berth_model::quota::{
     Limit, LimitList, LimitRequestList, LimitRequestReply, LimitRequestStatus, QuotaKind,
@@ -8,6 +11,7 @@ use berth_server::quotas;
 use berth_server::serve::Options;
 use serde_json::{Value, json};
 
+use crate::shop::Shop;
 use crate::support::{Berth, Client, PUBLIC_KEYS, Person, Reply, until};
 
 const NO_WORKERS: &str = "workers_interactive = 0\nworkers_background = 0";
@@ -254,4 +258,30 @@ async fn staff_set_limits_of_projects_and_accounts_and_take_them_back() {
     assert!(shown.contains("servers: 0 of 9; account 0 of 0\n"), "{shown}");
     assert_eq!(ada.post("/v1/servers", order("one")).await.code(), "resource_limit_exceeded");
     assert!(quotas::cli::show(db, config, "nobody@example.org").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_ips_of_servers_count_as_those_that_are_ordered_alone() {
+    let shop = Shop::open_set("project_limits = { primary_ips = 2 }", Options::default()).await;
+    let none = json!({"public_net": {"enable_ipv6": false}});
+    let refused = async |more: &Value, what: &str| {
+        let reply = shop.order_refused(more.clone()).await;
+        assert_eq!(reply.code(), "resource_limit_exceeded", "{what}: {}", reply.text);
+        assert!(reply.text.contains("at most 2 primary IPs"), "{}", reply.text);
+    };
+    // Ordered together before any has its address, only so many get one as the limit lets.
+    let orders = [shop.order_with(none.clone()).await, shop.order_with(none.clone()).await];
+    let third = shop.order_with(none.clone()).await;
+    let worker = shop.worker("");
+    let mut lost = Vec::new();
+    for order in orders.iter().chain([&third]) {
+        lost.extend(shop.ends(order.action.id).await.error);
+    }
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    assert_eq!(lost[0].code, ErrorCode::ResourceLimitExceeded);
+    assert_eq!(standing(shop.customer.client(), QuotaKind::PrimaryIps).await.used, 2);
+    refused(&none, "two are there").await;
+    let alone = json!({"name": "mine", "type": "ipv4", "location": "rtm1"});
+    assert_eq!(shop.customer.post("/v1/primary_ips", alone).await.code(), "resource_limit_exceeded");
+    worker.stop(Duration::from_secs(10)).await;
 }

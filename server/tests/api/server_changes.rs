@@ -220,7 +220,12 @@ async fn a_type_is_changed_only_where_it_can_be() {
         shop.customer.post(&path, body).await
     };
     let running = ask("s2", false).await;
-    assert_eq!((running.status.as_u16(), running.code()), (409, "conflict".to_owned()), "{}", running.text);
+    assert_eq!(
+        (running.status.as_u16(), running.code()),
+        (409, "server_not_stopped".to_owned()),
+        "{}",
+        running.text
+    );
     let off = shop.tell(made.server.id, "poweroff").await;
     shop.succeeds(off.id).await;
     for (wrong, sentence) in
@@ -367,7 +372,7 @@ async fn a_rescue_system_is_booted_once() {
     shop.succeeds(enabled.action.id).await;
     assert!(shop.server(id).await.unwrap().rescue_enabled);
     assert_eq!(rescued().await, (VmState::Running, true, true), "it waits for the next start");
-    assert_eq!(shop.ask(id, "enable_rescue", json!({})).await.code(), "conflict");
+    assert_eq!(shop.ask(id, "enable_rescue", json!({})).await.code(), "unsupported_error");
 
     // It runs the rescue system, and the next start is its own again.
     let reset = shop.tell(id, "reset").await;
@@ -424,14 +429,14 @@ async fn what_a_server_cannot_become_is_refused_with_the_reason() {
         ("rebuild", json!({"image": "none"}), "invalid_input", "There is no image “none”"),
         ("rebuild", json!({"image": "tiny", "user_data": "\u{0}"}), "invalid_input", "NUL"),
         ("create_image", json!({"type": "app"}), "invalid_input", "“snapshot” or “backup”"),
-        ("create_image", json!({"type": "backup"}), "conflict", "Turn backups on first"),
+        ("create_image", json!({"type": "backup"}), "unsupported_error", "Turn backups on first"),
         ("create_image", json!({"description": ""}), "invalid_input", "description"),
         ("enable_rescue", json!({"type": "freebsd64"}), "invalid_input", "linux64"),
         ("enable_rescue", json!({"ssh_keys": ["none"]}), "invalid_input", "There is no SSH key"),
         ("enable_rescue", json!({}), "resource_unavailable", "no rescue system"),
-        ("disable_rescue", json!({}), "conflict", "own system"),
+        ("disable_rescue", json!({}), "unsupported_error", "own system"),
         ("attach_iso", json!({"iso": "none"}), "invalid_input", "There is no ISO “none”"),
-        ("detach_iso", json!({}), "conflict", "no ISO"),
+        ("detach_iso", json!({}), "unsupported_error", "no ISO"),
     ] {
         let reply = shop.ask(id, verb, body.clone()).await;
         assert_eq!(reply.code(), code, "{verb} {body}: {}", reply.text);
@@ -463,6 +468,6 @@ async fn a_password_is_set_in_a_running_system_and_told_once() {
     assert!(kept.contains("$6$") && !kept.contains(&password));
     let off = shop.tell(id, "poweroff").await;
     shop.succeeds(off.id).await;
-    assert_eq!(shop.ask(id, "reset_password", json!({})).await.code(), "conflict");
+    assert_eq!(shop.ask(id, "reset_password", json!({})).await.code(), "unsupported_error");
     worker.stop(Duration::from_secs(10)).await;
 }

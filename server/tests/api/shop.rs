@@ -42,7 +42,13 @@ impl Shop {
     }
 
     pub async fn open_with(options: Options) -> Self {
-        let berth = Berth::start_with("workers_interactive = 0\nworkers_background = 0", options).await;
+        Self::open_set("", options).await
+    }
+
+    /// One with these settings beside.
+    pub async fn open_set(settings: &str, options: Options) -> Self {
+        let settings = format!("workers_interactive = 0\nworkers_background = 0\n{settings}");
+        let berth = Berth::start_with(&settings, options).await;
         berth.catalog().await;
         let node = berth.node("node-1").await;
         let customer = berth.customer().await;

@@ -112,11 +112,11 @@ async fn a_volume_lives_from_its_order_to_its_end() {
         let refused = shop.ask_volume(id, verb, body).await;
         assert!(refused.text.contains(sentence), "{}", refused.text);
     }
-    assert_eq!(shop.customer.delete(&format!("/v1/volumes/{id}")).await.code(), "conflict");
+    assert_eq!(shop.customer.delete(&format!("/v1/volumes/{id}")).await.code(), "resource_in_use");
 
     shop.do_volume(id, "detach", json!({})).await;
     assert_eq!((shop.machine_has(one), shop.server(one).await.unwrap().volumes), (vec![], vec![]));
-    assert_eq!(shop.ask_volume(id, "detach", json!({})).await.code(), "conflict");
+    assert_eq!(shop.ask_volume(id, "detach", json!({})).await.code(), "unsupported_error");
     let on = shop.tell(other, "poweron").await;
     shop.succeeds(on.id).await;
     shop.do_volume(id, "attach", json!({"server": other})).await;
@@ -464,7 +464,7 @@ async fn of_many_who_want_a_volume_one_gets_it_and_a_server_has_sixteen_at_most(
     let replies = futures_util::future::join_all(attempts).await;
     assert_eq!(replies.iter().filter(|reply| reply.status == 201).count(), 1);
     assert!(replies.iter().all(|reply| {
-        ["", "conflict", "locked"]
+        ["", "volume_already_attached", "locked"]
             .contains(&if reply.status == 201 { String::new() } else { reply.code() }.as_str())
     }));
     shop.is_free(id, "the race is over").await;

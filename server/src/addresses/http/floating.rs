@@ -8,6 +8,7 @@ use berth_model::address::{
     FloatingIpReply, FloatingIpUpdate,
 };
 use berth_model::error::ApiError;
+use berth_model::quota::QuotaKind;
 use berth_model::server::ServerStatus;
 use berth_model::{ErrorCode, FloatingIpId, ProjectId};
 use http::StatusCode;
@@ -24,7 +25,7 @@ use crate::addresses::{Kind, rules};
 use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
 use crate::jobs;
 use crate::servers::queries::Held;
-use crate::{World, clock, nodes, servers};
+use crate::{World, clock, nodes, quotas, servers};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
@@ -112,6 +113,7 @@ async fn floating_ip_create(
     };
     let floating_ip = queries::floating(&mut tx, project, FloatingIpId(id.0)).await?;
     let floating_ip = floating_ip.ok_or_else(|| Problem::not_found("floating IP"))?;
+    quotas::check(&mut tx, &world.config, project, &[QuotaKind::FloatingIps]).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(FloatingIpCreated { floating_ip, action })))
 }

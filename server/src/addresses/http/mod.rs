@@ -8,7 +8,6 @@ use berth_model::action::{Action, ActionReply, ResourceKind};
 use berth_model::address::ChangeDnsPtr;
 use berth_model::error::ApiError;
 use berth_model::location::{Datacenter, Location};
-use berth_model::quota::QuotaKind;
 use berth_model::server::NameOrId;
 use berth_model::{ErrorCode, LocationId, ProjectId, ServerId, Timestamp};
 use http::StatusCode;
@@ -24,7 +23,7 @@ use crate::config::Config;
 use crate::http::{ApiResult, Problem};
 use crate::servers::jobs::losing;
 use crate::servers::queries::Held;
-use crate::{World, catalog, clock, quotas, servers};
+use crate::{World, catalog, clock, servers};
 
 /// The routes of addresses.
 pub fn router() -> OpenApiRouter<World> {
@@ -101,7 +100,7 @@ fn refuse_locked(ip: &HeldIp) -> Result<(), ApiError> {
 /// Refuses a server in another location than the address.
 ///
 /// # Errors
-/// `conflict`.
+/// `invalid_input`.
 pub(super) async fn refuse_elsewhere(
     conn: &mut PgConnection,
     server: ServerId,
@@ -111,8 +110,11 @@ pub(super) async fn refuse_elsewhere(
     if wish.is_some_and(|wish| wish.location == ip.location) {
         return Ok(());
     }
-    let message = format!("The server is in another location than the {}.", ip.kind.noun());
-    Err(Problem::new(ErrorCode::Conflict, message))
+    let field = match ip.kind {
+        Kind::Primary => "assignee_id",
+        Kind::Floating => "server",
+    };
+    Err(Problem::field(field, format!("The server is in another location than the {}.", ip.kind.noun())))
 }
 
 /// The location that is named, or whose datacenter is.
@@ -149,13 +151,7 @@ async fn make(
 ) -> ApiResult<PublicIpId> {
     let taken = queries::take(conn, location, new.family, config.addresses_cooled_by(now)).await?;
     let address = taken.ok_or_else(|| none_left(new.family))?;
-    let id = queries::insert(conn, address, new).await.map_err(|error| name_is_taken(error, new.kind))?;
-    let kind = match new.kind {
-        Kind::Primary => QuotaKind::PrimaryIps,
-        Kind::Floating => QuotaKind::FloatingIps,
-    };
-    quotas::check(conn, config, new.project, &[kind]).await?;
-    Ok(id)
+    queries::insert(conn, address, new).await.map_err(|error| name_is_taken(error, new.kind))
 }
 
 fn name_is_taken(error: sqlx::Error, kind: Kind) -> Problem {

@@ -9,6 +9,7 @@ use berth_model::address::{
     PrimaryIpReply, PrimaryIpUpdate,
 };
 use berth_model::error::ApiError;
+use berth_model::quota::QuotaKind;
 use http::StatusCode;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -19,7 +20,7 @@ use crate::addresses::queries::{self, NewIp, Update};
 use crate::addresses::{Kind, changes, rules};
 use crate::http::{ApiResult, Body, Errors, Filter, Page, Path, Problem, Query};
 use crate::servers::change;
-use crate::{World, clock, servers};
+use crate::{World, clock, quotas, servers};
 
 pub(super) fn router() -> OpenApiRouter<World> {
     OpenApiRouter::new()
@@ -104,6 +105,7 @@ async fn primary_ip_create(
     };
     let primary_ip = queries::primary(&mut tx, project, PrimaryIpId(id.0)).await?;
     let primary_ip = primary_ip.ok_or_else(|| Problem::not_found("primary IP"))?;
+    quotas::check(&mut tx, &world.config, project, &[QuotaKind::PrimaryIps]).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(PrimaryIpCreated { primary_ip, action })))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use berth_model::agent::Nothing;
 use berth_model::agent::function::image;
+use berth_model::image::ImageKind;
 use berth_model::{ByteSize, ImageId, NodeId, ServerId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -21,6 +22,9 @@ pub struct ImageCreate {
     server: ServerId,
     node: NodeId,
     image: ImageId,
+    /// It is one of the server's backups.
+    #[serde(default)]
+    backup: bool,
     /// SHA-256 of the file on the node, once written.
     sha256: Option<String>,
     /// The file here and its size, for as long as the step takes.
@@ -29,9 +33,10 @@ pub struct ImageCreate {
 }
 
 impl ImageCreate {
-    /// Makes this image from the disk of this server, which stands on this node.
-    pub fn new(server: ServerId, node: NodeId, image: ImageId) -> Self {
-        Self { server, node, image, sha256: None, kept: None }
+    /// Makes this image of this kind from the disk of this server, which stands on this node.
+    pub fn new(server: ServerId, node: NodeId, (image, kind): (ImageId, ImageKind)) -> Self {
+        let backup = kind == ImageKind::Backup;
+        Self { server, node, image, backup, sha256: None, kept: None }
     }
 
     fn sha256(&self) -> Result<&str, StepError> {
@@ -68,9 +73,13 @@ impl StepName for Step {
 
 impl Saga for ImageCreate {
     const KIND: &'static str = "create_image";
-    const QUEUE: Queue = Queue::Background;
+    const QUEUE: Queue = Queue::Image;
     const DEADLINE: Duration = Duration::from_secs(6 * 60 * 60);
     type Step = Step;
+
+    fn queue(&self) -> Queue {
+        if self.backup { Queue::Backup } else { Self::QUEUE }
+    }
 
     async fn run(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
         match step {

@@ -1,16 +1,20 @@
 //! `remove_image_file`: removes a file that no image has any more, here and on the nodes. A disk that stands on it
-//! keeps it on its node, and here as well: the disk may have to go to another node.
+//! keeps it on its node, and here as well: the disk may have to go to another node. A node that is away hears of it
+//! when it is back: the job stays until all have lost the file.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use berth_model::{ErrorCode, Timestamp};
+use berth_model::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use crate::images::{file_path, queries};
 use crate::jobs::{self, Queue, Saga, StepContext, StepError, StepName};
 use crate::{World, nodes, servers};
+
+/// Pause before nodes are asked again that still have the file, or do not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The job's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +60,9 @@ async fn is_used(conn: &mut PgConnection, sha256: &str) -> sqlx::Result<bool> {
 impl Saga for ImageRemove {
     const KIND: &'static str = "remove_image_file";
     const QUEUE: Queue = Queue::Background;
-    const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+    /// Longer than a node is repaired, and than anything stands on the file that was begun before it had no image.
+    const DEADLINE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+    const UNDOABLE: bool = false;
     type Step = Step;
 
     async fn run(&mut self, _: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
@@ -66,12 +72,18 @@ impl Saga for ImageRemove {
         }
         let nodes = nodes::queries::all_enrolled(&mut conn).await?;
         drop(conn);
+        let mut kept = 0;
         for node in nodes {
             match world.agents.node(node).delete_image(&self.sha256).await {
-                // Something made by hand stands on it there.
-                Err(e) if e.is_not_found() || e.code() == Some(ErrorCode::Conflict) => {}
-                gone => gone?,
+                Err(e) if !e.is_not_found() => {
+                    kept += 1;
+                    tracing::info!(%node, image = self.sha256, "a deleted image's file stays on a node for now: {e}");
+                }
+                _ => {}
             }
+        }
+        if kept > 0 {
+            return Err(StepError::NotYet(ASK_AGAIN));
         }
         self.file = file_path(&world.config.data_dir, &self.sha256);
         Ok(())

@@ -81,12 +81,23 @@ async fn cards_of(
     Ok(cards)
 }
 
-/// How many servers are in a network.
+/// A server of a network, and the range of another network in which it is as well.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn members(conn: &mut PgConnection, network: NetworkId) -> sqlx::Result<usize> {
-    servers_in(conn, network).await.map(|servers| servers.len())
+pub async fn other_ranges(
+    conn: &mut PgConnection,
+    network: NetworkId,
+) -> sqlx::Result<Vec<(ServerId, Ipv4Net)>> {
+    let rows = sqlx::query!(
+        r#"select m.server_id as "server: ServerId", n.ip_range::text as "range!"
+           from network_members m
+           join network_members other on other.server_id = m.server_id and other.network_id <> m.network_id
+           join networks n on n.id = other.network_id
+           where m.network_id = $1 and not m.leaving and not other.leaving order by m.server_id, n.id"#,
+        network.0
+    );
+    rows.fetch_all(conn).await?.into_iter().map(|row| Ok((row.server, read(&row.range)?))).collect()
 }
 
 /// The servers in a network, and those that are leaving it, by number.
@@ -152,7 +163,7 @@ pub async fn remove_member(
         .map(drop)
 }
 
-/// A member is leaving, or stays.
+/// A member is leaving, or stays; of a network that was deleted none does.
 ///
 /// # Errors
 /// When the database fails.
@@ -163,7 +174,8 @@ pub async fn set_leaving(
     leaving: bool,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update network_members set leaving = $3 where network_id = $1 and server_id = $2",
+        "update network_members m set leaving = $3 or n.gone from networks n
+         where n.id = m.network_id and m.network_id = $1 and m.server_id = $2",
         network.0,
         server.0,
         leaving

@@ -2,7 +2,7 @@
 //! is asked for. A disk never shrinks: a server whose disk grew cannot go back to a type with a smaller one, and
 //! when the change is given up, the disk keeps its new size if it may have grown by then.
 
-use berth_model::agent::VmSpec;
+use berth_model::action::Action;
 use berth_model::error::ApiError;
 use berth_model::quota::QuotaKind;
 use berth_model::server::ChangeTypeRequest;
@@ -10,10 +10,13 @@ use berth_model::{ErrorCode, ProjectId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use crate::agents::AgentClient;
 use crate::catalog;
 use crate::config::Config;
 use crate::http::{ApiResult, Problem};
+use crate::jobs::StepError;
 use crate::servers::change::{self, Change};
+use crate::servers::jobs::LAST_LOOK;
 use crate::servers::queries::{self, Held, Size};
 use crate::servers::{order, rules};
 use crate::{nodes, quotas};
@@ -29,10 +32,14 @@ impl Change for ChangeType {
     const COMMAND: &'static str = "change_server_type";
     const TITLES: &'static [&'static str] = &["Change the machine"];
 
-    fn given_up(&mut self, spec: Option<&VmSpec>) {
+    /// Where the node does not say, the disk may have grown.
+    async fn given_up(&mut self, server: ServerId, agent: &AgentClient) -> Result<(), StepError> {
+        let vm = tokio::time::timeout(LAST_LOOK, agent.get_vm(server.into())).await;
+        let spec = vm.ok().and_then(Result::ok).flatten().and_then(|vm| vm.spec);
         if spec.is_none_or(|spec| spec.disk > self.back.need().disk) {
             self.back.disk_gib = self.disk_gib;
         }
+        Ok(())
     }
 
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, _: Timestamp) -> sqlx::Result<()> {
@@ -40,17 +47,17 @@ impl Change for ChangeType {
     }
 }
 
-/// Gives the server its new size, in the rows.
+/// Gives the server its new size, and starts the action that brings its machine to it.
 ///
 /// # Errors
-/// `conflict` unless it is off; `invalid_input` for a type that cannot be had; `resource_unavailable` when its node
+/// `server_not_stopped`; `invalid_input` for a type that cannot be had; `resource_unavailable` when its node
 /// has no room for it; `resource_limit_exceeded`.
-pub async fn write(
+pub async fn begin(
     conn: &mut PgConnection,
     config: &Config,
     (project, server): (ProjectId, &Held),
     asked: &ChangeTypeRequest,
-) -> ApiResult<ChangeType> {
+) -> ApiResult<Action> {
     change::refuse_unless_off(server)?;
     let before = queries::size(conn, server.id).await?;
     let wish = queries::wish(conn, server.id).await?;
@@ -83,8 +90,10 @@ pub async fn write(
         return Err(Problem::new(ErrorCode::ResourceUnavailable, message));
     }
     queries::set_size(conn, server.id, &after).await?;
+    let change = ChangeType { back: before, disk_gib: after.disk_gib };
+    let action = change::begin(conn, project, server, &[], change).await?;
     if after.cores > before.cores || after.memory_mib > before.memory_mib {
         quotas::check(conn, config, project, &[QuotaKind::Cores, QuotaKind::MemoryMib]).await?;
     }
-    Ok(ChangeType { back: before, disk_gib: after.disk_gib })
+    Ok(action)
 }

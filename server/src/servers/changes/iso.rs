@@ -76,7 +76,10 @@ impl Change for Detach {
 /// `conflict` when it is empty.
 pub async fn detach(conn: &mut PgConnection, server: &Held) -> ApiResult<Detach> {
     let Some(before) = queries::iso(conn, server.id).await? else {
-        return Err(Problem::new(berth_model::ErrorCode::Conflict, "There is no ISO in the server's drive."));
+        return Err(Problem::new(
+            berth_model::ErrorCode::UnsupportedError,
+            "There is no ISO in the server's drive.",
+        ));
     };
     queries::set_iso(conn, server.id, None).await?;
     Ok(Detach { before })

@@ -2,7 +2,7 @@
 //! addresses and the sizes stay.
 
 use berth_model::agent::function::vm;
-use berth_model::agent::{Vm, VmRebuild, VmSpec, WantedPower};
+use berth_model::agent::{Vm, VmRebuild, VmRename, VmSpec, WantedPower};
 use berth_model::error::ApiError;
 use berth_model::server::RebuildRequest;
 use berth_model::{ErrorCode, NodeId, ServerId, Timestamp};
@@ -45,11 +45,18 @@ impl Change for Rebuild {
         agent.put_vm(server.into(), spec).await
     }
 
-    /// Its disk may be the new one already: then that is what it has.
-    fn given_up(&mut self, spec: Option<&VmSpec>) {
-        if spec.is_none_or(|spec| spec.image.sha256 == self.after.image_sha256) {
+    /// Its disk may be the new one already: then that is what it has. The node is asked by a change that changes
+    /// nothing, since that is not answered while the disk is being made.
+    async fn given_up(&mut self, server: ServerId, agent: &AgentClient) -> Result<(), StepError> {
+        let nothing = VmRename { hostname: None, title: None };
+        let vm = match agent.call::<vm::Rename>(&server.into(), &nothing).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            vm => vm?,
+        };
+        if vm.spec.is_some_and(|spec| spec.image.sha256 == self.after.image_sha256) {
             self.before = self.after.clone();
         }
+        Ok(())
     }
 
     async fn done(&self, conn: &mut PgConnection, _: ServerId, now: Timestamp) -> sqlx::Result<()> {
@@ -86,6 +93,9 @@ pub async fn write(
     let disk = (size.need().disk, "the server");
     let image = order::usable_image(conn, project, &asked.image, Some(disk), now, &mut faults).await?;
     let (Some(image), true) = (image, faults.is_empty()) else { return Err(ApiError::fields(faults).into()) };
+    if !images::queries::keep(conn, image.id, &image.sha256).await? {
+        return Err(rules::just_gone("image").into());
+    }
     let after = System {
         image: image.id,
         image_sha256: image.sha256,

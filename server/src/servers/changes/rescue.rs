@@ -48,7 +48,7 @@ pub async fn enable(
     let rescue = Rescue { sha256: sha256.clone(), root_password_hash, ssh_keys };
     if !queries::begin_rescue(conn, server.id, &rescue).await? {
         let message = "The server boots the rescue system at its next start already.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::UnsupportedError, message));
     }
     Ok(EnableRescue { sha256 })
 }
@@ -81,7 +81,7 @@ impl Change for DisableRescue {
 pub async fn disable(conn: &mut PgConnection, server: &Held) -> ApiResult<DisableRescue> {
     let Some(before) = queries::rescue(conn, server.id).await? else {
         let message = "The server boots its own system at its next start already.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::UnsupportedError, message));
     };
     queries::end_rescue(conn, server.id).await?;
     Ok(DisableRescue { before })

@@ -62,8 +62,7 @@ async fn server_change_type(
 ) -> ApiResult<Told> {
     let mut tx = world.db.begin().await?;
     let server = change::hold(&mut tx, access.project, id).await?;
-    let change = change_type::write(&mut tx, &world.config, (access.project, &server), &asked).await?;
-    let action = change::begin(&mut tx, access.project, &server, &[], change).await?;
+    let action = change_type::begin(&mut tx, &world.config, (access.project, &server), &asked).await?;
     tx.commit().await?;
     Ok(told(action))
 }
@@ -114,13 +113,13 @@ async fn server_create_image(
     let kind = asked.kind.unwrap_or(ImageKind::Snapshot);
     if kind == ImageKind::Backup && !backups::is_enabled(&mut tx, id).await? {
         let message = "The server is not backed up. Turn backups on first, or make a snapshot.";
-        return Err(Problem::new(berth_model::ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::UnsupportedError, message));
     }
     let description = asked.description.as_deref();
     let new = NewImage { kind, description, labels: &asked.labels, now: clock::now() };
     let (image, action) = imaging::begin(&mut tx, access.project, &server, &new).await?;
-    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
     let image = images::queries::get(&mut tx, access.project, image).await?;
+    quotas::check(&mut tx, &world.config, access.project, &[QuotaKind::Snapshots]).await?;
     tx.commit().await?;
     let image = image.filter(|image| image.status == ImageStatus::Creating);
     let image =
@@ -165,7 +164,7 @@ async fn server_reset_password(
     let server = change::hold(&mut tx, access.project, id).await?;
     if server.status != ServerStatus::Running {
         let message = "Only a running system can take a new password. Start the server.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::UnsupportedError, message));
     }
     let saga = PasswordReset::new(id, change::placed(&server)?, hash);
     let action = begin(&mut tx, access, (id, server.status), &[], &saga).await?.action;
@@ -355,7 +354,7 @@ async fn server_add_to_placement_group(
     change::refuse_unless_off(&server)?;
     if placement_groups::queries::of_server(&mut tx, id).await?.is_some() {
         let message = "The server is in a placement group already. Remove it from that first.";
-        return Err(Problem::new(ErrorCode::Conflict, message));
+        return Err(Problem::new(ErrorCode::ServerAlreadyAttached, message));
     }
     placement_groups::queries::join(&mut tx, id, Some(group)).await.map_err(|error| {
         let taken = || {
@@ -384,7 +383,7 @@ async fn server_remove_from_placement_group(
     let mut tx = world.db.begin().await?;
     change::hold(&mut tx, access.project, id).await?;
     let Some(group) = placement_groups::queries::of_server(&mut tx, id).await? else {
-        return Err(Problem::new(ErrorCode::Conflict, "The server is in no placement group."));
+        return Err(Problem::new(ErrorCode::UnsupportedError, "The server is in no placement group."));
     };
     placement_groups::queries::join(&mut tx, id, None).await?;
     let action = moved(&mut tx, access, id, (group, "remove_from_placement_group")).await?;

@@ -10,7 +10,7 @@ use berth_model::{ErrorCode, NodeId, ServerId};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::{LAST_LOOK, Look, follow};
+use super::{Look, follow};
 use crate::World;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::change::Change;
@@ -135,10 +135,7 @@ impl<C: Change> Saga for Changing<C> {
 
     async fn undo(&mut self, step: Step<C>, _: &StepContext, world: &World) -> Result<(), StepError> {
         if !step.prepares {
-            let agent = world.agents.node(self.node);
-            let vm = tokio::time::timeout(LAST_LOOK, agent.get_vm(self.server.into())).await;
-            let vm = vm.ok().and_then(Result::ok).flatten();
-            self.change.given_up(vm.and_then(|vm| vm.spec).as_ref());
+            self.change.given_up(self.server, &world.agents.node(self.node)).await?;
         }
         Ok(())
     }

@@ -5,28 +5,31 @@
 //! machine was removed again. The agent then tells of a VM whose server is gone, and
 //! [`super::leftover`] removes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use berth_model::address::IpFamily;
 use berth_model::agent::{PowerVerb, VmState, WantedPower};
+use berth_model::quota::QuotaKind;
 use berth_model::{ByteSize, ErrorCode, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use super::Look;
+use super::{Look, follow};
 use crate::addresses::none_left;
+use crate::config::Config;
 use crate::jobs::{Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::machine::{self, Wanted};
 use crate::servers::queries;
 use crate::servers::rules::{self, Need, NoRoom};
-use crate::{World, addresses, images, networks, nodes, placement_groups, servers, volumes};
+use crate::{World, addresses, images, networks, nodes, placement_groups, quotas, servers, volumes};
 
 /// Pause between looks at a machine that starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The job's data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ServerCreate {
     server: ServerId,
     /// Should it run in the end?
@@ -41,9 +44,9 @@ pub struct ServerCreate {
     /// The last look at its machine, for as long as the step takes.
     #[serde(skip)]
     look: Option<Look>,
-    /// Addresses that were released after this are not handed out yet.
+    /// The limits of a project, and how long addresses cool down.
     #[serde(skip)]
-    cooled_by: Option<Timestamp>,
+    config: Option<Arc<Config>>,
 }
 
 /// The steps.
@@ -84,7 +87,7 @@ impl StepName for Step {
 impl ServerCreate {
     /// Makes this server, and starts it or not. It gets new primary IPs of these families.
     pub fn new(server: ServerId, start: bool, equips: Vec<IpFamily>) -> Self {
-        Self { server, start, equips, node: None, told: 0, look: None, cooled_by: None }
+        Self { server, start, equips, node: None, told: 0, look: None, config: None }
     }
 
     fn node(&self) -> Result<NodeId, StepError> {
@@ -134,6 +137,7 @@ impl ServerCreate {
     }
 
     async fn record_place(&mut self, now: Timestamp, conn: &mut PgConnection) -> Result<(), StepError> {
+        queries::hold_observed(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let mut candidates = nodes::queries::candidates(conn, wish.location).await?;
         let bond = volumes::queries::bond(conn, self.server).await?;
@@ -162,7 +166,8 @@ impl ServerCreate {
         queries::hold_observed(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let wish = queries::wish(conn, self.server).await?.ok_or_else(|| self.gone())?;
         let of = (wish.project, wish.location, self.server);
-        let cooled_by = self.cooled_by.unwrap_or(now);
+        let config = self.config.as_ref().ok_or_else(|| StepError::Retry(anyhow!("the step did not run")))?;
+        let cooled_by = config.addresses_cooled_by(now);
         for family in &self.equips {
             if !addresses::queries::equip(conn, of, *family, cooled_by, now).await? {
                 let why = anyhow!("location {} has no free {} address", wish.location, family.noun());
@@ -170,7 +175,17 @@ impl ServerCreate {
                 return Err(StepError::fail(ErrorCode::ResourceUnavailable, customer, why));
             }
         }
-        Ok(())
+        queries::publish(conn, self.server, now).await?;
+        let checked = quotas::check(conn, config, wish.project, &[QuotaKind::PrimaryIps]).await;
+        checked.map_err(|refused| {
+            let error = refused.error().clone();
+            match error.code {
+                ErrorCode::ResourceLimitExceeded => {
+                    StepError::fail(error.code, error.message, anyhow!("the primary IPs of its project"))
+                }
+                _ => StepError::Retry(anyhow!("its primary IPs were not counted: {error}")),
+            }
+        })
     }
 }
 
@@ -181,11 +196,11 @@ impl Saga for ServerCreate {
     const DEADLINE: Duration = Duration::from_secs(40 * 60);
     type Step = Step;
 
-    async fn run(&mut self, step: Step, cx: &StepContext, world: &World) -> Result<(), StepError> {
+    async fn run(&mut self, step: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
         match step {
             Step::Place => Ok(()),
             Step::Address => {
-                self.cooled_by = Some(world.config.addresses_cooled_by(cx.now));
+                self.config = Some(Arc::clone(&world.config));
                 Ok(())
             }
             Step::Image => {
@@ -212,7 +227,7 @@ impl Saga for ServerCreate {
     ) -> Result<(), StepError> {
         match step {
             Step::Place => return self.record_place(cx.now, conn).await,
-            Step::Address => self.record_address(cx.now, conn).await?,
+            Step::Address => return self.record_address(cx.now, conn).await,
             Step::Image => return Ok(()),
             Step::Machine => {
                 match queries::set_told(conn, self.server, self.told).await? {
@@ -230,6 +245,8 @@ impl Saga for ServerCreate {
             Step::Boot => {
                 volumes::queries::attached_to(conn, self.server).await?;
                 queries::unlock(conn, self.server, self.look).await?;
+                // What changed while it was initializing, nobody else tells.
+                follow::catch_up(conn, self.server, cx.now).await?;
             }
         }
         Ok(queries::publish(conn, self.server, cx.now).await?)

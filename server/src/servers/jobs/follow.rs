@@ -1,17 +1,20 @@
 //! `follow_server`: brings a server's machine to its rows without holding the server: after a change of something
 //! that many servers share, such as a firewall, and after a change that was given up.
+//!
+//! Of each server there is one such job at a time, whatever has changed since: it ends when its node was told all. The
+//! actions that wait for that end with it.
 
 use std::time::Duration;
 
 use berth_model::agent::WantedPower;
 use berth_model::server::ServerStatus;
-use berth_model::{ActionId, ServerId, Timestamp};
+use berth_model::{ActionId, NodeId, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
-use crate::World;
 use crate::jobs::{self, Queue, Saga, StepContext, StepError, StepName};
 use crate::servers::{machine, queries};
+use crate::{World, actions};
 
 /// The job's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +48,19 @@ impl StepName for Step {
 /// When the database fails.
 pub async fn told_anew(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
     queries::touch(conn, server).await?;
-    jobs::enqueue(conn, &ServerFollow { server, told: None }, None, now).await.map(drop)
+    follow(conn, server, now).await
+}
+
+async fn follow(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    jobs::enqueue_once(conn, &ServerFollow { server, told: None }, server.0, now).await
+}
+
+/// [`told_anew`] if its node was not told all yet. The server's row is locked.
+///
+/// # Errors
+/// When the database fails.
+pub async fn catch_up(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
+    if queries::is_told(conn, server).await? { Ok(()) } else { follow(conn, server, now).await }
 }
 
 /// [`told_anew`] as the work of an action, which ends when the node was told.
@@ -59,7 +74,10 @@ pub async fn told_by(
     now: Timestamp,
 ) -> sqlx::Result<()> {
     queries::touch(conn, server).await?;
-    jobs::enqueue(conn, &ServerFollow { server, told: None }, Some(action), now).await.map(drop)
+    if queries::await_told(conn, server, action).await? {
+        return follow(conn, server, now).await;
+    }
+    actions::queries::finish(conn, action, Ok(()), now).await
 }
 
 /// What came of telling a server's node.
@@ -73,7 +91,8 @@ pub enum Heard {
     Told(i64),
 }
 
-/// Tells a server's node what the server's machine is made of now, unless it has heard it.
+/// Tells a server's node what the server's machine is made of now. Also when it was told before: what another sent may
+/// have been older, and heard later.
 ///
 /// # Errors
 /// When the node does not answer, or refuses.
@@ -82,40 +101,56 @@ pub async fn tell(world: &World, server: ServerId) -> Result<Heard, StepError> {
     let wanted = machine::wanted(&mut conn, &world.config, server, WantedPower::Keep).await?;
     drop(conn);
     let Some(machine::Wanted { machine, spec }) = wanted else { return Ok(Heard::Nobody) };
-    let node = match (machine.status, machine.node) {
-        (ServerStatus::Initializing, _) | (ServerStatus::Deleting, Some(_)) => return Ok(Heard::ComesOrGoes),
-        (_, None) => return Ok(Heard::Nobody),
-        (_, Some(node)) => node,
-    };
-    if machine.told < machine.revision {
-        world.agents.node(node).put_vm(server.into(), &spec).await?;
+    match (machine.status, machine.node) {
+        (status, node) if comes_or_goes(status, node) => Ok(Heard::ComesOrGoes),
+        (_, None) => Ok(Heard::Nobody),
+        (_, Some(node)) => {
+            world.agents.node(node).put_vm(server.into(), &spec).await?;
+            Ok(Heard::Told(machine.revision))
+        }
     }
-    Ok(Heard::Told(machine.revision))
+}
+
+fn comes_or_goes(status: ServerStatus, node: Option<NodeId>) -> bool {
+    match status {
+        ServerStatus::Initializing => true,
+        ServerStatus::Deleting => node.is_some(),
+        _ => false,
+    }
 }
 
 impl Saga for ServerFollow {
     const KIND: &'static str = "follow_server";
-    const QUEUE: Queue = Queue::Interactive;
+    const QUEUE: Queue = Queue::Follow;
     const DEADLINE: Duration = Duration::from_secs(15 * 60);
     /// Whatever the rows say now must come to the node in the end.
     const UNDOABLE: bool = false;
     type Step = Step;
 
     async fn run(&mut self, _: Step, _: &StepContext, world: &World) -> Result<(), StepError> {
-        if let Heard::Told(revision) = tell(world, self.server).await? {
-            self.told = Some(revision);
-        }
+        self.told = match tell(world, self.server).await? {
+            Heard::Told(revision) => Some(revision),
+            Heard::Nobody | Heard::ComesOrGoes => None,
+        };
         Ok(())
     }
 
     async fn record(&mut self, _: Step, cx: &StepContext, conn: &mut PgConnection) -> Result<(), StepError> {
-        let Some(told) = self.told else { return Ok(()) };
-        match queries::set_told(conn, self.server, told).await? {
-            Some(false) => Err(StepError::NotYet(Duration::ZERO)),
-            // What was pending is applied.
-            Some(true) => Ok(queries::publish(conn, self.server, cx.now).await?),
-            None => Ok(()),
+        let known = queries::hold_observed(conn, self.server).await?;
+        let heard_all = match (self.told, known) {
+            (_, None) => true,
+            (Some(told), Some(_)) => queries::set_told(conn, self.server, told).await? != Some(false),
+            // Whoever makes it or removes it goes on with what the rows say, unless that is over by now.
+            (None, Some(known)) => known.node.is_none() || comes_or_goes(known.status, known.node),
+        };
+        if !heard_all {
+            return Err(StepError::NotYet(Duration::ZERO));
         }
+        for action in queries::heard(conn, self.server).await? {
+            actions::queries::finish(conn, action, Ok(()), cx.now).await?;
+        }
+        // What was pending is applied.
+        Ok(queries::publish(conn, self.server, cx.now).await?)
     }
 
     async fn undo(&mut self, _: Step, _: &StepContext, _: &World) -> Result<(), StepError> {

@@ -100,7 +100,7 @@ impl<T: Thing> StepName for Step<T> {
 
 impl<T: Thing> Saga for Losing<T> {
     const KIND: &'static str = T::KIND;
-    const QUEUE: Queue = Queue::Background;
+    const QUEUE: Queue = Queue::Follow;
     const DEADLINE: Duration = Duration::from_secs(15 * 60);
     const UNDOABLE: bool = false;
     type Step = Step<T>;

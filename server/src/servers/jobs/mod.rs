@@ -20,7 +20,7 @@ use crate::jobs::Registry;
 use crate::{World, addresses, networks, volumes};
 
 /// How long a last look at a machine may take when an action is given up.
-const LAST_LOOK: Duration = Duration::from_secs(5);
+pub(super) const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// What an action saw when it looked at a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

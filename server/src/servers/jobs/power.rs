@@ -194,9 +194,11 @@ impl<V: Verb> Saga for Power<V> {
     ) -> Result<(), StepError> {
         if !step.settles {
             self.told = Some(cx.now);
-            // What it was not told yet, whoever changed it tells.
-            if let Some(revision) = self.revision {
-                queries::set_told(conn, self.server, revision).await?;
+            // What changed meanwhile may have been told before this was heard.
+            if let Some(revision) = self.revision
+                && queries::set_told(conn, self.server, revision).await? == Some(false)
+            {
+                follow::told_anew(conn, self.server, cx.now).await?;
             }
             return Ok(());
         }
@@ -228,6 +230,10 @@ impl<V: Verb> Saga for Power<V> {
             return Ok(());
         }
         queries::unlock(conn, self.server, self.look).await?;
+        if !V::ENDS_OFF {
+            // What it told may be heard late, after what others told.
+            follow::told_anew(conn, self.server, cx.now).await?;
+        }
         Ok(queries::publish(conn, self.server, cx.now).await?)
     }
 }

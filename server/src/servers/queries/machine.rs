@@ -269,8 +269,6 @@ pub struct Machine {
     pub node: Option<NodeId>,
     /// Grows with every change of what the machine is made of.
     pub revision: i64,
-    /// The revision that its node was told last.
-    pub told: i64,
     /// Its host name.
     pub name: String,
     /// What it takes.
@@ -297,7 +295,7 @@ pub struct Machine {
 /// When the database fails.
 pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Option<Machine>> {
     let row = sqlx::query!(
-        r#"select s.status as "status: ServerStatus", s.node_id as "node: NodeId", s.revision, s.revision_told, s.name, s.cores, s.memory_mib, s.disk_gib,
+        r#"select s.status as "status: ServerStatus", s.node_id as "node: NodeId", s.revision, s.name, s.cores, s.memory_mib, s.disk_gib,
                   s.image_sha256, s.mac::text as "mac!", s.ssh_public_keys, s.root_password_hash, s.user_data,
                   l.name as location, l.network_zone
            from servers s join locations l on l.id = s.location_id where s.id = $1"#,
@@ -307,7 +305,6 @@ pub async fn machine(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<Opti
         status: row.status,
         node: row.node,
         revision: row.revision,
-        told: row.revision_told,
         name: row.name,
         need: Need {
             cores: row.cores.unsigned_abs(),
@@ -340,12 +337,15 @@ pub async fn touch(conn: &mut PgConnection, id: ServerId) -> sqlx::Result<()> {
 /// Its node was told what the server's machine was made of at `revision`. Is that all there is to tell?
 /// `None` when the server is gone. The row stays locked until the transaction ends.
 ///
+/// What was told of an older revision may have been heard after what was told of a newer one, so the node may know
+/// no more than the older.
+///
 /// # Errors
 /// When the database fails.
 pub async fn set_told(conn: &mut PgConnection, id: ServerId, revision: i64) -> sqlx::Result<Option<bool>> {
     sqlx::query_scalar!(
-        r#"update servers set revision_told = greatest(revision_told, least($2, revision)) where id = $1
-           returning revision = $2 as "all!""#,
+        r#"update servers set revision_told = case when $2 < revision then least($2, revision_told) else $2 end
+           where id = $1 returning revision = $2 as "all!""#,
         id.0,
         revision
     )
