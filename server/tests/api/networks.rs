@@ -333,7 +333,7 @@ async fn a_route_is_told_to_all_but_the_server_that_it_leads_to_which_may_send_f
     let network = make(&shop.customer, "inner", &["10.0.1.0/24"]).await.id;
     let router = shop.running(json!({"networks": [network]})).await;
     let member = shop.running(json!({"networks": [network]})).await;
-    let inside = json!({"enable_ipv4": false, "enable_ipv6": true});
+    let inside = json!({"enable_ipv4": false, "enable_ipv6": false});
     let hidden = shop.running(json!({"networks": [network], "public_net": inside})).await;
     let via = shop.server(router).await.unwrap().private_net[0].ip;
     let route = |to: &str| json!({"destination": to, "gateway": via});
