@@ -13,8 +13,10 @@ use std::time::Instant;
 
 use berth_model::agent::{
     CloneMode, Firmware, Hardware, MOVE_KEEP_S, MovePlace, MovePrepare, MoveSend, Name, Orphan, OrphanList,
-    Run, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone, VolumeCreate, VolumeFormat, WantedPower,
+    Run, Vm, VmSpec, VmState, Volume, VolumeAttachment, VolumeClone, VolumeCreate, VolumeFetch, VolumeFormat,
+    VolumeOffer, WantedPower,
 };
+use berth_model::error::ApiError;
 use berth_model::{ByteSize, ErrorCode, VolumeId};
 use libvirt_common::wait_for;
 use two_nodes::moves::*;
@@ -515,4 +517,83 @@ fn an_agent_that_is_killed_at_any_step_of_a_move_ends_it_when_told_again() {
         b.ask::<()>("DELETE", &format!("/v1/volumes/{id}"), &nothing()).unwrap();
     }
     b.assert_clean();
+}
+
+fn offer(node: &TestNode, id: i64) -> Result<VolumeOffer, ApiError> {
+    node.ask("POST", &format!("/v1/volumes/{id}/offer"), &nothing())
+}
+
+fn fetch(to: &TestNode, from: &TestNode, offered: &VolumeOffer) -> Result<Volume, ApiError> {
+    let wanted = VolumeFetch { host: from.address.to_string(), from: offered.clone(), pool: None };
+    to.ask("POST", &format!("/v1/volumes/{}/fetch", offered.volume.id), &wanted)
+}
+
+#[test]
+fn a_volume_that_no_vm_has_comes_to_another_node_with_what_a_guest_wrote() {
+    let _proof = berth_agent::proof::guest(&["volume.offer", "volume.fetch"]);
+    let lab = Lab::new();
+    let (a, b) = two(&lab);
+    put(&a, &with_volumes(&a, guest_spec())).unwrap();
+    counts(&a);
+    let before = assert_disk_is_whole(&lab);
+    assert_eq!(offer(&a, 5).unwrap_err().code, ErrorCode::Conflict, "a guest writes to it");
+    delete(&a, VM);
+    assert_eq!(offer(&a, 6).unwrap_err().code, ErrorCode::Conflict, "it stands on an image");
+
+    let offered = offer(&a, 5).unwrap();
+    assert_eq!(offer(&a, 5).unwrap(), offered, "told again");
+    let stranger = VolumeOffer { secret: "0".repeat(64), ..offered.clone() };
+    assert_eq!(fetch(&b, &a, &stranger).unwrap_err().code, ErrorCode::Unavailable);
+    assert_eq!(volume(&b, 5).unwrap_err().code, ErrorCode::NotFound, "nothing is left of that");
+    let came = fetch(&b, &a, &offered).unwrap();
+    assert_eq!(fetch(&b, &a, &offered).unwrap(), came, "told again");
+    assert_eq!((came.whole, came.size, came.format), (true, ByteSize::mib(64), VolumeFormat::Raw));
+    assert!(came.allocated < ByteSize::mib(16), "what is zero takes no room: {came:?}");
+    a.ask::<()>("DELETE", "/v1/volumes/5", &nothing()).unwrap();
+
+    let attachment = VolumeAttachment { volume: VolumeId(5), read_only: false };
+    put(&b, &VmSpec { volumes: vec![attachment], ..guest_spec() }).unwrap();
+    counts(&b);
+    assert_eq!(assert_disk_is_whole(&lab)[0], before[0], "the guest there reads what the other wrote");
+    delete(&b, VM);
+    for (node, ids) in [(&a, &[6, 9][..]), (&b, &[5])] {
+        for id in ids {
+            node.ask::<()>("DELETE", &format!("/v1/volumes/{id}"), &nothing()).unwrap();
+        }
+        node.assert_clean();
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_fetches_a_volume_has_all_of_it_when_told_again() {
+    let _proof = berth_agent::proof::driver(&["volume.offer", "volume.fetch"]);
+    let lab = Lab::new();
+    let (mut a, mut b) = two(&lab);
+    let wanted = VolumeCreate {
+        size: ByteSize::mib(64),
+        pool: None,
+        format: Some(VolumeFormat::Qcow2),
+        file_system: None,
+    };
+    a.ask::<Volume>("PUT", "/v1/volumes/5", &wanted).unwrap();
+    let file = |node: &TestNode| node.data_dir.join("volumes/5/volume.qcow2");
+    let pattern = ["-f", "qcow2", "-c", "write -P 0x5a 3M 1M", "-c", "write -P 0xa5 60M 1M"];
+    libvirt_common::run("qemu-io", &[&pattern[..], &[file(&a).to_str().unwrap()]].concat());
+    let offered = offer(&a, 5).unwrap();
+    for point in ["volume.after_record", "volume.during_fetch", "volume.after_fill", "volume.after_data"] {
+        b.restart_agent(&format!("{point}=kill"));
+        fetch(&b, &a, &offered).unwrap_err();
+        b.agent_died();
+        assert!(!volume(&b, 5).unwrap().whole, "{point}");
+    }
+    // The other node forgets what it offered when it is restarted, and is told again.
+    a.restart_agent("");
+    assert_eq!(fetch(&b, &a, &offered).unwrap_err().code, ErrorCode::Unavailable);
+    let came = fetch(&b, &a, &offer(&a, 5).unwrap()).unwrap();
+    assert!(came.whole);
+    assert!(std::fs::read(file(&a)).unwrap() == std::fs::read(file(&b)).unwrap());
+    for node in [&a, &b] {
+        node.ask::<()>("DELETE", "/v1/volumes/5", &nothing()).unwrap();
+        node.assert_clean();
+    }
 }

@@ -94,7 +94,7 @@ async fn made(
 /// What a new server in this location gets, of what was asked for and was found.
 ///
 /// # Errors
-/// `invalid_input` when a primary IP is of another location, or nothing is left; `resource_unavailable` when all
+/// `invalid_input` when a primary IP is of another location, or the location has none of what is wanted; `resource_unavailable` when all
 /// addresses are taken.
 pub async fn resolve(
     conn: &mut PgConnection,
@@ -113,7 +113,8 @@ pub async fn resolve(
             return Err(none_left(*family).into());
         }
     }
-    if named.is_empty() && made.is_empty() {
+    let wants_any = net.enable_ipv4 || net.enable_ipv6;
+    if wants_any && named.is_empty() && made.is_empty() {
         let message = "This location has no IPv6, and without any address nobody could reach the server.";
         return Err(ApiError::field("public_net.enable_ipv4", message).into());
     }

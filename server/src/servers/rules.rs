@@ -31,7 +31,8 @@ pub fn create_faults(order: &ServerCreate) -> Vec<FieldError> {
     faults.extend(labels::faults("labels", &order.labels));
     let is_hidden = order.public_net.as_ref().is_some_and(|net| !net.enable_ipv4 && !net.enable_ipv6);
     if is_hidden && order.networks.is_empty() {
-        let message = "Nobody could reach a server without any address: name a network, or take one of the two.";
+        let message =
+            "Nobody could reach a server without any address: name a network, or take one of the two.";
         faults.push(fault("public_net.enable_ipv4", message));
     }
     faults
