@@ -40,7 +40,9 @@ pub struct Subnet {
     pub vswitch_id: Option<i64>,
 }
 
-/// Where packets to other networks go. Berth keeps it for the customer's systems, which set it themselves.
+/// Where packets to another network go: to one of the network's servers, which passes them on. The others are told of it
+/// by DHCP as they renew their lease, new systems at their first boot; of the way to everywhere (`0.0.0.0/0`) only
+/// servers without a public IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
