@@ -40,8 +40,8 @@ pub struct Subnet {
     pub vswitch_id: Option<i64>,
 }
 
-/// Where packets to another network go: to one of the network's servers, which passes them on. The others are told of it
-/// by DHCP as they renew their lease, new systems at their first boot; of the way to everywhere (`0.0.0.0/0`) only
+/// Where packets to another network go: to one of the network's servers, which passes them on. New systems
+/// are told of it at their first boot, and by DHCP those that ask it; of the way to everywhere (`0.0.0.0/0`) only
 /// servers without a public IPv4 address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -24,8 +24,6 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const SESSION: &str = "set statement_timeout = '15s'; set lock_timeout = '10s'; \
                        set idle_in_transaction_session_timeout = '30s'; set timezone = 'UTC'; \
                        set plan_cache_mode = force_generic_plan";
-/// A connection that was idle for longer is asked whether it is alive before it is used: the others answered just now.
-const ASK_AFTER: Duration = Duration::from_millis(100);
 
 /// Where the database is.
 ///
@@ -54,15 +52,6 @@ pub async fn connect(options: PgConnectOptions, connections: u32) -> anyhow::Res
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .before_acquire(|conn, of| {
-            Box::pin(async move {
-                if of.idle_for > ASK_AFTER {
-                    conn.ping().await?;
-                }
-                Ok(true)
-            })
-        })
         .after_connect(|conn, _| {
             Box::pin(async move {
                 sqlx::raw_sql(SESSION).execute(conn).await?;

@@ -216,8 +216,8 @@ async fn network_delete_subnet(
     Ok(told(action))
 }
 
-/// Add a route by one of the network's servers. The others learn it as they renew their lease, new systems at their
-/// first boot. A route to everywhere is for servers that have no public address.
+/// Add a route by one of the network's servers. New systems are told of it at their first boot, and by DHCP
+/// those that ask it. A route to everywhere is for servers that have no public address.
 #[utoipa::path(post, path = "/networks/{id}/actions/add_route", tag = "networks",
     params(("id" = NetworkId, Path)), request_body = Route,
     responses((status = 201, body = ActionReply), Errors))]

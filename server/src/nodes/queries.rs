@@ -60,7 +60,8 @@ pub async fn candidates(conn: &mut PgConnection, location: LocationId) -> sqlx::
                    coalesce(sum(memory_mib), 0) as memory_mib, coalesce(sum(disk_gib), 0) as disk_gib
             from servers where node_id = nodes.id
         ) p, lateral (
-            select coalesce(sum(size_gib), 0) as gib from volumes where node_id = nodes.id
+            select coalesce(sum(size_gib), 0) as gib from volumes
+            where node_id = nodes.id or other_node_id = nodes.id
         ) v
         where location_id = $1 and facts is not null
         order by nodes.id"#,

@@ -29,7 +29,7 @@ use super::rules;
 use crate::actions::{self, NewAction};
 use crate::agents::{AgentClient, AgentError};
 use crate::http::{ApiResult, Problem};
-use crate::jobs::{self, StepError};
+use crate::jobs::{self, Queue, StepError};
 use crate::{World, clock};
 
 /// A change of what a server is made of. `self` is kept as JSON until it is over: what [`Change::revert`] needs.
@@ -46,6 +46,11 @@ pub trait Change: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Sen
         Self::DEADLINE
     }
 
+    /// Whose time it takes.
+    fn queue(&self) -> Queue {
+        Queue::Interactive
+    }
+
     /// Brings to the node what the machine will need there. May run twice; what `self` is then, is kept.
     fn prepare(
         &mut self,
@@ -53,6 +58,11 @@ pub trait Change: Serialize + DeserializeOwned + Clone + Debug + PartialEq + Sen
         _node: NodeId,
         _world: &World,
     ) -> impl Future<Output = Result<(), StepError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Writes that it is prepared: what the machine may have from now on.
+    fn prepared(&self, _conn: &mut PgConnection) -> impl Future<Output = sqlx::Result<()>> + Send {
         async { Ok(()) }
     }
 

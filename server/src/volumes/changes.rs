@@ -13,7 +13,7 @@ use super::jobs::settle::UnsettledVolume;
 use super::queries::{self, HeldVolume};
 use crate::World;
 use crate::http::{ApiResult, Problem};
-use crate::jobs::{self, StepError};
+use crate::jobs::{self, Queue, StepError};
 use crate::nodes;
 use crate::servers::change::{self, Change};
 use crate::servers::jobs::losing;
@@ -37,9 +37,6 @@ struct Coming {
     from: NodeId,
     to: NodeId,
     size_gib: i32,
-    /// It is whole where it comes to. From then on the server may write to it: so that is the volume, and what still
-    /// lies where it came from is old.
-    arrived: bool,
 }
 
 impl Change for AttachVolume {
@@ -51,37 +48,49 @@ impl Change for AttachVolume {
         Self::DEADLINE + way.unwrap_or_default()
     }
 
+    /// A copy takes its time, and would hold up what people wait for.
+    fn queue(&self) -> Queue {
+        if self.coming.is_some() { Queue::Image } else { Queue::Interactive }
+    }
+
     async fn prepare(&mut self, _: ServerId, node: NodeId, world: &World) -> Result<(), StepError> {
-        match &mut self.coming {
-            Some(coming) => {
-                super::bring(world, self.volume, (coming.from, coming.to)).await?;
-                coming.arrived = true;
-                Ok(())
-            }
+        match &self.coming {
+            Some(coming) => super::bring(world, self.volume, (coming.from, coming.to)).await,
             None => super::make(world, node, &[self.volume]).await,
         }
     }
 
+    /// It is whole where it came to. From now on the machine may have it and write to it: so that is the volume, and
+    /// what still lies where it came from is old.
+    async fn prepared(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
+        match &self.coming {
+            Some(coming) => queries::set_places(conn, self.volume, coming.to, Some(coming.from)).await,
+            None => Ok(()),
+        }
+    }
+
     async fn done(&self, conn: &mut PgConnection, _: ServerId, now: Timestamp) -> sqlx::Result<()> {
-        self.settle_place(conn, now).await?;
+        if let Some(coming) = &self.coming {
+            jobs::enqueue(conn, &CopyRemove::new(self.volume, coming.from), None, now).await?;
+        }
         queries::attached(conn, self.volume).await
     }
 
-    /// The machine may have it all the same: it stays held until that has lost it.
+    /// The machine may have it all the same: it stays held until that has lost it. One that has not arrived the machine
+    /// was never told of: it lies where it was.
     async fn revert(&self, conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
         queries::set_server(conn, self.volume, None).await?;
-        self.settle_place(conn, now).await?;
-        losing::free_once_lost(conn, server, UnsettledVolume::new(self.volume), now).await
-    }
-}
-
-impl AttachVolume {
-    /// It lies where it has arrived, or where it was; the other node's copy goes.
-    async fn settle_place(&self, conn: &mut PgConnection, now: Timestamp) -> sqlx::Result<()> {
-        let Some(Coming { from, to, arrived, .. }) = self.coming else { return Ok(()) };
-        let (lies, other) = if arrived { (to, from) } else { (from, to) };
-        queries::set_places(conn, self.volume, lies, Some(other)).await?;
-        jobs::enqueue(conn, &CopyRemove::new(self.volume, other), None, now).await.map(drop)
+        let lies = queries::lies(conn, self.volume).await?.and_then(|(node, _)| node);
+        match &self.coming {
+            Some(coming) if lies == Some(coming.from) => {
+                jobs::enqueue(conn, &CopyRemove::new(self.volume, coming.to), None, now).await?;
+                queries::lock(conn, self.volume, None).await
+            }
+            coming => {
+                let places = coming.as_ref().map(|coming| (coming.from, coming.to));
+                losing::free_once_lost(conn, server, UnsettledVolume::new(self.volume, places), now).await
+            }
+        }
     }
 }
 
@@ -145,7 +154,7 @@ pub async fn attach(
             }
             refuse_full(conn, volume.location, node, volume.size_gib).await?;
             queries::set_places(conn, volume.id, lies, Some(node)).await?;
-            coming = Some(Coming { from: lies, to: node, size_gib: volume.size_gib, arrived: false });
+            coming = Some(Coming { from: lies, to: node, size_gib: volume.size_gib });
         }
         Some(_) => {}
     }

@@ -73,7 +73,7 @@ pub async fn make_for(world: &World, node: NodeId, server: ServerId) -> Result<(
 /// When the database fails.
 pub async fn leave(conn: &mut PgConnection, server: ServerId, now: Timestamp) -> sqlx::Result<()> {
     for volume in queries::leave(conn, server).await? {
-        losing::free_once_lost(conn, server, UnsettledVolume::new(volume), now).await?;
+        losing::free_once_lost(conn, server, UnsettledVolume::new(volume, None), now).await?;
     }
     Ok(())
 }

@@ -374,7 +374,7 @@ pub async fn of_servers(
     Ok(volumes)
 }
 
-/// What the machine of a server has of its volumes, and which of them its next system mounts.
+/// What the machine of a server has of its volumes, of those that lie on its node, and which of them its next system mounts.
 ///
 /// # Errors
 /// When the database fails.
@@ -383,7 +383,8 @@ pub async fn of_machine(
     server: ServerId,
 ) -> sqlx::Result<(Vec<VolumeAttachment>, Vec<VolumeId>)> {
     let rows = sqlx::query!(
-        r#"select id as "id: VolumeId", automount from volumes where server_id = $1 order by id"#,
+        r#"select v.id as "id: VolumeId", v.automount from volumes v join servers s on s.id = v.server_id
+           where v.server_id = $1 and v.node_id = s.node_id order by v.id"#,
         server.0
     );
     let rows = rows.fetch_all(conn).await?;

@@ -103,6 +103,10 @@ impl<C: Change> Saga for Changing<C> {
     const DEADLINE: Duration = C::DEADLINE;
     type Step = Step<C>;
 
+    fn queue(&self) -> Queue {
+        self.change.queue()
+    }
+
     fn deadline(&self) -> Duration {
         self.change.deadline()
     }
@@ -121,7 +125,7 @@ impl<C: Change> Saga for Changing<C> {
         conn: &mut PgConnection,
     ) -> Result<(), StepError> {
         if step.prepares {
-            return Ok(());
+            return Ok(self.change.prepared(conn).await?);
         }
         match queries::set_told(conn, self.server, self.told).await? {
             Some(true) => {}

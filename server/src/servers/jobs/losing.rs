@@ -30,7 +30,7 @@ pub trait Thing: Serialize + DeserializeOwned + Debug + Send + Sync + 'static {
     const TITLE: &'static str;
 
     /// Removes what else a node has of it, now that the machine has lost it. May run twice.
-    fn clear(&self, _world: &World) -> impl Future<Output = Result<(), StepError>> + Send {
+    fn clear(&mut self, _world: &World) -> impl Future<Output = Result<(), StepError>> + Send {
         async { Ok(()) }
     }
 
