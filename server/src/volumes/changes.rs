@@ -119,8 +119,9 @@ impl Change for DetachVolume {
 /// Gives the server a volume that no server has. Both are held.
 ///
 /// # Errors
-/// `volume_already_attached` when a server has it; `invalid_input` when the server is elsewhere; `resource_limit_exceeded` when the server has
-/// its most; `resource_unavailable` when the volume lies on another node, or the server's node has no room for it.
+/// `volume_already_attached` when a server has it; `invalid_input` when the server is in another location;
+/// `resource_limit_exceeded` when the server has its most; `locked` while an old copy of it goes;
+/// `resource_unavailable` when the server's node has no room for it.
 pub async fn attach(
     conn: &mut PgConnection,
     project: ProjectId,

@@ -35,7 +35,9 @@ pub async fn named(
             Some(volume) if volume.locked => format!("Volume {id} is busy. Try again when that has ended."),
             Some(_) if volumes.iter().any(|other| other.id == id) => "Name each volume once.".to_owned(),
             Some(volume) if elsewhere(&volumes, volume) => {
-                format!("Volume {id} lies on another node than the others: no server can have both.")
+                format!(
+                    "Volume {id} lies on another node than the others. Attach it when the server is made."
+                )
             }
             Some(_) => {
                 volumes.extend(found);
